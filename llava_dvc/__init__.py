@@ -1,0 +1,14 @@
+"""Teach LLaVA to count people in CCTV frames, reproducibly."""
+
+import logging
+import os
+
+# Read by libraries when they load, so it has to stand here.
+#
+# OpenMP's default, to wait for the other threads by spinning, makes a step several times slower as
+# soon as anything else runs on the same cores, a second experiment for one.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Notes to the libraries' own maintainers, in every stage's output.
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

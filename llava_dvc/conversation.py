@@ -1,5 +1,23 @@
-"""Question and answer as messages, as text and as tokens; the chat template they all share."""
+"""Question and answer as messages, as text and as tokens; the one chat template that every stage
+shares.
+"""
 
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from PIL.ImageOps import mirror
+from transformers import LlavaProcessor
+
+from llava_dvc.config import UserError
+
+Messages = list[dict[str, Any]]
+Batch = dict[str, Any]
+
+# The checkpoint's own template emits neither BOS nor EOS, so a model tuned with it never learns to
+# stop. The space before USER keeps the first word's tokens as in pretraining; the one after
+# ASSISTANT: belongs to the prompt, so that the answer's tokens are the digits and EOS alone.
 CHAT_TEMPLATE = (
     "{{ bos_token }}"
     "{% for message in messages %}"
@@ -8,11 +26,89 @@ CHAT_TEMPLATE = (
     "{% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}{{ '<image>\\n' }}{% else %}{{ part['text'] }}{% endif %}"
     "{% endfor %}"
-    "{{ ' ASSISTANT: ' }}"
     "{% else %}"
+    "{{ ' ASSISTANT: ' }}"
     "{% generation %}"
     "{% for part in message['content'] %}{{ part['text'] }}{% endfor %}{{ eos_token }}"
     "{% endgeneration %}"
     "{% endif %}"
     "{% endfor %}"
+    "{% if add_generation_prompt %}{{ ' ASSISTANT: ' }}{% endif %}"
 )
+
+IGNORED = -100  # PyTorch's cross-entropy skips labels of this value
+
+
+def question_of(messages: Messages) -> Messages:
+    """The user's turn alone."""
+    return [message for message in messages if message["role"] == "user"]
+
+
+def render(processor: LlavaProcessor, messages: Messages) -> str:
+    """A whole conversation as text: BOS, question, answer, EOS."""
+    return str(processor.apply_chat_template(messages))
+
+
+def render_prompt(processor: LlavaProcessor, messages: Messages) -> str:
+    """The question as text, up to and with the space that the answer follows."""
+    return str(processor.apply_chat_template(question_of(messages), add_generation_prompt=True))
+
+
+def answer_ids(processor: LlavaProcessor, prompt: str, text: str) -> list[int]:
+    """Tokens of `text` that come after those of `prompt`, both tokenised whole.
+
+    Raises UserError when the tokenizer joins the prompt's end with the answer's start: then the
+    prompt at prediction would not be the one that was trained on.
+    """
+    tokenizer = processor.tokenizer
+    before = tokenizer(prompt, add_special_tokens=False).input_ids
+    whole = tokenizer(text, add_special_tokens=False).input_ids
+    if whole[: len(before)] != before:
+        raise UserError(
+            f"backbone.name: its tokenizer joins prompt and answer in {text[-24:]!r}; "
+            "choose a LLaVA-1.5-shaped checkpoint"
+        )
+    return list(whole[len(before) :])
+
+
+def encode(processor: LlavaProcessor, images: Sequence[Image], texts: Sequence[str]) -> Batch:
+    """Model inputs for frames and their rendered texts, padded on the right.
+
+    `input_ids` and `attention_mask` are `(frames, length)`, `pixel_values` `(frames, 3, side,
+    side)`.
+    """
+    return dict(
+        processor(
+            images=list(images),
+            text=list(texts),
+            add_special_tokens=False,  # the template wrote BOS already
+            padding=True,
+            padding_side="right",
+            return_tensors="pt",
+        )
+    )
+
+
+class Collator:
+    """Rows of a split to a training batch whose labels are the answer's digits and EOS, nothing
+    else.
+    """
+
+    def __init__(self, processor: LlavaProcessor) -> None:
+        self.processor = processor
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> Batch:
+        """`labels` is `(rows, length)`; `logits_to_keep` is how many last positions can have a
+        label.
+        """
+        texts = [render(self.processor, row["messages"]) for row in rows]
+        images = [mirror(row["image"]) if row.get("mirror") else row["image"] for row in rows]
+        batch = encode(self.processor, images, texts)
+        ends = batch["attention_mask"].sum(dim=1).tolist()
+        labels = torch.full_like(batch["input_ids"], IGNORED)
+        for row, (message_row, text, end) in enumerate(zip(rows, texts, ends, strict=True)):
+            prompt = render_prompt(self.processor, message_row["messages"])
+            answer = answer_ids(self.processor, prompt, text)
+            labels[row, end - len(answer) : end] = torch.tensor(answer)
+        first = int((labels != IGNORED).any(dim=0).nonzero()[0])
+        return batch | {"labels": labels, "logits_to_keep": labels.shape[1] - first + 1}

@@ -1,0 +1,92 @@
+"""Load LLaVA, in 4-bit or not, and its processor."""
+
+from pathlib import Path
+
+import torch
+from bitsandbytes.nn import Linear4bit
+from transformers import (
+    AutoProcessor,
+    BitsAndBytesConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+)
+
+from llava_dvc import config
+from llava_dvc.config import UserError
+from llava_dvc.conversation import CHAT_TEMPLATE
+from llava_dvc.geometry import image_processor
+
+# Full names from the model's root: bare ones match nothing. The list replaces the library's own, so
+# `lm_head` must be in it.
+KEPT_WHOLE = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
+
+
+def load_backbone(backbone: config.Backbone) -> LlavaForConditionalGeneration:
+    """The frozen model on its device, in evaluation mode; nf4 reaches the language model's linear
+    layers only.
+    """
+    check_available(backbone)
+    torch.set_num_threads(backbone.threads)
+    model = LlavaForConditionalGeneration.from_pretrained(
+        backbone.name,
+        revision=backbone.revision,
+        dtype=getattr(torch, backbone.dtype),
+        device_map={"": backbone.device},
+        attn_implementation="sdpa",
+        quantization_config=_quantization(backbone),
+        use_safetensors=True,
+    )
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            # On CPUs with AVX512-BF16 an evaluation packs the weights for a kernel that has no
+            # backward.
+            module.support_avx512bf16_for_cpu = False
+    return model.eval().requires_grad_(False)
+
+
+def load_processor(backbone: config.Backbone, image: config.Image) -> LlavaProcessor:
+    """The checkpoint's processor with our geometry and our chat template in place of its own."""
+    check_available(backbone)
+    processor = AutoProcessor.from_pretrained(backbone.name, revision=backbone.revision)
+    processor.chat_template = CHAT_TEMPLATE
+    return with_geometry(processor, image)
+
+
+def with_geometry(processor: LlavaProcessor, image: config.Image) -> LlavaProcessor:
+    """The same processor with our image processor: which class loads depends on what else is
+    installed.
+    """
+    size = processor.image_processor.size
+    side = size["shortest_edge"] or size["height"]
+    processor.image_processor = image_processor(image.geometry, side)
+    return processor
+
+
+def check_available(backbone: config.Backbone) -> None:
+    """Raises UserError when the checkpoint or the device is not there."""
+    if backbone.device == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "backbone.device: is cuda, but PyTorch sees no CUDA device here; "
+            "use a GPU machine, or `llava-dvc preset tiny` for a CPU"
+        )
+    folder = Path(backbone.name)
+    if (
+        backbone.name.startswith(("backbones/", "/", "."))
+        and not (folder / "config.json").is_file()
+    ):
+        raise UserError(
+            f"backbone.name: {folder}/config.json is not there; "
+            "run `dvc pull backbones/tiny-llava.dvc`, or name another folder or a Hub id"
+        )
+
+
+def _quantization(backbone: config.Backbone) -> BitsAndBytesConfig | None:
+    if backbone.quantization == "none":
+        return None
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, backbone.dtype),
+        llm_int8_skip_modules=KEPT_WHOLE,
+    )

@@ -1,0 +1,65 @@
+"""`llava-dvc`: what is done by hand, before and after the pipeline."""
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+from llava_dvc.config import PARAMS, UserError, load_config
+
+PRESETS = Path("presets")
+
+
+def main() -> None:
+    """Parse the command line and run one command; a UserError is one line and exit code 1."""
+    arguments = _parser().parse_args()
+    try:
+        arguments.run(arguments)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+def preset(arguments: argparse.Namespace) -> None:
+    """Copy a preset over params.yaml."""
+    source = PRESETS / f"{arguments.name}.yaml"
+    if not source.is_file():
+        known = ", ".join(sorted(path.stem for path in PRESETS.glob("*.yaml"))) or "none here"
+        raise UserError(f"{source}: no such preset; known: {known}")
+    load_config(source)
+    shutil.copyfile(source, PARAMS)
+    sys.stdout.write(f"{PARAMS} is now {source}; `dvc repro` runs what that changes\n")
+
+
+def import_mall(arguments: argparse.Namespace) -> None:
+    """Bring the Mall data set, or any frames/ + labels.csv, into data/."""
+    from llava_dvc import mall
+
+    frames = mall.import_mall(arguments.source, Path("data"))
+    mall.dvc_add(Path("data"))
+    sys.stdout.write(f"data: {frames} frames; `dvc repro` trains on them\n")
+
+
+def predict(arguments: argparse.Namespace) -> None:
+    """Count the people in image files."""
+    from llava_dvc.prediction import count_files
+
+    count_files(arguments.paths, arguments.adapter)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="llava-dvc", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("preset", help="copy presets/NAME.yaml over params.yaml")
+    command.add_argument("name", metavar="NAME")
+    command.set_defaults(run=preset)
+
+    command = commands.add_parser("import-mall", help="fill data/ from a folder or zip of frames")
+    command.add_argument("source", type=Path, metavar="FOLDER_OR_ZIP")
+    command.set_defaults(run=import_mall)
+
+    command = commands.add_parser("predict", help="count the people in image files")
+    command.add_argument("paths", nargs="+", type=Path, metavar="IMAGE")
+    command.add_argument("--adapter", type=Path, default=Path("models/adapter"), metavar="FOLDER")
+    command.set_defaults(run=predict)
+    return parser

@@ -1,0 +1,198 @@
+"""What a run is asked to do: `params.yaml` as one frozen, closed tree of types.
+
+There are no defaults here: every value stands in `params.yaml`, which is what DVC hashes. That is
+why this module may stay out of the stages' `deps`.
+"""
+
+import difflib
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+PARAMS = Path("params.yaml")
+
+
+class UserError(ValueError):
+    """Something the person at the keyboard can mend; shown as it stands, without a traceback."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Data(Section):
+    exclude: tuple[str, ...]
+    """Names of frames to leave out, relative to data/frames/."""
+
+
+class Split(Section):
+    strategy: Literal["temporal", "blocked", "random"]
+    eval: float = Field(gt=0, lt=1)
+    """Share of all frames that is only ever evaluated on."""
+    val: float = Field(gt=0, lt=1)
+    """Share of all frames that training watches but does not learn from."""
+    gap: int = Field(ge=0)
+    """Frames left out between neighbouring splits, because neighbours in time are nearly the same
+    picture.
+    """
+    train_until: int | None = Field(ge=0)
+    """A frame number that overrides `eval`: everything after it is evaluation."""
+
+    @model_validator(mode="after")
+    def _leaves_something_to_train_on(self) -> "Split":
+        if self.eval + self.val >= 1:
+            raise ValueError(
+                f"split.eval + split.val is {self.eval + self.val:g}: nothing is left to train on; "
+                "make them smaller"
+            )
+        return self
+
+
+class Prompt(Section):
+    phrasings: Literal["all", "first"]
+    """Which lines of data/messages.txt train; evaluation always asks the first."""
+
+
+class Image(Section):
+    geometry: Literal["pad", "squash", "crop"]
+
+
+class Backbone(Section):
+    name: str = Field(min_length=1)
+    """A local folder or a Hub id."""
+    revision: str | None
+    """Commit of the Hub repository; null for a local folder."""
+    quantization: Literal["nf4", "none"]
+    dtype: Literal["float32", "bfloat16", "float16"]
+    """What the backbone computes in; its adapters are always float32."""
+    device: Literal["cpu", "cuda"]
+    threads: int = Field(ge=1)
+    """CPU threads of PyTorch: sums are taken in another order with another number, so it is part of
+    the result.
+    """
+
+
+class Adapter(Section):
+    method: Literal["lora", "rslora", "dora"]
+    r: int = Field(ge=1)
+    alpha: float = Field(gt=0)
+    dropout: float = Field(ge=0, lt=1)
+    projector: bool
+    vision: bool
+
+
+class Train(Section):
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    accumulation: int = Field(ge=1)
+    """Batches whose gradients are added up before a step."""
+    learning_rate: float = Field(gt=0)
+    """Peak learning rate, reached when warm-up ends."""
+    scheduler: Literal["constant", "linear", "cosine"]
+    warmup: float = Field(ge=0, lt=1)
+    """Share of the steps in which the learning rate rises from 0."""
+    weight_decay: float = Field(ge=0)
+    augment: Literal["none", "flip"]
+    """`flip` trains on every frame and on its mirror image: an epoch is twice as long."""
+    checkpointing: bool
+    """Recompute activations in the backward pass: less memory, more time."""
+    save_every: int = Field(ge=1)
+    """Steps between two checkpoints that a killed run can resume from."""
+    workers: int = Field(ge=0)
+    """Processes that decode frames beside the training loop."""
+
+
+class Evaluate(Section):
+    batch_size: int = Field(ge=1)
+    max_count: int = Field(ge=1, le=9999)
+    """The largest count an answer can be."""
+    decode: Literal["median", "mean", "mode", "greedy"]
+
+
+class Publish(Section):
+    repo: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    """Hub repository, `owner/name`."""
+    private: bool
+    push: bool
+
+
+class Config(Section):
+    seed: int = Field(ge=0)
+    data: Data
+    split: Split
+    prompt: Prompt
+    image: Image
+    backbone: Backbone
+    adapter: Adapter
+    train: Train
+    evaluate: Evaluate
+    publish: Publish
+
+
+def load_config(path: Path = PARAMS) -> Config:
+    """Read and check `path`; raises UserError with one line per wrong value."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found. Run from the repository's root.") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UserError("\n".join(f"{path}: {line}" for line in _lines(error))) from None
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"train": {"epochs": 1}}` as `{"train.epochs": 1}`, as DVC and MLflow show params."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        flat |= flatten(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def run_stage(main: Callable[..., None]) -> None:
+    """Call a stage's `main(cfg, *paths)` with the command line's paths; a UserError ends it with
+    its text alone.
+    """
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    try:
+        main(load_config(), *map(Path, sys.argv[1:]))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+def _lines(error: ValidationError) -> Iterator[str]:
+    """One line a mistake: a misspelt key is not reported as missing too."""
+    meant = {_meant(p["loc"]) for p in error.errors() if p["type"] == "extra_forbidden"}
+    for problem in error.errors():
+        where = ".".join(map(str, problem["loc"]))
+        match problem["type"]:
+            case "extra_forbidden":
+                yield f"{where}: unknown key; did you mean {_meant(problem['loc'])}?"
+            case "missing" if where not in meant:
+                yield f"{where}: missing; add it (presets/tiny.yaml shows every key)"
+            case "missing":
+                pass
+            case "literal_error":
+                yield f"{where}: is {problem['input']!r}, expected {problem['ctx']['expected']}"
+            case "value_error":
+                yield str(problem["ctx"]["error"])
+            case _:
+                yield f"{where}: is {problem['input']!r}; {problem['msg']}"
+
+
+def _meant(location: tuple[int | str, ...]) -> str:
+    """The known key nearest to an unknown one, as params.yaml writes it."""
+    *sections, key = map(str, location)
+    section: Any = Config
+    for name in sections:
+        section = section.model_fields[name].annotation
+    nearest = difflib.get_close_matches(key, section.model_fields, n=1, cutoff=0)
+    return ".".join([*sections, *nearest])

@@ -1,0 +1,86 @@
+"""An adapter's answers on held-out frames: one row a frame, every metric, and a table to read."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from datasets import Dataset
+from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+from llava_dvc import config
+from llava_dvc.config import UserError
+from llava_dvc.conversation import question_of
+from llava_dvc.counting import decode, expected, parse_count, predict, quantile
+from llava_dvc.metrics import evaluation
+
+TAIL = 0.1  # share of the mass below `low`, and above `high`
+
+
+def predictions(
+    model: LlavaForConditionalGeneration,
+    processor: LlavaProcessor,
+    rows: Dataset,
+    evaluate: config.Evaluate,
+) -> pd.DataFrame:
+    """Columns frame, count, predicted, low, high, expected, reply, nll; one row a frame, in the
+    split's order.
+    """
+    counts = np.array(rows["count"])
+    if counts.max() > evaluate.max_count:
+        fullest = rows[int(counts.argmax())]["frame"]
+        raise UserError(
+            f"evaluate.max_count: is {evaluate.max_count}, but {fullest} has {counts.max()} "
+            "people; raise it"
+        )
+    question = question_of(rows[0]["messages"])
+    answers = predict(
+        model, processor, rows["image"], question, evaluate.max_count, evaluate.batch_size
+    )
+    mass = answers.probabilities
+    right = mass[np.arange(len(counts)), counts]
+    return pd.DataFrame(
+        {
+            "frame": rows["frame"][:],
+            "count": counts,
+            "predicted": decode(answers, evaluate.decode),
+            "low": quantile(mass, TAIL),
+            "high": quantile(mass, 1 - TAIL),
+            "expected": expected(mass).round(4),
+            "reply": answers.replies,
+            "nll": -np.log(np.maximum(right, np.finfo(float).tiny)),
+        }
+    )
+
+
+def scores(frames: pd.DataFrame) -> dict[str, Any]:
+    """Everything in metrics/evaluate.json."""
+    return evaluation(
+        frames["count"],
+        frames["predicted"],
+        frames["low"],
+        frames["high"],
+        frames["nll"],
+        [parse_count(reply) is not None for reply in frames["reply"]],
+    )
+
+
+def table(found: dict[str, Any], baselines: dict[str, dict[str, float]]) -> str:
+    """The adapter beside everything it has to beat, and what that means in a sentence."""
+    lines = [f"{'':22}{'MAE':>8}{'RMSE':>8}{'exact':>8}"]
+    for name, row in {**baselines, "adapter": found}.items():
+        lines.append(f"{name:22}{row['mae']:8.2f}{row['rmse']:8.2f}{row['accuracy']:8.1%}")
+    lines.append(verdict(found["mae"], {name: row["mae"] for name, row in baselines.items()}))
+    return "\n".join(lines) + "\n"
+
+
+def verdict(mae: float, rivals: dict[str, float]) -> str:
+    """What the table says, in a sentence. Interpolation looks at no picture: beating it only shows
+    a fair split.
+    """
+    blind = rivals["blind_interpolation"]
+    name, best = min(
+        ((n, m) for n, m in rivals.items() if n != "blind_interpolation"), key=lambda item: item[1]
+    )
+    gap = f"{abs(best - mae):.2f} people {'better' if mae < best else 'worse'} than {name}"
+    leak = "" if mae < blind else "; the split leaks: interpolating labels blindly does as well"
+    return f"The adapter is {gap}{leak}."

@@ -1,0 +1,39 @@
+"""Count people in image files with an adapter, as evaluation did."""
+
+import csv
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from llava_dvc.adapter import load_adapter
+from llava_dvc.config import UserError
+from llava_dvc.counting import decode, predict, quantile
+
+BATCH = 8
+
+
+def count_files(paths: Sequence[Path], adapter: Path) -> None:
+    """Write one CSV row a file to standard output: its count and the central 80 % of the answer."""
+    model, processor, recipe = load_adapter(adapter)
+    content = [{"type": "image"}, {"type": "text", "text": recipe.question}]
+    question = [{"role": "user", "content": content}]
+    writer = csv.writer(sys.stdout)
+    writer.writerow(["frame", "count", "low", "high"])
+    for start in range(0, len(paths), BATCH):
+        batch = paths[start : start + BATCH]
+        images = [read_image(path) for path in batch]
+        answers = predict(model, processor, images, question, recipe.max_count, BATCH)
+        counts = decode(answers, recipe.decode)
+        low, high = (quantile(answers.probabilities, share) for share in (0.1, 0.9))
+        writer.writerows(zip(batch, counts, low, high, strict=True))
+
+
+def read_image(path: Path) -> Image.Image:
+    """Raises UserError when `path` is no picture."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (UnidentifiedImageError, OSError) as error:
+        raise UserError(f"{path}: cannot be read as an image ({error})") from None

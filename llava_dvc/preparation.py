@@ -1,0 +1,93 @@
+"""Checked frames to the splits of `prepared/`, and a report of what is in them."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from datasets import Dataset, DatasetDict
+
+from llava_dvc.dataset import FEATURES
+from llava_dvc.frames import Conversation, Frame
+from llava_dvc.metrics import summary
+from llava_dvc.outs import sha256
+from llava_dvc.split import Split, interpolate
+
+
+def build(
+    frames: Sequence[Frame], conversations: Sequence[Conversation], split: Split, seed: int
+) -> DatasetDict:
+    """Splits train, val and eval.
+
+    The conversations are spread evenly over the training frames by `seed`; the others are asked the
+    first one.
+    """
+    order = np.random.default_rng(seed).permutation(len(split.train)) % len(conversations)
+    asked = [conversations[index] for index in order]
+    first = conversations[0]
+    return DatasetDict(
+        {
+            "train": _rows(frames, split.train, asked),
+            "val": _rows(frames, split.val, [first] * len(split.val)),
+            "eval": _rows(frames, split.eval, [first] * len(split.eval)),
+        }
+    )
+
+
+def numbers(frames: Sequence[Frame]) -> list[int]:
+    """When each frame was taken: the number in seq_%06d.jpg, or its place when the names are
+    others.
+    """
+    found = [re.fullmatch(r"seq_(\d{6})\.jpg", frame.name) for frame in frames]
+    if all(found):
+        return [int(match[1]) for match in found if match]
+    return list(range(1, len(frames) + 1))
+
+
+def report(frames: Sequence[Frame], split: Split, data: Path) -> dict[str, Any]:
+    """What is in the data, how it was split, and how far the split leaks.
+
+    `blind_interpolation` scores answers for eval that are interpolated in time from the other
+    labels, without a look at any picture.
+    """
+    counts = np.array([frame.count for frame in frames])
+    parts = {"train": split.train, "val": split.val, "eval": split.eval}
+    return {
+        "data_md5": data_md5(data),
+        "frames": len(frames),
+        "rejected": [],
+        "left_out": [frames[index].name for index in split.left_out],
+        "histogram": {str(count): n for count, n in sorted(Counter(counts.tolist()).items())},
+        "splits": {
+            name: {"frames": len(rows), "mean": round(float(counts[rows].mean()), 6)}
+            for name, rows in parts.items()
+        },
+        "blind_interpolation": summary(
+            counts[split.eval], interpolate(numbers(frames), counts, split)
+        ),
+    }
+
+
+def data_md5(data: Path) -> str:
+    """DVC's own digest of `data`; without a .dvc file, one of the files' names and bytes."""
+    tracked = data.with_name(f"{data.name}.dvc")
+    if not tracked.exists():
+        return sha256(data)[:32]
+    return str(yaml.safe_load(tracked.read_text(encoding="utf-8"))["outs"][0]["md5"])
+
+
+def _rows(frames: Sequence[Frame], chosen: Sequence[int], asked: Sequence[Conversation]) -> Dataset:
+    # Bytes and a bare name: an absolute path would make two clones differ.
+    rows = [
+        {
+            "frame": frame.name,
+            "image": {"path": frame.path.name, "bytes": frame.path.read_bytes()},
+            "count": frame.count,
+            "messages": conversation.messages(frame.count),
+        }
+        for frame, conversation in zip((frames[i] for i in chosen), asked, strict=True)
+    ]
+    return Dataset.from_list(rows, features=FEATURES)

@@ -1,0 +1,62 @@
+"""What an adapter's folder says of itself: recipe.json, and the digest of its weights. Light: no
+torch.
+"""
+
+import hashlib
+import json
+from importlib.metadata import version
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from llava_dvc import config
+from llava_dvc.config import Section, UserError
+
+WEIGHTS = "adapter_model.safetensors"
+RECIPE = "recipe.json"
+PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "pillow")
+
+
+class Recipe(Section):
+    """Everything besides weights and processor that decides how an adapter answers."""
+
+    backbone: config.Backbone
+    image: config.Image
+    question: str
+    decode: str
+    """How one number is read from the distribution over counts."""
+    max_count: int
+    """The largest count an answer can be."""
+    versions: dict[str, str]
+    """Packages that made the adapter."""
+
+    def write(self, folder: Path) -> None:
+        text = json.dumps(self.model_dump(), indent=2, ensure_ascii=False, sort_keys=True)
+        (folder / RECIPE).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> "Recipe":
+        """Raises UserError when `folder` holds no recipe, or not one of ours."""
+        path = folder / RECIPE
+        try:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(
+                f"{path}: not found; run `dvc repro`, or name an adapter's folder"
+            ) from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise UserError(
+                f"{path}: {where}: {first['msg']}; rebuild it with `dvc repro`"
+            ) from None
+
+
+def versions() -> dict[str, str]:
+    return {name: version(name) for name in PACKAGES}
+
+
+def adapter_sha256(folder: Path) -> str:
+    """Identifies an adapter by its weights."""
+    with (folder / WEIGHTS).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

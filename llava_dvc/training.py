@@ -1,0 +1,233 @@
+"""TRL's SFTTrainer from plain arguments; checkpoints that a killed run resumes from."""
+
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, concatenate_datasets
+from filelock import FileLock, Timeout
+from peft import LoraConfig, PeftModel
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import (
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    TrainerCallback,
+    TrainerControl,
+)
+from trl import SFTConfig, SFTTrainer
+
+from llava_dvc import config
+from llava_dvc.config import UserError
+from llava_dvc.conversation import IGNORED, Collator, question_of
+from llava_dvc.counting import ceiling, predict, quantile
+from llava_dvc.outs import files_in, sha256, state_root
+
+MANIFEST = "manifest.json"
+
+
+def fit(
+    model: LlavaForConditionalGeneration,
+    processor: LlavaProcessor,
+    train: Dataset,
+    val: Dataset,
+    peft_config: LoraConfig,
+    recipe: config.Train,
+    *,
+    seed: int,
+    checkpoints: Path,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> PeftModel:
+    """Train an adapter on `model` and return it; goes on from the last whole checkpoint in
+    `checkpoints`.
+    """
+    trainer = CountTrainer(
+        model=model,
+        args=_arguments(recipe, model, seed, checkpoints),
+        data_collator=Collator(processor),
+        train_dataset=mirrored(train) if recipe.augment == "flip" else train,
+        eval_dataset=val,
+        processing_class=processor,
+        peft_config=peft_config,
+        callbacks=[SealCheckpoint(), *callbacks],
+    )
+    trainer.max_count = ceiling(train["count"])
+    # TRL makes adapters of a 4-bit model bf16, in which a small learning rate moves few of their
+    # entries.
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+    return trainer.model
+
+
+def mirrored(rows: Dataset) -> Dataset:
+    """Every row twice, the second time to be seen in a mirror: as many people, another picture.
+
+    Rows of their own, not a coin toss at loading: an epoch is the same whatever it is resumed from.
+    """
+    sides = [rows.add_column("mirror", [side] * len(rows)) for side in (False, True)]
+    return concatenate_datasets(sides)
+
+
+class CountTrainer(SFTTrainer):
+    """SFTTrainer with the loss on the answer alone and an evaluation that counts people."""
+
+    max_count: int
+    control: TrainerControl
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Cross-entropy summed over the answers' tokens, over their number in the step.
+
+        The head is applied to the last positions only, those that can have a label.
+        """
+        labels = inputs.pop("labels")
+        output = model(**inputs, use_cache=False)
+        logits = output.logits[:, :-1].float()
+        answers = labels[:, 1 - inputs["logits_to_keep"] :]
+        total = cross_entropy(
+            logits.flatten(0, 1), answers.flatten(), ignore_index=IGNORED, reduction="sum"
+        )
+        loss = total / (num_items_in_batch or (answers != IGNORED).sum())
+        return (loss, output) if return_outputs else loss
+
+    def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
+        """MAE in people on the validation frames, by the median of the distribution over counts."""
+        val = self.eval_dataset
+        question = question_of(val[0]["messages"])
+        self.model.eval()
+        answers = predict(
+            self.model,
+            self.processing_class,
+            val["image"],
+            question,
+            self.max_count,
+            self.args.eval_batch_size,
+        )
+        error = np.abs(quantile(answers.probabilities, 0.5) - np.array(val["count"]))
+        metrics = {f"{metric_key_prefix}_mae": float(error.mean())}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+
+class SealCheckpoint(TrainerCallback):
+    """Writes a manifest last: nothing else tells a whole Trainer checkpoint from half of one."""
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        sizes = {str(file.relative_to(folder)): file.stat().st_size for file in files_in(folder)}
+        partial = folder / f".{MANIFEST}"
+        partial.write_text(
+            json.dumps({"sizes": sizes, "sha256": sha256(*map(folder.joinpath, sizes))})
+        )
+        partial.rename(folder / MANIFEST)
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint whose files are all as its manifest says; broken ones are deleted."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    for checkpoint in reversed(found):
+        if _is_whole(checkpoint):
+            return str(checkpoint)
+        sys.stderr.write(f"{checkpoint}: not whole, deleted\n")
+        shutil.rmtree(checkpoint)
+    return None
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        manifest = json.loads((checkpoint / MANIFEST).read_text())
+        return bool(sha256(*map(checkpoint.joinpath, manifest["sizes"])) == manifest["sha256"])
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def run_key(prepared: Path, cfg: config.Config) -> str:
+    """Digest of everything that decides the adapter: data, backbone, settings, our code, package
+    versions.
+    """
+    code = [
+        Path(str(module.__file__))
+        for name, module in sorted(sys.modules.items())
+        if name.startswith("llava_dvc.") and name.split(".")[1] not in {"config", "tracking", "cli"}
+    ]
+    backbone = Path(cfg.backbone.name)
+    inputs = sha256(prepared, *code, *([backbone] if backbone.is_dir() else []))
+    packages = {
+        name: version(name) for name in ("torch", "transformers", "trl", "peft", "bitsandbytes")
+    }
+    settings = cfg.model_dump(include={"seed", "image", "backbone", "adapter", "train"})
+    settings["train"].pop("workers")
+    text = json.dumps([inputs, packages, settings], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@contextmanager
+def checkpoint_folder(key: str) -> Iterator[Path]:
+    """A folder that is this training's alone while it runs, kept when it is killed and removed when
+    it succeeds.
+
+    The lock is held for the life of the training: a killed `dvc` leaves its stage running, and the
+    next `dvc repro` would start a second one beside it.
+    """
+    folder = state_root() / "checkpoints" / key[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_suffix(".lock"), timeout=0)
+    try:
+        with lock:
+            yield folder
+            shutil.rmtree(folder)
+    except Timeout:
+        raise UserError(
+            f"{folder}: another training of the same settings is running; wait for it or stop it"
+        ) from None
+
+
+def _arguments(
+    recipe: config.Train, model: LlavaForConditionalGeneration, seed: int, folder: Path
+) -> SFTConfig:
+    return SFTConfig(
+        output_dir=str(folder),
+        seed=seed,
+        num_train_epochs=recipe.epochs,
+        per_device_train_batch_size=recipe.batch_size,
+        per_device_eval_batch_size=recipe.batch_size,
+        gradient_accumulation_steps=recipe.accumulation,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type=recipe.scheduler,
+        warmup_steps=recipe.warmup,
+        weight_decay=recipe.weight_decay,
+        gradient_checkpointing=recipe.checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if recipe.checkpointing else None,
+        dataloader_num_workers=recipe.workers,
+        use_cpu=model.device.type == "cpu",
+        bf16=model.dtype == torch.bfloat16,
+        fp16=model.dtype == torch.float16,
+        max_length=None,  # truncation could drop some of a frame's image tokens
+        remove_unused_columns=False,  # the collator reads the messages
+        dataset_kwargs={"skip_prepare_dataset": True},
+        eval_strategy="epoch",
+        save_strategy="steps",
+        save_steps=recipe.save_every,
+        save_total_limit=2,
+        logging_steps=1,
+        report_to="none",  # our own callback reports
+        disable_tqdm=not sys.stderr.isatty(),
+    )

@@ -1,0 +1,196 @@
+"""From stored frames to training pixels on the device: where the view lies, and how it looks."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+CUBIC = -0.5  # Pillow's bicubic
+
+
+@dataclass(frozen=True)
+class View:
+    """One window per frame, in pixels of the frame: the square canvas and what it may show.
+
+    All tensors are (frames,) long; the canvas may reach beyond the shown part, where it is filled
+    with the mean colour, as LLaVA's padding does. `blur` widens the resampling kernel.
+    """
+
+    canvas: Tensor  # (frames, 4): left, top, right, bottom; left > right mirrors
+    shown: Tensor  # (frames, 4): left, top, right, bottom
+    blur: Tensor  # (frames, 2): across and down, 1 is none
+
+
+def whole_view(frames: int, width: int, height: int, pad: bool, device: torch.device) -> View:
+    """The evaluation view: squashed to the square, or padded to it."""
+    shown = torch.tensor([0.0, 0.0, width, height], device=device).expand(frames, 4)
+    canvas = _padded(shown) if pad else shown
+    return View(canvas, shown, torch.ones(frames, 2, device=device))
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How much of a frame a training view shows: shares of its width and height."""
+
+    smallest: float
+    largest: float
+    whole: float
+    """Share of the views that show at least nine tenths of the largest window."""
+
+
+def random_view(
+    frames: int, width: int, height: int, windows: Windows, device: torch.device
+) -> View:
+    """Windows of frames, squashed, padded or set into a larger canvas, and mirrored."""
+    shown = _random_window(frames, width, height, windows, device)
+    kind = torch.rand(frames, 1, device=device)
+    canvas = torch.where(kind < 0.2, _padded(shown), shown)
+    canvas = torch.where(kind > 0.9, _shrunk(shown), canvas)
+    mirrored = torch.rand(frames, 1, device=device) < 0.5
+    left, top, right, bottom = canvas.split(1, dim=1)
+    canvas = torch.where(mirrored, torch.cat([right, top, left, bottom], dim=1), canvas)
+    blur = 1 + torch.rand(frames, 2, device=device).pow(3) * 1.2
+    return View(canvas, shown, blur)
+
+
+def _random_window(
+    frames: int, width: int, height: int, windows: Windows, device: torch.device
+) -> Tensor:
+    share = torch.rand(frames, device=device)
+    whole = torch.rand_like(share) < windows.whole
+    low = windows.smallest + whole * (0.9 * windows.largest - windows.smallest)
+    zoom = low + (windows.largest - low) * share
+    stretch = torch.exp(torch.randn_like(share) * 0.12)
+    wide = (zoom * stretch).clamp(max=1.0) * width
+    tall = (zoom / stretch).clamp(max=1.0) * height
+    left = torch.rand_like(share) * (width - wide)
+    top = torch.rand_like(share) * (height - tall)
+    return torch.stack([left, top, left + wide, top + tall], dim=1)
+
+
+def _padded(shown: Tensor) -> Tensor:
+    centre = (shown[:, :2] + shown[:, 2:]) / 2
+    half = (shown[:, 2:] - shown[:, :2]).amax(1, keepdim=True) / 2
+    return torch.cat([centre - half, centre + half], dim=1)
+
+
+def _shrunk(shown: Tensor) -> Tensor:
+    """The same view on a canvas up to 1.6 times as large, somewhere inside it."""
+    size = shown[:, 2:] - shown[:, :2]
+    extra = size * torch.rand_like(size) * 0.6
+    before = extra * torch.rand_like(size)
+    return torch.cat([shown[:, :2] - before, shown[:, 2:] + extra - before], dim=1)
+
+
+def resample(images: Tensor, view: View, side: int) -> tuple[Tensor, Tensor]:
+    """(frames, H, W, 3) bytes to (frames, 3, side, side) in 0..1 and where the picture is.
+
+    Antialiased bicubic as two matrix products, the kernel that Pillow uses.
+    """
+    frames, height, width, _ = images.shape
+    precision = torch.float16 if images.is_cuda else torch.float32
+    across, seen_x = _weights(view, 0, side, width)
+    down, seen_y = _weights(view, 1, side, height)
+    mean = _channels(CLIP_MEAN, images.device).to(precision)
+    centred = images.to(precision) / 255 - mean
+    rows = down.to(precision) @ centred.view(frames, height, width * 3)
+    rows = rows.view(frames, side, width, 3).permute(0, 3, 1, 2)
+    pixels = rows @ across.to(precision).transpose(1, 2)[:, None]
+    inside = seen_y[:, None, :, None] & seen_x[:, None, None, :]
+    return pixels.float() + mean.float()[:, None, None], inside
+
+
+def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Filled on the device: a copy from the host cannot be part of a recorded step."""
+    return torch.cat([torch.full((1,), value, device=device) for value in values])
+
+
+def _weights(view: View, axis: int, side: int, size: int) -> tuple[Tensor, Tensor]:
+    """Rows of a resampling matrix (frames, side, size), and which outputs lie on the picture."""
+    start, stop = view.canvas[:, axis], view.canvas[:, axis + 2]
+    low, high = view.shown[:, axis, None], view.shown[:, axis + 2, None]
+    step = (stop - start) / side
+    outputs = torch.arange(side, device=start.device) + 0.5
+    centres = start[:, None] + outputs * step[:, None]
+    scale = (step.abs().clamp(min=1.0) * view.blur[:, axis])[:, None, None]
+    sources = torch.arange(size, device=start.device) + 0.5
+    weights = _cubic((sources - centres[:, :, None]).abs() / scale)
+    on_picture = (sources >= low) & (sources <= high)
+    weights = weights * on_picture[:, None, :]
+    weights = weights / weights.sum(-1, keepdim=True).clamp(min=1e-3)
+    return weights, (centres >= low) & (centres <= high)
+
+
+def _cubic(x: Tensor) -> Tensor:
+    near = ((CUBIC + 2) * x - (CUBIC + 3)) * x * x + 1
+    far = ((CUBIC * x - 5 * CUBIC) * x + 8 * CUBIC) * x - 4 * CUBIC
+    return torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
+
+
+def normalise(pixels: Tensor, inside: Tensor) -> Tensor:
+    """CLIP's mean and spread; outside the picture the mean colour, which is zero here."""
+    mean = _channels(CLIP_MEAN, pixels.device)[:, None, None]
+    std = _channels(CLIP_STD, pixels.device)[:, None, None]
+    return (pixels.clamp(0, 1) - mean) / std * inside
+
+
+def jitter(pixels: Tensor) -> Tensor:
+    """Other light, other sensor: colour, contrast, gamma, uneven light, sharpening, noise."""
+    frames, device = len(pixels), pixels.device
+
+    def around_one(channels: int, spread: float) -> Tensor:
+        return torch.exp(torch.randn(frames, channels, 1, 1, device=device) * spread)
+
+    pixels = _saturate(pixels, 1.2 * torch.rand(frames, 1, 1, 1, device=device) + 0.2)
+    pixels = pixels * around_one(3, 0.07) * around_one(1, 0.18) * _uneven_light(pixels)
+    middle = pixels.mean((1, 2, 3), keepdim=True)
+    pixels = (pixels - middle) * around_one(1, 0.2) + middle
+    pixels = pixels.clamp(1e-3, 1.0) ** around_one(1, 0.2)
+    sharpening = (torch.rand(frames, 1, 1, 1, device=device) * 2 - 1).clamp(min=0)
+    pixels = pixels + sharpening * (pixels - F.avg_pool2d(pixels, 3, 1, 1))
+    noise = torch.rand(frames, 1, 1, 1, device=device).pow(3) * 0.09
+    return pixels + torch.randn_like(pixels) * noise
+
+
+def _saturate(pixels: Tensor, amount: Tensor) -> Tensor:
+    grey = pixels.mean(1, keepdim=True)
+    return grey + (pixels - grey) * amount
+
+
+def _uneven_light(pixels: Tensor) -> Tensor:
+    coarse = torch.randn(len(pixels), 1, 4, 4, device=pixels.device) * 0.12
+    smooth = F.interpolate(coarse, size=pixels.shape[-2:], mode="bicubic", align_corners=False)
+    return torch.exp(smooth)
+
+
+def place_heads(heads: Tensor, counted: Tensor, view: View) -> tuple[Tensor, Tensor]:
+    """Heads as shares of the canvas (frames, people, 2), and which of them the view shows."""
+    start, stop = view.canvas[:, None, :2], view.canvas[:, None, 2:]
+    low, high = view.shown[:, None, :2], view.shown[:, None, 2:]
+    seen = ((heads >= low) & (heads <= high)).all(-1)
+    return (heads - start) / (stop - start), counted & seen
+
+
+def heads_per_cell(places: Tensor, counted: Tensor, grid: int, cells: int) -> Tensor:
+    """People per cell, (frames, grid * grid, cells * cells): patches in reading order.
+
+    Each head is shared over the four nearest cells, of which a patch has `cells` along a side.
+    """
+    side = grid * cells
+    centres = (torch.arange(side, device=places.device) + 0.5) / side
+    near = (1 - (places[..., None] - centres).abs() * side).clamp(min=0)
+    near = near / near.sum(-1, keepdim=True).clamp(min=1e-6)
+    down = near[:, :, 1] * counted[..., None]
+    people = down.transpose(1, 2) @ near[:, :, 0]
+    people = people.view(-1, grid, cells, grid, cells).transpose(2, 3)
+    return people.reshape(len(places), grid * grid, cells * cells)
+
+
+def places_in(corners: Tensor, places: Tensor, counted: Tensor) -> Tensor:
+    """How many counted heads lie in the region from corners[0] to corners[1], (frames,)."""
+    # What lies on the canvas's own right or lower edge is inside; what lies on an inner one is not.
+    inside = (places >= corners[0]) & ((places < corners[1]) | (corners[1] == 1.0))
+    return (inside.all(-1) & counted).sum(-1)

@@ -1,0 +1,50 @@
+"""Barrel distortion of a finished picture, its owner image and its heads.
+
+A point at distance r from the middle, in half diagonals, shows what lay at
+r (1 + bulge r^2) / (1 + bulge): corners stay in place, straight edges bow outwards.
+"""
+
+import numpy as np
+from PIL import Image
+
+from pretrain.mesh import Array
+
+CELLS = 10
+"""The mapping is exact at the corners of CELLS by CELLS patches, bilinear between."""
+
+
+def bend(image: Image.Image, bulge: float) -> Image.Image:
+    """An RGB picture, smoothly, or an owner image (mode L), by nearest pixel."""
+    size = np.array(image.size)
+    grid = np.stack(np.meshgrid(*(np.linspace(0, s, CELLS + 1) for s in size)), axis=-1)
+    corners = np.rint(grid).astype(int)
+    source = _source(corners.astype(np.float32), size, bulge)
+    patches = []
+    for row in range(CELLS):
+        for column in range(CELLS):
+            box = (*corners[row, column].tolist(), *corners[row + 1, column + 1].tolist())
+            quad = source[[row, row + 1, row + 1, row], [column, column, column + 1, column + 1]]
+            patches.append((box, tuple(quad.ravel().tolist())))
+    smooth = Image.Resampling.BILINEAR if image.mode == "RGB" else Image.Resampling.NEAREST
+    return image.transform(image.size, Image.Transform.MESH, patches, smooth)
+
+
+def bend_heads(
+    heads: Array, areas: Array, size: tuple[int, int], bulge: float
+) -> tuple[Array, Array]:
+    """Where heads, (n, 3), come to lie, and the areas, (n,), by then."""
+    extent = np.array(size)
+    spots = heads[:, :2].copy()
+    for _ in range(6):
+        spots += heads[:, :2] - _source(spots, extent, bulge)
+    square = (((spots - extent / 2) ** 2).sum(axis=1) / ((extent / 2) ** 2).sum())[:, None]
+    zoom = (1 + bulge) / (1 + bulge * square)
+    moved = np.concatenate([spots, heads[:, 2:] * zoom], axis=1).astype(np.float32)
+    return moved, (areas * zoom[:, 0] ** 2).astype(np.float32)
+
+
+def _source(spots: Array, size: Array, bulge: float) -> Array:
+    """What pixels, (..., 2), of the bent picture show, in pixels of the straight one."""
+    offset = spots - size / 2
+    square = (offset**2).sum(axis=-1, keepdims=True) / ((size / 2) ** 2).sum()
+    return np.asarray(size / 2 + offset * (1 + bulge * square) / (1 + bulge), np.float32)

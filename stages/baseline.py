@@ -1,0 +1,34 @@
+"""prepared/ and the backbone to metrics/baseline.json: what the adapter has to beat."""
+
+from pathlib import Path
+
+from llava_dvc import tracking
+from llava_dvc.backbone import load_backbone, load_processor
+from llava_dvc.baselines import train_mean, zero_shot
+from llava_dvc.config import Config, flatten, run_stage
+from llava_dvc.dataset import load_split
+from llava_dvc.metrics import summary
+from llava_dvc.outs import read_json, write_json
+
+
+def main(cfg: Config, prepared: Path, metrics: Path) -> None:
+    train, rows = load_split(prepared, "train"), load_split(prepared, "eval")
+    found = read_json(prepared / "report.json")
+    model = load_backbone(cfg.backbone)
+    processor = load_processor(cfg.backbone, cfg.image)
+    counts = rows["count"][:]
+    scores = {
+        "train_mean": summary(counts, train_mean(train["count"], len(rows))),
+        "blind_interpolation": found["blind_interpolation"],
+        "zero_shot": summary(counts, zero_shot(model, processor, train, rows)),
+    }
+    write_json(metrics, scores)
+
+    sections = {"image", "backbone"}
+    key = tracking.digest(found, cfg.model_dump(include=sections))
+    with tracking.open_run("baseline", cfg, sections, key, {"data_md5": found["data_md5"]}) as run:
+        run.metrics(flatten(scores))
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,46 @@
+"""models/adapter/ on the held-out frames: predictions, metrics/evaluate.json and plots/."""
+
+import sys
+from pathlib import Path
+
+from llava_dvc import tracking
+from llava_dvc.adapter import load_adapter
+from llava_dvc.config import Config, flatten, run_stage
+from llava_dvc.dataset import load_split
+from llava_dvc.evaluation import predictions, scores, table
+from llava_dvc.outs import new_file, new_folder, read_json, write_json
+from llava_dvc.plots import draw_all
+from llava_dvc.recipe import adapter_sha256
+
+
+def main(
+    cfg: Config,
+    prepared: Path,
+    adapter: Path,
+    baseline: Path,
+    csv: Path,
+    metrics: Path,
+    plots: Path,
+) -> None:
+    rows = load_split(prepared, "eval")
+    model, processor, _ = load_adapter(adapter)
+    frames = predictions(model, processor, rows, cfg.evaluate)
+    found = scores(frames)
+    with new_file(csv) as file:
+        frames.drop(columns="nll").to_csv(file, index=False)
+    write_json(metrics, found)
+    with new_folder(plots) as folder:
+        draw_all(frames, found, folder)
+    sys.stdout.write(table(found, read_json(baseline)))
+
+    data_md5 = read_json(prepared / "report.json")["data_md5"]
+    with tracking.open_result(cfg, adapter_sha256(adapter), data_md5) as run:
+        run.metrics(flatten(found))
+        run.dataset("eval", data_md5, len(rows))
+        run.artifact(csv)
+        for picture in sorted(plots.glob("*.png")):
+            run.picture(picture)
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,55 @@
+"""prepared/ and the backbone to models/adapter/: a LoRA adapter that counts people."""
+
+from pathlib import Path
+
+from llava_dvc import tracking
+from llava_dvc.adapter import peft_config, save_adapter
+from llava_dvc.backbone import load_backbone, load_processor
+from llava_dvc.config import Config, run_stage
+from llava_dvc.counting import ceiling
+from llava_dvc.dataset import load_split, question
+from llava_dvc.outs import new_folder, read_json
+from llava_dvc.recipe import Recipe, adapter_sha256, versions
+from llava_dvc.training import checkpoint_folder, fit, run_key
+
+
+def main(cfg: Config, prepared: Path, adapter: Path) -> None:
+    train, val = load_split(prepared, "train"), load_split(prepared, "val")
+    data_md5 = read_json(prepared / "report.json")["data_md5"]
+    model = load_backbone(cfg.backbone)
+    processor = load_processor(cfg.backbone, cfg.image)
+    recipe = Recipe(
+        backbone=cfg.backbone,
+        image=cfg.image,
+        question=question(val),
+        decode="median",
+        max_count=ceiling(train["count"]),
+        versions=versions(),
+    )
+    key = run_key(prepared, cfg)
+    sections = {"seed", "data", "split", "prompt", "image", "backbone", "adapter", "train"}
+    with (
+        checkpoint_folder(key) as checkpoints,
+        tracking.open_run("train", cfg, sections, key, {"data_md5": data_md5}) as run,
+    ):
+        trained = fit(
+            model,
+            processor,
+            train,
+            val,
+            peft_config(cfg.adapter, model),
+            cfg.train,
+            seed=cfg.seed,
+            checkpoints=checkpoints,
+            callbacks=[tracking.trainer_callback(run)],
+        )
+        with new_folder(adapter) as folder:
+            save_adapter(trained, processor, recipe, folder)
+        sha256 = adapter_sha256(adapter)
+        run.tags({"adapter": sha256})
+        run.dataset("train", data_md5, len(train))
+        run.model(adapter, sha256)
+
+
+if __name__ == "__main__":
+    run_stage(main)

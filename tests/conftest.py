@@ -1,0 +1,135 @@
+"""Something tiny, offline and real: a LLaVA of two narrow layers, and a few drawn frames."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, Features, Image, List, Value
+from PIL import Image as PilImage
+from PIL import ImageDraw
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+)
+
+from llava_dvc.backbone import load_backbone, load_processor
+from llava_dvc.config import Config, load_config
+from llava_dvc.geometry import image_processor
+from pretrain.tokenizer import build_tokenizer
+
+ROOT = Path(__file__).parents[1]
+SIDE = 56  # pixels; 16 image tokens
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint on disk, random weights from a fixed seed."""
+    folder = tmp_path_factory.mktemp("tiny-llava")
+    tokenizer = build_tokenizer()
+    torch.manual_seed(0)
+    model = LlavaForConditionalGeneration(
+        LlavaConfig(
+            vision_config=CLIPVisionConfig(
+                hidden_size=64,
+                intermediate_size=128,
+                num_hidden_layers=3,
+                num_attention_heads=2,
+                image_size=SIDE,
+                patch_size=14,
+            ),
+            text_config=LlamaConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=64,
+                intermediate_size=128,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                num_key_value_heads=2,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            ),
+            image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+            pad_token_id=tokenizer.pad_token_id,
+            image_seq_length=16,
+        )
+    )
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(folder)
+    LlavaProcessor(
+        image_processor=image_processor("squash", SIDE),
+        tokenizer=tokenizer,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cfg(tiny_folder: Path) -> Config:
+    """The tiny preset on the tiny checkpoint, cut down to seconds."""
+    values = load_config(ROOT / "presets" / "tiny.yaml").model_dump()
+    values["backbone"]["name"] = str(tiny_folder)
+    values["adapter"] |= {"r": 4, "alpha": 8}
+    values["train"] |= {"epochs": 1, "batch_size": 2, "save_every": 2, "learning_rate": 1e-3}
+    values["evaluate"] |= {"batch_size": 4, "max_count": 60}
+    return Config.model_validate(values)
+
+
+@pytest.fixture
+def backbone(cfg: Config) -> LlavaForConditionalGeneration:
+    return load_backbone(cfg.backbone)
+
+
+@pytest.fixture(scope="session")
+def processor(cfg: Config) -> LlavaProcessor:
+    return load_processor(cfg.backbone, cfg.image)
+
+
+def frame(seed: int, size: tuple[int, int] = (64, 48)) -> PilImage.Image:
+    """A noisy picture of coloured blobs, another for every seed."""
+    rng = np.random.default_rng(seed)
+    image = PilImage.fromarray(rng.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8))
+    draw = ImageDraw.Draw(image)
+    for x, y in rng.integers(0, 40, (seed % 7, 2)):
+        draw.ellipse((x, y, x + 6, y + 12), fill=(200, int(x) * 5, 40))
+    return image
+
+
+def conversation(count: int, question: str = "How many people?") -> list[dict]:
+    return [
+        {
+            "role": "user",
+            "content": [{"type": "image", "text": None}, {"type": "text", "text": question}],
+        },
+        {"role": "assistant", "content": [{"type": "text", "text": str(count)}]},
+    ]
+
+
+@pytest.fixture(scope="session")
+def rows() -> Dataset:
+    """Eight frames as a prepared split holds them."""
+    counts = [3, 12, 7, 40, 31, 8, 25, 19]
+    content = List({"type": Value("string"), "text": Value("string")})
+    features = Features(
+        {
+            "frame": Value("string"),
+            "image": Image(),
+            "count": Value("int64"),
+            "messages": List({"role": Value("string"), "content": content}),
+        }
+    )
+    return Dataset.from_dict(
+        {
+            "frame": [f"seq_{i:06d}.jpg" for i in range(8)],
+            "image": [frame(i) for i in range(8)],
+            "count": counts,
+            "messages": [conversation(count) for count in counts],
+        },
+        features=features,
+    )

@@ -1,0 +1,47 @@
+import subprocess
+import sys
+
+import pytest
+
+from llava_dvc import cli
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path, capsys):
+    """Runs `llava-dvc` in an empty folder with our presets; returns what it wrote."""
+    (tmp_path / "presets").symlink_to(ROOT / "presets")
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["llava-dvc", *arguments])
+        cli.main()
+        return capsys.readouterr().out
+
+    return call
+
+
+def test_preset_replaces_params(run, tmp_path):
+    assert "params.yaml is now presets/llava-1.5-7b.yaml" in run("preset", "llava-1.5-7b")
+    preset = ROOT / "presets" / "llava-1.5-7b.yaml"
+    assert (tmp_path / "params.yaml").read_bytes() == preset.read_bytes()
+
+
+def test_unknown_preset_names_the_known(run):
+    with pytest.raises(SystemExit, match=r"no such preset; known: llava-1\.5-7b, tiny"):
+        run("preset", "huge")
+
+
+def test_predict_without_an_adapter(run):
+    with pytest.raises(SystemExit, match=r"models/adapter/recipe.json: not found; run `dvc repro`"):
+        run("predict", "frame.jpg")
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys; sys.argv = ['llava-dvc', '--help']\n"
+    code += "import atexit; atexit.register(lambda: print('heavy', {'torch', 'mlflow', 'pandas',"
+    code += " 'datasets', 'transformers'} & set(sys.modules)))\n"
+    code += "from llava_dvc.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "import-mall" in done.stdout
+    assert "heavy set()" in done.stdout

@@ -1,0 +1,41 @@
+"""What the README says is what the repository does."""
+
+import json
+import re
+
+from tests.conftest import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def row(name: str, figures: dict[str, float]) -> str:
+    mae, rmse, exact = figures["mae"], figures["rmse"], figures["accuracy"]
+    return f"| {name} | {mae:.2f} | {rmse:.2f} | {exact:.1%} |"
+
+
+def test_figures_are_those_of_the_committed_metrics():
+    baseline = json.loads((ROOT / "metrics" / "baseline.json").read_text())
+    adapter = json.loads((ROOT / "metrics" / "evaluate.json").read_text())
+    rows = [row(name.replace("_", " "), figures) for name, figures in baseline.items()]
+    table = [*rows, row("**adapter**", adapter)]
+    assert "\n".join(table) in README
+
+
+def test_every_file_it_names_is_there():
+    named = re.findall(r"`((?:llava_dvc|presets|docs|pretrain|tests|stages)/[\w./-]*)`", README)
+    assert named
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_every_module_of_its_tree_is_there():
+    named = set(re.findall(r"\b(\w+\.py)\b", README))
+    known = {path.name for path in (ROOT / "llava_dvc").glob("*.py")}
+    assert named - known - {"test_readme.py"} == set()
+
+
+def test_the_sample_is_learnt():
+    """The promise of the README's table: clearly better than knowing nothing, and than not tuning."""
+    baseline = json.loads((ROOT / "metrics" / "baseline.json").read_text())
+    mae = json.loads((ROOT / "metrics" / "evaluate.json").read_text())["mae"]
+    assert mae <= 0.6 * baseline["train_mean"]["mae"]
+    assert mae <= 0.8 * baseline["zero_shot"]["mae"]

@@ -1,0 +1,108 @@
+import socket
+
+import mlflow
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from llava_dvc import tracking
+from llava_dvc.plots import plt
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    """A fresh repository root; returns a client of its store."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("DVC_EXP_NAME", raising=False)
+    return lambda: mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+
+
+def open_train(cfg, key="k1"):
+    return tracking.open_run("train", cfg, {"train"}, key, {"data_md5": "d"})
+
+
+def all_runs(client):
+    return client.search_runs([client.get_experiment_by_name("llava-dvc").experiment_id])
+
+
+def test_a_resumed_run_has_no_doubled_point(store, cfg, tmp_path):
+    for steps in ((1, 2, 3), (2, 3, 4, 5)):  # killed after step 3, its checkpoint was at step 1
+        with open_train(cfg) as run:
+            for step in steps:
+                run.step({"train/loss": step / 10}, step)
+    (found,) = all_runs(store())
+    assert found.info.status == "FINISHED"
+    history = store().get_metric_history(found.info.run_id, "train/loss")
+    assert [(p.step, p.value) for p in history] == [(s, s / 10) for s in (1, 2, 3, 4, 5)]
+    board = EventAccumulator(str(tmp_path / "runs" / found.info.run_name)).Reload()
+    assert [e.step for e in board.Scalars("train/loss")] == [1, 2, 3, 4, 5]
+
+
+def test_a_failed_run_says_so(store, cfg):
+    with pytest.raises(ZeroDivisionError), open_train(cfg):
+        _ = 1 / 0
+    assert [r.info.status for r in all_runs(store())] == ["FAILED"]
+
+
+def test_the_first_result_finishes_its_trainings_run_and_the_second_has_its_own(store, cfg):
+    with open_train(cfg) as run:
+        run.tags({"adapter": "sha"})
+    with tracking.open_result(cfg, "sha", "d") as run:
+        run.metrics({"mae": 2.0})
+    other = cfg.model_copy(update={"evaluate": cfg.evaluate.model_copy(update={"decode": "mean"})})
+    for _ in range(2):  # the same result again is the same run
+        with tracking.open_result(other, "sha", "d") as run:
+            run.metrics({"mae": 3.0})
+    results = {r.data.params["evaluate.decode"]: r for r in all_runs(store())}
+    assert results.keys() == {"median", "mean"}
+    assert [r.data.metrics["mae"] for r in results.values()] == [3.0, 2.0]
+    assert "key.train" in results["median"].data.tags
+    assert "key.train" not in results["mean"].data.tags
+    assert len(store().get_metric_history(results["mean"].info.run_id, "mae")) == 1
+
+
+def test_pictures_reach_both(store, cfg, tmp_path):
+    figure, _ = plt.subplots()
+    figure.savefig(tmp_path / "dots.png")
+    with open_train(cfg) as run:
+        run.picture(tmp_path / "dots.png")
+    (found,) = all_runs(store())
+    assert [a.path for a in store().list_artifacts(found.info.run_id, "plots")] == [
+        "plots/dots.png"
+    ]
+    board = EventAccumulator(str(tmp_path / "runs" / found.info.run_name)).Reload()
+    assert board.Tags()["images"] == ["dots"]
+
+
+def test_an_adapter_is_stored_once(store, cfg, tmp_path):
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    (folder / "weights").write_bytes(b"w")
+    for key in ("k1", "k2"):
+        with open_train(cfg, key) as run:
+            run.model(folder, "sha")
+    client = store()
+    experiment = client.get_experiment_by_name("llava-dvc").experiment_id
+    (model,) = client.search_logged_models([experiment])
+    assert model.tags["adapter"] == "sha"
+
+
+def test_a_lost_tracker_costs_one_line(store, cfg, monkeypatch, capfd):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    with open_train(cfg) as run:
+        for step in range(50):
+            run.step({"train/loss": 1.0}, step)
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("tracking:")]
+    assert len(lines) == 1
+    assert str(port) in lines[0]
+    assert "the stage goes on without" in lines[0]
+
+
+def test_runs_are_named_as_dvc_names_experiments(store, cfg, monkeypatch):
+    monkeypatch.setenv("DVC_EXP_NAME", "brave-cat")
+    with open_train(cfg):
+        pass
+    assert [r.info.run_name for r in all_runs(store())] == ["brave-cat"]

@@ -1,0 +1,150 @@
+import pytest
+import torch
+from bitsandbytes.nn import Linear4bit
+from transformers import TrainerCallback
+
+from llava_dvc.adapter import load_adapter, peft_config, save_adapter
+from llava_dvc.backbone import load_backbone
+from llava_dvc.conversation import IGNORED, Collator, question_of, render_prompt
+from llava_dvc.counting import predict
+from llava_dvc.recipe import Recipe, versions
+from llava_dvc.training import fit, last_checkpoint, mirrored
+
+
+class Stop(Exception):
+    """Stands for a kill."""
+
+
+class StopAfter(TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_begin(self, args, state, control, **_):
+        if state.global_step == self.step:
+            raise Stop
+
+
+def train(cfg, processor, rows, folder, callbacks=(), **changes):
+    model = load_backbone(cfg.backbone)
+    adapter = cfg.adapter.model_copy(update=changes)
+    return fit(
+        model,
+        processor,
+        rows,
+        rows.select(range(2)),
+        peft_config(adapter, model),
+        cfg.train,
+        seed=cfg.seed,
+        checkpoints=folder,
+        callbacks=callbacks,
+    )
+
+
+def weights(model):
+    return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+
+
+def test_nf4_reaches_the_language_model_only(backbone):
+    quantised = {n for n, m in backbone.named_modules() if isinstance(m, Linear4bit)}
+    assert len(quantised) == 14
+    assert all(name.startswith("model.language_model.layers.") for name in quantised)
+
+
+def test_labels_are_digits_and_eos(processor, rows):
+    batch = Collator(processor)([rows[0], rows[3]])
+    answers = [processor.tokenizer.decode(r[r != IGNORED]) for r in batch["labels"]]
+    assert answers == ["3</s>", "40</s>"]
+    ids = batch["input_ids"]
+    assert (ids == processor.tokenizer.bos_token_id).sum(dim=1).tolist() == [1, 1]
+    assert (ids == processor.image_token_id).sum(dim=1).tolist() == [16, 16]
+    kept = batch["labels"][:, -batch["logits_to_keep"] + 1 :]
+    assert (kept != IGNORED).sum() == (batch["labels"] != IGNORED).sum()
+
+
+def test_prediction_asks_in_the_words_of_training(processor, rows):
+    batch = Collator(processor)([rows[3]])
+    prompt = processor(
+        images=rows[3]["image"], text=render_prompt(processor, rows[3]["messages"]),
+        add_special_tokens=False, return_tensors="pt",
+    ).input_ids  # fmt: skip
+    first = int((batch["labels"][0] != IGNORED).nonzero()[0])
+    assert torch.equal(batch["input_ids"][:, :first], prompt)
+
+
+@pytest.mark.parametrize("method", ["lora", "rslora", "dora"])
+def test_only_the_adapter_learns(cfg, processor, rows, tmp_path, method):
+    before = weights(train(cfg, processor, rows, tmp_path / "a", [], method=method))
+    model = load_backbone(cfg.backbone)
+    frozen = {n: p.clone() for n, p in model.named_parameters()}
+    model = train(cfg, processor, rows, tmp_path / "b", method=method)
+    after = weights(model)
+    assert after.keys() == before.keys()
+    assert all("lora_" in name for name in after)
+    assert all(p.dtype == torch.float32 for p in after.values())
+    assert all(p.abs().sum() > 0 for n, p in after.items() if "lora_B" in n)
+    untouched = {
+        n.removeprefix("base_model.model.").replace(".base_layer", ""): p
+        for n, p in model.named_parameters()
+        if "lora_" not in n
+    }
+    assert all(torch.equal(untouched[n], p) for n, p in frozen.items())
+
+
+def test_adapters_sit_where_asked(cfg, processor, rows, tmp_path):
+    for vision, projector in ((False, False), (True, True)):
+        model = train(
+            cfg, processor, rows, tmp_path / str(vision), vision=vision, projector=projector
+        )
+        names = set(weights(model))
+        assert any("vision_tower" in n for n in names) == vision
+        assert any("projector" in n for n in names) == projector
+        assert not any("vision_tower.encoder.layers.2." in n for n in names)  # never read
+
+
+def test_resumed_training_is_the_uninterrupted_one(cfg, processor, rows, tmp_path):
+    whole = weights(train(cfg, processor, rows, tmp_path / "whole"))
+    with pytest.raises(Stop):
+        train(cfg, processor, rows, tmp_path / "killed", [StopAfter(3)])
+    assert last_checkpoint(tmp_path / "killed").endswith("checkpoint-2")
+    resumed = weights(train(cfg, processor, rows, tmp_path / "killed"))
+    assert all(torch.equal(resumed[n], p) for n, p in whole.items())
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "rng_state.pth", "adapter_model.safetensors"])
+def test_half_a_checkpoint_is_not_resumed_from(cfg, processor, rows, tmp_path, name):
+    with pytest.raises(Stop):
+        train(cfg, processor, rows, tmp_path, [StopAfter(3)])
+    broken = tmp_path / "checkpoint-2" / name
+    broken.write_bytes(broken.read_bytes()[:-1])
+    assert last_checkpoint(tmp_path) is None
+    assert not broken.parent.exists()
+
+
+def test_saved_adapter_answers_as_in_memory(cfg, processor, rows, tmp_path):
+    model = train(cfg, processor, rows, tmp_path / "t")
+    question = question_of(rows[0]["messages"])
+    recipe = Recipe(
+        backbone=cfg.backbone, image=cfg.image, question="How many people?",
+        decode="median", max_count=60, versions=versions(),
+    )  # fmt: skip
+    first, second = tmp_path / "one", tmp_path / "two"
+    for folder in (first, second):
+        save_adapter(model, processor, recipe, folder)
+    names = sorted(p.name for p in first.iterdir())
+    assert [(first / n).read_bytes() for n in names] == [(second / n).read_bytes() for n in names]
+    images = list(rows["image"])
+    here = predict(model.eval(), processor, images, question, 60, 4)
+    loaded, its_processor, _ = load_adapter(first)
+    there = predict(loaded, its_processor, images, question, 60, 4)
+    assert here.replies == there.replies
+    assert abs(here.probabilities - there.probabilities).max() == 0
+
+
+def test_a_mirrored_frame_is_seen_from_the_other_side(processor, rows):
+    both = mirrored(rows)
+    assert both["count"][:] == rows["count"][:] * 2
+    batch = Collator(processor)([both[1], both[9]])
+    straight, turned = batch["pixel_values"]
+    assert not torch.equal(straight, turned)
+    torch.testing.assert_close(straight, turned.flip(-1), atol=0.05, rtol=0)
+    assert torch.equal(*batch["labels"])
