@@ -34,7 +34,7 @@ def test_every_module_of_its_tree_is_there():
 
 
 def test_the_sample_is_learnt():
-    """The promise of the README's table: clearly better than knowing nothing, and than not tuning."""
+    """What the table has to show: much better than knowing nothing, and than not tuning."""
     baseline = json.loads((ROOT / "metrics" / "baseline.json").read_text())
     mae = json.loads((ROOT / "metrics" / "evaluate.json").read_text())["mae"]
     assert mae <= 0.6 * baseline["train_mean"]["mae"]
