@@ -4,7 +4,7 @@
 
 # uv from the PATH, else a private copy of it in .uv/
 UV := $(shell command -v uv || echo .uv/bin/uv)
-RUN := $(UV) run --frozen
+RUN := $(UV) run --frozen --no-sync
 
 export UV_PROJECT_ENVIRONMENT := .venv
 export HF_HUB_DISABLE_TELEMETRY := 1
