@@ -33,19 +33,22 @@ def whole_view(frames: int, width: int, height: int, pad: bool, device: torch.de
 
 @dataclass(frozen=True)
 class Windows:
-    """How much of a frame a training view shows: shares of its width and height."""
+    """How much of a frame a training view shows: shares of its width and height, at most all."""
 
     smallest: float
     largest: float
     whole: float
     """Share of the views that show at least nine tenths of the largest window."""
 
+    def tensor(self, device: torch.device) -> Tensor:
+        """(3,): a recorded step reads its limits from the device, so that they can change."""
+        return torch.tensor([self.smallest, self.largest, self.whole], device=device)
 
-def random_view(
-    frames: int, width: int, height: int, windows: Windows, device: torch.device
-) -> View:
+
+def random_view(frames: int, width: int, height: int, windows: Tensor) -> View:
     """Windows of frames, squashed, padded or set into a larger canvas, and mirrored."""
-    shown = _random_window(frames, width, height, windows, device)
+    device = windows.device
+    shown = _random_window(frames, width, height, windows)
     kind = torch.rand(frames, 1, device=device)
     canvas = torch.where(kind < 0.2, _padded(shown), shown)
     canvas = torch.where(kind > 0.9, _shrunk(shown), canvas)
@@ -56,13 +59,11 @@ def random_view(
     return View(canvas, shown, blur)
 
 
-def _random_window(
-    frames: int, width: int, height: int, windows: Windows, device: torch.device
-) -> Tensor:
-    share = torch.rand(frames, device=device)
-    whole = torch.rand_like(share) < windows.whole
-    low = windows.smallest + whole * (0.9 * windows.largest - windows.smallest)
-    zoom = low + (windows.largest - low) * share
+def _random_window(frames: int, width: int, height: int, windows: Tensor) -> Tensor:
+    smallest, largest, whole = windows.unbind()
+    share = torch.rand(frames, device=windows.device)
+    low = smallest + (torch.rand_like(share) < whole) * (0.9 * largest - smallest)
+    zoom = low + (largest - low) * share
     stretch = torch.exp(torch.randn_like(share) * 0.12)
     wide = (zoom * stretch).clamp(max=1.0) * width
     tall = (zoom / stretch).clamp(max=1.0) * height

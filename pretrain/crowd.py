@@ -33,14 +33,15 @@ class Person:
 
 
 def random_count(rng: Rng) -> int:
-    """How many people to place in the frame: 0 to 60, the middle range a little likelier.
+    """How many people to place in the frame: 0 to 90, the middle range a little likelier.
 
-    Some will hide each other, so large numbers are drawn more often than they shall come out.
+    Some will hide each other; and 60, the largest number that is tested, must not be the end of
+    what was seen, or all large numbers are answered too low.
     """
     if rng.random() < 0.02:
         return 0
-    wanted = rng.uniform(0, 66) if rng.random() < 0.7 else rng.uniform(5, 48)
-    return min(round(wanted * 1.08), 60)
+    wanted = rng.uniform(0, 90) if rng.random() < 0.7 else rng.uniform(5, 48)
+    return round(wanted)
 
 
 def populate(rng: Rng, scene: Scene, people: int) -> list[Person]:

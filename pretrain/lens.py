@@ -34,13 +34,25 @@ def bend_heads(
 ) -> tuple[Array, Array]:
     """Where heads, (n, 3), come to lie, and the areas, (n,), by then."""
     extent = np.array(size)
-    spots = heads[:, :2].copy()
+    straight = _drawn_in(heads[:, :2], extent)
+    spots = straight.copy()
     for _ in range(6):
-        spots += heads[:, :2] - _source(spots, extent, bulge)
+        spots += straight - _source(spots, extent, bulge)
     square = (((spots - extent / 2) ** 2).sum(axis=1) / ((extent / 2) ** 2).sum())[:, None]
     zoom = (1 + bulge) / (1 + bulge * square)
     moved = np.concatenate([spots, heads[:, 2:] * zoom], axis=1).astype(np.float32)
     return moved, (areas * zoom[:, 0] ** 2).astype(np.float32)
+
+
+def _drawn_in(spots: Array, size: Array) -> Array:
+    """Points far outside the frame, where the inverse diverges, moved to where it does not.
+
+    They are still outside: the frame ends at distance 1.
+    """
+    offset = spots - size / 2
+    distance = np.linalg.norm(offset / np.linalg.norm(size / 2), axis=1, keepdims=True)
+    nearer = np.minimum(1, 1.2 / np.maximum(distance, 1.2))
+    return np.asarray(size / 2 + offset * nearer, np.float32)
 
 
 def _source(spots: Array, size: Array, bulge: float) -> Array:
