@@ -1,5 +1,6 @@
 """The shape of tiny-llava, its processor, and the plain checkpoint that leaves pretraining."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from transformers import (
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from llava_dvc.conversation import CHAT_TEMPLATE
+
+CARD = Path(__file__).with_name("CARD.md")
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,8 @@ def build_processor(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> LlavaPr
 def save_backbone(
     model: LlavaForConditionalGeneration, processor: LlavaProcessor, folder: Path
 ) -> None:
-    """A plain checkpoint in bf16, with all that `AutoProcessor` needs beside it."""
+    """A plain checkpoint in bf16, with all that `AutoProcessor` needs beside it, and its card."""
     folder.mkdir(parents=True, exist_ok=True)
     model.to(torch.bfloat16).save_pretrained(folder)
     processor.save_pretrained(folder)
+    shutil.copyfile(CARD, folder / "README.md")
