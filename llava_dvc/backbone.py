@@ -1,6 +1,6 @@
 """Load LLaVA, in 4-bit or not, and its processor."""
 
-from pathlib import Path
+import os
 
 import torch
 from bitsandbytes.nn import Linear4bit
@@ -11,8 +11,7 @@ from transformers import (
     LlavaProcessor,
 )
 
-from llava_dvc import config
-from llava_dvc.config import UserError
+from llava_dvc import availability, config, speed
 from llava_dvc.conversation import CHAT_TEMPLATE
 from llava_dvc.geometry import image_processor
 
@@ -25,29 +24,37 @@ def load_backbone(backbone: config.Backbone) -> LlavaForConditionalGeneration:
     """The frozen model on its device, in evaluation mode; nf4 reaches the language model's linear
     layers only.
     """
-    check_available(backbone)
+    availability.require(availability.inspect(backbone))
     torch.set_num_threads(backbone.threads)
-    model = LlavaForConditionalGeneration.from_pretrained(
-        backbone.name,
-        revision=backbone.revision,
-        dtype=getattr(torch, backbone.dtype),
-        device_map={"": backbone.device},
-        attn_implementation="sdpa",
-        quantization_config=_quantization(backbone),
-        use_safetensors=True,
-    )
+    with availability.one_line(backbone):
+        model = LlavaForConditionalGeneration.from_pretrained(
+            backbone.name,
+            revision=backbone.revision,
+            dtype=getattr(torch, backbone.dtype),
+            device_map={"": device_of(backbone)},
+            attn_implementation="sdpa",
+            quantization_config=_quantization(backbone),
+            use_safetensors=True,
+        )
     for module in model.modules():
         if isinstance(module, Linear4bit):
             # On CPUs with AVX512-BF16 an evaluation packs the weights for a kernel that has no
             # backward.
             module.support_avx512bf16_for_cpu = False
+    if backbone.unpacked:
+        speed.unpack(model)
     return model.eval().requires_grad_(False)
+
+
+def device_of(backbone: config.Backbone) -> str:
+    """This process's own GPU when several were started together."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if backbone.device == "cuda" else "cpu"
 
 
 def load_processor(backbone: config.Backbone, image: config.Image) -> LlavaProcessor:
     """The checkpoint's processor with our geometry and our chat template in place of its own."""
-    check_available(backbone)
-    processor = AutoProcessor.from_pretrained(backbone.name, revision=backbone.revision)
+    with availability.one_line(backbone):
+        processor = AutoProcessor.from_pretrained(backbone.name, revision=backbone.revision)
     processor.chat_template = CHAT_TEMPLATE
     return with_geometry(processor, image)
 
@@ -60,24 +67,6 @@ def with_geometry(processor: LlavaProcessor, image: config.Image) -> LlavaProces
     side = size["shortest_edge"] or size["height"]
     processor.image_processor = image_processor(image.geometry, side)
     return processor
-
-
-def check_available(backbone: config.Backbone) -> None:
-    """Raises UserError when the checkpoint or the device is not there."""
-    if backbone.device == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            "backbone.device: is cuda, but PyTorch sees no CUDA device here; "
-            "use a GPU machine, or `llava-dvc preset tiny` for a CPU"
-        )
-    folder = Path(backbone.name)
-    if (
-        backbone.name.startswith(("backbones/", "/", "."))
-        and not (folder / "config.json").is_file()
-    ):
-        raise UserError(
-            f"backbone.name: {folder}/config.json is not there; "
-            "run `dvc pull backbones/tiny-llava.dvc`, or name another folder or a Hub id"
-        )
 
 
 def _quantization(backbone: config.Backbone) -> BitsAndBytesConfig | None:

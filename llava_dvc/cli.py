@@ -3,6 +3,7 @@
 import argparse
 import shutil
 import sys
+import warnings
 from pathlib import Path
 
 from llava_dvc.config import PARAMS, UserError, load_config
@@ -13,6 +14,7 @@ PRESETS = Path("presets")
 def main() -> None:
     """Parse the command line and run one command; a UserError is one line and exit code 1."""
     arguments = _parser().parse_args()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     try:
         arguments.run(arguments)
     except UserError as error:
@@ -28,6 +30,19 @@ def preset(arguments: argparse.Namespace) -> None:
     load_config(source)
     shutil.copyfile(source, PARAMS)
     sys.stdout.write(f"{PARAMS} is now {source}; `dvc repro` runs what that changes\n")
+
+
+def doctor(arguments: argparse.Namespace) -> None:
+    """Show what a training would check before its first step; a fault is exit code 1."""
+    from llava_dvc.doctor import examine, row
+
+    faults = 0
+    for check in examine(load_config(), arguments.prepared):
+        sys.stdout.write(row(check))
+        sys.stdout.flush()
+        faults += check.fault is not None
+    if faults:
+        raise UserError(f"{faults} of these would stop a training")
 
 
 def import_mall(arguments: argparse.Namespace) -> None:
@@ -53,6 +68,10 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("preset", help="copy presets/NAME.yaml over params.yaml")
     command.add_argument("name", metavar="NAME")
     command.set_defaults(run=preset)
+
+    command = commands.add_parser("doctor", help="check params.yaml, machine and model")
+    command.add_argument("--prepared", type=Path, default=Path("prepared"), metavar="FOLDER")
+    command.set_defaults(run=doctor)
 
     command = commands.add_parser("import-mall", help="fill data/ from a folder or zip of frames")
     command.add_argument("source", type=Path, metavar="FOLDER_OR_ZIP")

@@ -70,6 +70,8 @@ class Backbone(Section):
     quantization: Literal["nf4", "none"]
     dtype: Literal["float32", "bfloat16", "float16"]
     """What the backbone computes in; its adapters are always float32."""
+    unpacked: bool
+    """Keep the 4-bit weights in `dtype` too: the same numbers, faster, four times their memory."""
     device: Literal["cpu", "cuda"]
     threads: int = Field(ge=1)
     """CPU threads of PyTorch: sums are taken in another order with another number, so it is part of
@@ -87,8 +89,11 @@ class Adapter(Section):
 
 
 class Train(Section):
+    launcher: str = Field(pattern=r"^(python|accelerate launch\b.*|torchrun\b.*)$")
+    """What starts the stage: `python`, or the command that starts it once a GPU."""
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=1)
+    """Frames at once, over all processes together."""
     accumulation: int = Field(ge=1)
     """Batches whose gradients are added up before a step."""
     learning_rate: float = Field(gt=0)
@@ -99,8 +104,12 @@ class Train(Section):
     weight_decay: float = Field(ge=0)
     augment: Literal["none", "flip"]
     """`flip` trains on every frame and on its mirror image: an epoch is twice as long."""
-    checkpointing: bool
-    """Recompute activations in the backward pass: less memory, more time."""
+    checkpointing: Literal["auto"] | bool
+    """Recompute activations in the backward pass: less memory, more time. `auto` does so where they
+    would not fit into the GPU's free memory.
+    """
+    compile: bool
+    """Compile the language model's layers: faster steps after half a minute."""
     save_every: int = Field(ge=1)
     """Steps between two checkpoints that a killed run can resume from."""
     workers: int = Field(ge=0)

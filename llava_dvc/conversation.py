@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from datasets import Dataset
 from PIL.Image import Image
 from PIL.ImageOps import mirror
 from transformers import LlavaProcessor
@@ -71,8 +72,14 @@ def answer_ids(processor: LlavaProcessor, prompt: str, text: str) -> list[int]:
     return list(whole[len(before) :])
 
 
-def encode(processor: LlavaProcessor, images: Sequence[Image], texts: Sequence[str]) -> Batch:
-    """Model inputs for frames and their rendered texts, padded on the right.
+def encode(
+    processor: LlavaProcessor,
+    images: Sequence[Image],
+    texts: Sequence[str],
+    length: int | None = None,
+) -> Batch:
+    """Model inputs for frames and their rendered texts, padded on the right to `length` tokens, or
+    to the longest of them.
 
     `input_ids` and `attention_mask` are `(frames, length)`, `pixel_values` `(frames, 3, side,
     side)`.
@@ -82,20 +89,39 @@ def encode(processor: LlavaProcessor, images: Sequence[Image], texts: Sequence[s
             images=list(images),
             text=list(texts),
             add_special_tokens=False,  # the template wrote BOS already
-            padding=True,
+            padding="max_length" if length else True,
+            max_length=length,
             padding_side="right",
             return_tensors="pt",
         )
     )
 
 
+def longest(processor: LlavaProcessor, rows: Dataset) -> int:
+    """Tokens of the longest conversation in a split, the image's among them."""
+    by_question: dict[str, Messages] = {}
+    for messages in rows["messages"]:
+        question = str(question_of(messages))
+        by_question[question] = max(by_question.get(question, messages), messages, key=_size)
+    texts = [render(processor, messages) for messages in by_question.values()]
+    images = [rows[0]["image"]] * len(texts)
+    return int(encode(processor, images, texts)["input_ids"].shape[1])
+
+
+def _size(messages: Messages) -> int:
+    return len(str(messages))
+
+
 class Collator:
     """Rows of a split to a training batch whose labels are the answer's digits and EOS, nothing
     else.
+
+    With a `length` all batches have one shape.
     """
 
-    def __init__(self, processor: LlavaProcessor) -> None:
+    def __init__(self, processor: LlavaProcessor, length: int | None = None) -> None:
         self.processor = processor
+        self.length = length
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> Batch:
         """`labels` is `(rows, length)`; `logits_to_keep` is how many last positions can have a
@@ -103,8 +129,8 @@ class Collator:
         """
         texts = [render(self.processor, row["messages"]) for row in rows]
         images = [mirror(row["image"]) if row.get("mirror") else row["image"] for row in rows]
-        batch = encode(self.processor, images, texts)
-        ends = batch["attention_mask"].sum(dim=1).tolist()
+        batch = encode(self.processor, images, texts, self.length)
+        ends = batch.pop("attention_mask").sum(dim=1).tolist()
         labels = torch.full_like(batch["input_ids"], IGNORED)
         for row, (message_row, text, end) in enumerate(zip(rows, texts, ends, strict=True)):
             prompt = render_prompt(self.processor, message_row["messages"])

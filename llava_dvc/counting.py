@@ -1,5 +1,6 @@
 """The distribution over counts for a batch of frames, and how one number is read from it."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,14 +10,16 @@ import torch
 from numpy.typing import NDArray
 from PIL.Image import Image
 from torch import Tensor
-from transformers import LlavaForConditionalGeneration, LlavaProcessor
+from torch.utils.data import DataLoader
+from transformers import Cache, LlavaForConditionalGeneration, LlavaProcessor
 
-from llava_dvc.conversation import Messages, answer_ids, encode, render_prompt
+from llava_dvc.conversation import Batch, Messages, answer_ids, encode, render_prompt
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
 LONGEST_REPLY = 16  # tokens
+DECODERS = 8  # processes
 
 
 @dataclass(frozen=True)
@@ -33,15 +36,19 @@ class Answers:
 class CountTree:
     """The written numbers 0..max_count as a token tree, so that one pass scores them all.
 
-    Node 0 is the prompt's end; every other node is one token after its parent.
+    Its nodes are the places where something is left to choose: node 0 is the prompt's end, every
+    other node one token after its parent, and the beginning of a longer number. A number that no
+    other begins with must end: it needs no node.
     """
 
     tokens: list[int]
     """Token of nodes 1.., parents before children."""
     parents: list[int]
     """Parent of nodes 1.."""
-    leaves: list[int]
-    """The node at which each count 0..max_count is fully written."""
+    choices: list[tuple[int, int]]
+    """(node, token) of every choice that leads to a number, the end token included."""
+    paths: list[list[int]]
+    """The choices that write each count 0..max_count, as positions in `choices`."""
     end: int
     """The token that ends an answer."""
 
@@ -49,18 +56,24 @@ class CountTree:
     def build(cls, processor: LlavaProcessor, prompt: str, max_count: int) -> "CountTree":
         """Works for any tokenizer: digit by digit or whole numbers."""
         eos = processor.tokenizer.eos_token
-        nodes: dict[tuple[int, ...], int] = {(): 0}
-        leaves, parents, tokens, end = [], [], [], -1
-        for count in range(max_count + 1):
-            *written, end = answer_ids(processor, prompt, f"{prompt}{count}{eos}")
-            for length in range(1, len(written) + 1):
-                prefix = tuple(written[:length])
-                if prefix not in nodes:
-                    nodes[prefix] = len(nodes)
-                    parents.append(nodes[prefix[:-1]])
-                    tokens.append(prefix[-1])
-            leaves.append(nodes[tuple(written)])
-        return cls(tokens, parents, leaves, end)
+        answers = [
+            tuple(answer_ids(processor, prompt, f"{prompt}{count}{eos}"))
+            for count in range(max_count + 1)
+        ]
+        inner = sorted({ids[:n] for ids in answers for n in range(len(ids) - 1)}, key=len)
+        nodes = {prefix: node for node, prefix in enumerate(inner)}
+        steps = [[(nodes[ids[:n]], ids[n]) for n in range(len(ids)) if ids[:n] in nodes]
+                 for ids in answers]  # fmt: skip
+        order = {
+            choice: place for place, choice in enumerate(sorted({c for s in steps for c in s}))
+        }
+        return cls(
+            tokens=[prefix[-1] for prefix in inner[1:]],
+            parents=[nodes[prefix[:-1]] for prefix in inner[1:]],
+            choices=list(order),
+            paths=[[order[choice] for choice in path] for path in steps],
+            end=answers[0][-1],
+        )
 
     def ancestry(self) -> Tensor:
         """`(nodes, nodes)`, true where the column's node lies on the way to the row's, itself
@@ -70,6 +83,16 @@ class CountTree:
         for node, parent in enumerate(self.parents, start=1):
             lineage[node] |= lineage[parent]
         return lineage
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One pass over prompts and tree."""
+
+    nodes: Tensor
+    """Log-probabilities of the next token at every node, `(frames, nodes, vocabulary)`."""
+    cache: Cache
+    """Keys and values of the prompts and nodes, for what may follow them."""
 
 
 def predict(
@@ -84,20 +107,47 @@ def predict(
     prompt = render_prompt(processor, question)
     tree = CountTree.build(processor, prompt, max_count)
     probabilities, replies = [], []
-    for start in range(0, len(frames), batch_size):
-        images = frames[start : start + batch_size]
-        batch = encode(processor, images, [prompt] * len(images))
-        batch = {name: value.to(model.device) for name, value in batch.items()}
-        scores = tree_scores(model, batch, tree)
+    for encoded in loader(processor, frames, prompt, batch_size, model.device):
+        batch = {name: value.to(model.device, non_blocking=True) for name, value in encoded.items()}
+        with as_trained(model):
+            scores = score(model, batch, tree)
+            replies += greedy_replies(model, processor, batch, scores, tree)
         probabilities.append(count_probabilities(scores, tree).double().cpu().numpy())
-        replies += greedy_replies(model, processor, batch, scores, tree)
     return Answers(np.concatenate(probabilities), replies)
 
 
+def as_trained(model: Any) -> torch.autocast:
+    """Autocast to the model's own 16-bit format, as the Trainer has it: the adapter, kept in
+    float32, would else be computed in float32, slower and with another result.
+    """
+    return torch.autocast(model.device.type, model.dtype, enabled=model.dtype != torch.float32)
+
+
+def loader(
+    processor: LlavaProcessor,
+    frames: Sequence[Image],
+    prompt: str,
+    batch_size: int,
+    device: torch.device,
+) -> DataLoader[Batch]:
+    """Batches of encoded frames; beside a GPU other processes decode and resize them."""
+
+    def collate(images: list[Image]) -> Batch:
+        return encode(processor, images, [prompt] * len(images))
+
+    on_gpu = device.type == "cuda"
+    return DataLoader(
+        frames,  # type: ignore[arg-type]
+        batch_size,
+        collate_fn=collate,
+        num_workers=min(DECODERS, os.cpu_count() or 1) if on_gpu else 0,
+        pin_memory=on_gpu,
+    )
+
+
 @torch.inference_mode()
-def tree_scores(model: Any, batch: dict[str, Tensor], tree: CountTree) -> Tensor:
-    """Log-probabilities of the next token at every node, `(frames, nodes, vocabulary)`, from one
-    pass.
+def score(model: Any, batch: dict[str, Tensor], tree: CountTree) -> Scores:
+    """Score the tree behind every prompt.
 
     The prompt and all nodes go in as one sequence; a 4-D mask lets a node see the prompt, its
     ancestors and itself. The frames' prompts must be of one length (one question, one image size).
@@ -105,69 +155,111 @@ def tree_scores(model: Any, batch: dict[str, Tensor], tree: CountTree) -> Tensor
     ids = batch["input_ids"]
     frames, length = ids.shape
     lineage = tree.ancestry().to(ids.device)
-    nodes = torch.tensor(tree.tokens, device=ids.device).expand(frames, -1)
-    allowed = (
-        torch.ones(length + nodes.shape[1], length + nodes.shape[1], device=ids.device)
-        .tril()
-        .bool()
-    )
-    allowed[length:, length:] = lineage[1:, 1:]
-    mask = torch.zeros(allowed.shape, dtype=model.dtype, device=ids.device)
-    mask = mask.masked_fill(~allowed, torch.finfo(model.dtype).min).expand(frames, 1, -1, -1)
+    nodes = torch.tensor(tree.tokens, dtype=ids.dtype, device=ids.device).expand(frames, -1)
+    seen = torch.ones(length + nodes.shape[1], length + nodes.shape[1], device=ids.device)
+    seen = seen.tril().bool()
+    seen[length:, length:] = lineage[1:, 1:]
     depth = lineage.sum(dim=1)[1:] - 2  # the first token after the prompt has depth 0
     positions = torch.cat([torch.arange(length, device=ids.device), length + depth])
     output = model(
         input_ids=torch.cat([ids, nodes], dim=1),
         pixel_values=batch["pixel_values"],
-        attention_mask=mask,
+        attention_mask=_additive(seen, model.dtype).expand(frames, 1, -1, -1),
         position_ids=positions.expand(frames, -1),
         logits_to_keep=len(tree.tokens) + 1,
-        use_cache=False,
+        use_cache=True,
     )
-    scores: Tensor = output.logits.float().log_softmax(dim=-1)
-    return scores
+    return Scores(output.logits.float().log_softmax(dim=-1), output.past_key_values)
 
 
-def count_probabilities(scores: Tensor, tree: CountTree) -> Tensor:
-    """P(count) `(frames, max_count + 1)` from the nodes' log-probabilities.
+def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where a token may look, the least number elsewhere."""
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(
+        ~seen, torch.finfo(dtype).min
+    )
 
-    The joint distribution: P(all the number's tokens, then the end), renormalised over the allowed
-    numbers. That is the model's own belief given that it answers with an allowed number, and 3
-    competes with 31 and 310 as whole answers; renormalising at each node instead would be a little
-    cheaper, but would move the mass of impossible continuations to numbers that merely start alike.
+
+def count_probabilities(scores: Scores, tree: CountTree) -> Tensor:
+    """P(count) `(frames, max_count + 1)`, as constrained decoding would draw it.
+
+    At every node the mass is shared among the tokens that lead to an allowed number, the end
+    included. The joint distribution, P(all tokens, then the end) renormalised over whole answers,
+    would need a node for every number, a sixth more work on the 7B model, and would count a model's
+    wish to go on ("31 people") against some numbers and not against others. For a tuned model,
+    which writes nothing else, the two are the same.
     """
-    parents = torch.tensor(tree.parents, device=scores.device)
-    tokens = torch.tensor(tree.tokens, device=scores.device)
-    steps = scores[:, parents, tokens]
-    lineage = tree.ancestry().to(scores.device)[tree.leaves, 1:]
-    written = steps @ lineage.to(steps.dtype).T
-    return (written + scores[:, tree.leaves, tree.end]).softmax(dim=-1)
+    device = scores.nodes.device
+    at, tokens = torch.tensor(tree.choices, device=device).T
+    chosen = scores.nodes[:, at, tokens]
+    totals = [chosen[:, at == node].logsumexp(dim=1) for node in range(len(tree.tokens) + 1)]
+    steps = chosen - torch.stack(totals, dim=1)[:, at]
+    written = torch.zeros(len(tree.paths), len(tree.choices), device=device)
+    for count, path in enumerate(tree.paths):
+        written[count, path] = 1
+    return (steps @ written.T).softmax(dim=-1)
 
 
 def greedy_replies(
-    model: Any, processor: LlavaProcessor, batch: dict[str, Tensor], scores: Tensor, tree: CountTree
+    model: Any, processor: LlavaProcessor, batch: dict[str, Tensor], scores: Scores, tree: CountTree
 ) -> list[str]:
     """What greedy decoding writes.
 
-    Followed through the tree's scores for free; only a frame whose best token leaves the tree is
-    generated.
+    Followed through the tree's scores, and one token behind it; only a frame that strays from the
+    numbers is generated.
     """
-    best = scores.argmax(dim=-1).tolist()
-    children = {
-        (parent, token): node
-        for node, (parent, token) in enumerate(zip(tree.parents, tree.tokens, strict=True), start=1)
-    }
-    counts = {leaf: str(count) for count, leaf in enumerate(tree.leaves)}
-    replies: list[str | None] = []
-    for row in best:
-        node: int | None = 0
-        while node is not None and row[node] != tree.end:
-            node = children.get((node, row[node]))
-        replies.append(counts.get(node) if node is not None else None)
+    numbers = {path[-1]: str(count) for count, path in enumerate(tree.paths)}
+    order = {choice: place for place, choice in enumerate(tree.choices)}
+    found = [_greedy_choice(row, tree) for row in scores.nodes.argmax(dim=-1).tolist()]
+    replies = [numbers.get(order[choice]) if choice else None for choice in found]
+    ended = _ends(model, batch, scores, tree, found)
+    replies = [reply if end else None for reply, end in zip(replies, ended, strict=True)]
     strays = [index for index, reply in enumerate(replies) if reply is None]
     for index, text in zip(strays, generate(model, processor, batch, strays), strict=True):
         replies[index] = text
     return [reply or "" for reply in replies]
+
+
+def _greedy_choice(best: list[int], tree: CountTree) -> tuple[int, int] | None:
+    """The last choice on the way of the best tokens, or None if the way leaves the tree."""
+    places = enumerate(zip(tree.parents, tree.tokens, strict=True), start=1)
+    children = {step: node for node, step in places}
+    node = 0
+    while (node, best[node]) in children:
+        node = children[node, best[node]]
+    choice = node, best[node]
+    return choice if choice in tree.choices else None
+
+
+@torch.inference_mode()
+def _ends(
+    model: Any,
+    batch: dict[str, Tensor],
+    scores: Scores,
+    tree: CountTree,
+    found: Sequence[tuple[int, int] | None],
+) -> list[bool]:
+    """Whether greedy decoding ends after each frame's last choice: one more token, on the cache."""
+    if all(choice is None or choice[1] == tree.end for choice in found):
+        return [choice is not None for choice in found]
+    length = batch["input_ids"].shape[1]
+    lineage = tree.ancestry()
+    nodes, tokens = zip(*(choice or (0, tree.end) for choice in found), strict=True)
+    own = torch.ones(len(found), 1, dtype=torch.bool)
+    prompt = torch.ones(len(found), length, dtype=torch.bool)
+    seen = torch.cat([prompt, lineage[list(nodes), 1:], own], dim=1)[:, None, None]
+    depth = lineage[list(nodes)].sum(dim=1, keepdim=True) - 1
+    output = model(
+        input_ids=torch.tensor(tokens)[:, None].to(model.device),
+        attention_mask=_additive(seen.to(model.device), model.dtype),
+        position_ids=(length + depth).to(model.device),
+        past_key_values=scores.cache,
+        use_cache=True,
+    )
+    after = output.logits[:, -1].argmax(dim=-1).tolist()
+    return [
+        choice is not None and tree.end in (choice[1], best)
+        for choice, best in zip(found, after, strict=True)
+    ]
 
 
 @torch.inference_mode()

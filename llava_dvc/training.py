@@ -5,13 +5,14 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from datasets import Dataset, concatenate_datasets
 from filelock import FileLock, Timeout
 from peft import LoraConfig, PeftModel
@@ -25,9 +26,9 @@ from transformers import (
 )
 from trl import SFTConfig, SFTTrainer
 
-from llava_dvc import config
+from llava_dvc import config, preflight, speed
 from llava_dvc.config import UserError
-from llava_dvc.conversation import IGNORED, Collator, question_of
+from llava_dvc.conversation import IGNORED, Collator, longest, question_of
 from llava_dvc.counting import ceiling, predict, quantile
 from llava_dvc.outs import files_in, sha256, state_root
 
@@ -42,17 +43,53 @@ def fit(
     peft_config: LoraConfig,
     recipe: config.Train,
     *,
+    asked: preflight.Asked,
     seed: int,
     checkpoints: Path,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> PeftModel:
     """Train an adapter on `model` and return it; goes on from the last whole checkpoint in
-    `checkpoints`.
+    `checkpoints`. Raises UserError before the first step when the model is not what was `asked`.
     """
+    trainer = build_trainer(
+        model,
+        processor,
+        train,
+        val,
+        peft_config,
+        recipe,
+        seed=seed,
+        checkpoints=checkpoints,
+        callbacks=callbacks,
+    )
+    with eager():
+        preflight.require(trainer, asked)
+    with PartialState().main_process_first():  # it deletes broken ones
+        last = last_checkpoint(checkpoints)
+    trainer.train(resume_from_checkpoint=last)
+    return trainer.model
+
+
+def build_trainer(
+    model: LlavaForConditionalGeneration,
+    processor: LlavaProcessor,
+    train: Dataset,
+    val: Dataset,
+    peft_config: LoraConfig,
+    recipe: config.Train,
+    *,
+    seed: int,
+    checkpoints: Path,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> "CountTrainer":
+    """The trainer, its adapter on the model, ready for its first step."""
+    length = longest(processor, train)
+    rows = batch_share(recipe)
+    recomputed = speed.checkpoints(recipe, model, rows * length)
     trainer = CountTrainer(
         model=model,
-        args=_arguments(recipe, model, seed, checkpoints),
-        data_collator=Collator(processor),
+        args=_arguments(recipe, model, seed, checkpoints, rows, recomputed),
+        data_collator=Collator(processor, length if recipe.compile else None),
         train_dataset=mirrored(train) if recipe.augment == "flip" else train,
         eval_dataset=val,
         processing_class=processor,
@@ -62,11 +99,31 @@ def fit(
     trainer.max_count = ceiling(train["count"])
     # TRL makes adapters of a 4-bit model bf16, in which a small learning rate moves few of their
     # entries.
-    for parameter in trainer.model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-    trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
-    return trainer.model
+    adapted = [(n, p) for n, p in trainer.model.named_parameters() if p.requires_grad]
+    for _, parameter in adapted:
+        parameter.data = parameter.data.float()
+    if not any("vision_tower" in name for name, _ in adapted):
+        speed.run_tower_without_graph(model)
+    if recipe.compile:
+        speed.compile_layers(model)
+    return trainer
+
+
+def batch_share(recipe: config.Train) -> int:
+    """Rows of a batch that each process takes."""
+    processes = PartialState().num_processes
+    if recipe.batch_size % processes:
+        raise UserError(
+            f"train.batch_size: is {recipe.batch_size}, which {processes} processes cannot share "
+            f"evenly; make it a multiple of {processes}"
+        )
+    return int(recipe.batch_size // processes)
+
+
+def eager() -> AbstractContextManager[None]:
+    """Layers are compiled for training's shape alone: other passes run as they are written."""
+    stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
+    return stance
 
 
 def mirrored(rows: Dataset) -> Dataset:
@@ -93,7 +150,8 @@ class CountTrainer(SFTTrainer):
     ) -> Any:
         """Cross-entropy summed over the answers' tokens, over their number in the step.
 
-        The head is applied to the last positions only, those that can have a label.
+        The head is applied to the last positions only, those that can have a label. Padding comes
+        last, where causal attention lets nothing see it: no mask is needed.
         """
         labels = inputs.pop("labels")
         output = model(**inputs, use_cache=False)
@@ -102,7 +160,10 @@ class CountTrainer(SFTTrainer):
         total = cross_entropy(
             logits.flatten(0, 1), answers.flatten(), ignore_index=IGNORED, reduction="sum"
         )
-        loss = total / (num_items_in_batch or (answers != IGNORED).sum())
+        if num_items_in_batch is None:
+            loss = total / (answers != IGNORED).sum()
+        else:  # of all processes, whose gradients will be averaged
+            loss = total * self.accelerator.num_processes / num_items_in_batch
         return (loss, output) if return_outputs else loss
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
@@ -110,14 +171,15 @@ class CountTrainer(SFTTrainer):
         val = self.eval_dataset
         question = question_of(val[0]["messages"])
         self.model.eval()
-        answers = predict(
-            self.model,
-            self.processing_class,
-            val["image"],
-            question,
-            self.max_count,
-            self.args.eval_batch_size,
-        )
+        with eager():
+            answers = predict(
+                self.model,
+                self.processing_class,
+                val["image"],
+                question,
+                self.max_count,
+                self.args.eval_batch_size,
+            )
         error = np.abs(quantile(answers.probabilities, 0.5) - np.array(val["count"]))
         metrics = {f"{metric_key_prefix}_mae": float(error.mean())}
         self.log(metrics)
@@ -131,6 +193,9 @@ class SealCheckpoint(TrainerCallback):
     """Writes a manifest last: nothing else tells a whole Trainer checkpoint from half of one."""
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        PartialState().wait_for_everyone()  # every process has its random state in there
+        if not state.is_world_process_zero:
+            return
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         sizes = {str(file.relative_to(folder)): file.stat().st_size for file in files_in(folder)}
         partial = folder / f".{MANIFEST}"
@@ -179,6 +244,15 @@ def run_key(prepared: Path, cfg: config.Config) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def checkpoints_of(key: str) -> Path:
+    return state_root() / "checkpoints" / key[:16]
+
+
+def is_main_process(device: str) -> bool:
+    """Of all that `train.launcher` has started, the one that writes."""
+    return bool(PartialState(cpu=device == "cpu").is_main_process)
+
+
 @contextmanager
 def checkpoint_folder(key: str) -> Iterator[Path]:
     """A folder that is this training's alone while it runs, kept when it is killed and removed when
@@ -187,7 +261,7 @@ def checkpoint_folder(key: str) -> Iterator[Path]:
     The lock is held for the life of the training: a killed `dvc` leaves its stage running, and the
     next `dvc repro` would start a second one beside it.
     """
-    folder = state_root() / "checkpoints" / key[:16]
+    folder = checkpoints_of(key)
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_suffix(".lock"), timeout=0)
     try:
@@ -201,23 +275,30 @@ def checkpoint_folder(key: str) -> Iterator[Path]:
 
 
 def _arguments(
-    recipe: config.Train, model: LlavaForConditionalGeneration, seed: int, folder: Path
+    recipe: config.Train,
+    model: LlavaForConditionalGeneration,
+    seed: int,
+    folder: Path,
+    rows: int,
+    recomputed: bool,
 ) -> SFTConfig:
+    on_cpu = model.device.type == "cpu"
     return SFTConfig(
         output_dir=str(folder),
         seed=seed,
         num_train_epochs=recipe.epochs,
-        per_device_train_batch_size=recipe.batch_size,
-        per_device_eval_batch_size=recipe.batch_size,
+        per_device_train_batch_size=rows,
+        per_device_eval_batch_size=rows,
         gradient_accumulation_steps=recipe.accumulation,
         learning_rate=recipe.learning_rate,
         lr_scheduler_type=recipe.scheduler,
         warmup_steps=recipe.warmup,
         weight_decay=recipe.weight_decay,
-        gradient_checkpointing=recipe.checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if recipe.checkpointing else None,
+        gradient_checkpointing=recomputed,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if recomputed else None,
         dataloader_num_workers=recipe.workers,
-        use_cpu=model.device.type == "cpu",
+        dataloader_persistent_workers=recipe.workers > 0,
+        use_cpu=on_cpu,
         bf16=model.dtype == torch.bfloat16,
         fp16=model.dtype == torch.float16,
         max_length=None,  # truncation could drop some of a frame's image tokens
@@ -227,7 +308,10 @@ def _arguments(
         save_strategy="steps",
         save_steps=recipe.save_every,
         save_total_limit=2,
-        logging_steps=1,
+        logging_steps=1 if on_cpu else 10,  # to log, a GPU has to be waited for
+        logging_nan_inf_filter=False,  # it waits in every step
+        ddp_find_unused_parameters=False,
+        ddp_broadcast_buffers=False,
         report_to="none",  # our own callback reports
         disable_tqdm=not sys.stderr.isatty(),
     )

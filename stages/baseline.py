@@ -4,7 +4,7 @@ from pathlib import Path
 
 from llava_dvc import tracking
 from llava_dvc.backbone import load_backbone, load_processor
-from llava_dvc.baselines import train_mean, zero_shot
+from llava_dvc.baselines import ridge_features, train_mean, zero_shot
 from llava_dvc.config import Config, flatten, run_stage
 from llava_dvc.dataset import load_split
 from llava_dvc.metrics import summary
@@ -12,7 +12,7 @@ from llava_dvc.outs import read_json, write_json
 
 
 def main(cfg: Config, prepared: Path, metrics: Path) -> None:
-    train, rows = load_split(prepared, "train"), load_split(prepared, "eval")
+    train, val, rows = (load_split(prepared, name) for name in ("train", "val", "eval"))
     found = read_json(prepared / "report.json")
     model = load_backbone(cfg.backbone)
     processor = load_processor(cfg.backbone, cfg.image)
@@ -21,6 +21,7 @@ def main(cfg: Config, prepared: Path, metrics: Path) -> None:
         "train_mean": summary(counts, train_mean(train["count"], len(rows))),
         "blind_interpolation": found["blind_interpolation"],
         "zero_shot": summary(counts, zero_shot(model, processor, train, rows)),
+        "ridge_features": summary(counts, ridge_features(model, processor, train, val, rows)),
     }
     write_json(metrics, scores)
 

@@ -1,5 +1,6 @@
 """prepared/ and the backbone to models/adapter/: a LoRA adapter that counts people."""
 
+from functools import partial
 from pathlib import Path
 
 from llava_dvc import tracking
@@ -9,8 +10,9 @@ from llava_dvc.config import Config, run_stage
 from llava_dvc.counting import ceiling
 from llava_dvc.dataset import load_split, question
 from llava_dvc.outs import new_folder, read_json
+from llava_dvc.preflight import Asked
 from llava_dvc.recipe import Recipe, adapter_sha256, versions
-from llava_dvc.training import checkpoint_folder, fit, run_key
+from llava_dvc.training import checkpoint_folder, checkpoints_of, fit, is_main_process, run_key
 
 
 def main(cfg: Config, prepared: Path, adapter: Path) -> None:
@@ -26,23 +28,27 @@ def main(cfg: Config, prepared: Path, adapter: Path) -> None:
         max_count=ceiling(train["count"]),
         versions=versions(),
     )
+    tune = partial(
+        fit,
+        model,
+        processor,
+        train,
+        val,
+        peft_config(cfg.adapter, model),
+        cfg.train,
+        asked=Asked(cfg.backbone, cfg.image, cfg.adapter),
+        seed=cfg.seed,
+    )
     key = run_key(prepared, cfg)
+    if not is_main_process(cfg.backbone.device):  # the others lend their GPU, and write nothing
+        tune(checkpoints=checkpoints_of(key))
+        return
     sections = {"seed", "data", "split", "prompt", "image", "backbone", "adapter", "train"}
     with (
         checkpoint_folder(key) as checkpoints,
         tracking.open_run("train", cfg, sections, key, {"data_md5": data_md5}) as run,
     ):
-        trained = fit(
-            model,
-            processor,
-            train,
-            val,
-            peft_config(cfg.adapter, model),
-            cfg.train,
-            seed=cfg.seed,
-            checkpoints=checkpoints,
-            callbacks=[tracking.trainer_callback(run)],
-        )
+        trained = tune(checkpoints=checkpoints, callbacks=[tracking.trainer_callback(run)])
         with new_folder(adapter) as folder:
             save_adapter(trained, processor, recipe, folder)
         sha256 = adapter_sha256(adapter)

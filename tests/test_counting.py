@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -6,6 +8,7 @@ from llava_dvc.conversation import answer_ids, encode, render_prompt
 from llava_dvc.counting import (
     Answers,
     CountTree,
+    _ends,
     ceiling,
     count_probabilities,
     decode,
@@ -14,7 +17,7 @@ from llava_dvc.counting import (
     parse_count,
     predict,
     quantile,
-    tree_scores,
+    score,
 )
 from tests.conftest import conversation, frame
 
@@ -25,23 +28,32 @@ def prompt(processor):
 
 
 def brute_force(model, processor, images, prompt, max_count):
-    """P(count) by scoring every written number as its own sequence."""
+    """P(count) by scoring every written number as its own sequence, token by token among those that
+    lead to an allowed number.
+    """
     eos = processor.tokenizer.eos_token
+    answers = [
+        tuple(answer_ids(processor, prompt, f"{prompt}{count}{eos}"))
+        for count in range(max_count + 1)
+    ]
     columns = []
-    for count in range(max_count + 1):
-        text = f"{prompt}{count}{eos}"
-        answer = torch.tensor(answer_ids(processor, prompt, text))
+    for answer in answers:
+        text = prompt + processor.tokenizer.decode(answer)
         with torch.inference_mode():
             logits = model(**encode(processor, images, [text] * len(images))).logits
-        steps = logits[:, -len(answer) - 1 : -1].log_softmax(-1)
-        columns.append(steps[:, range(len(answer)), answer].sum(dim=1))
-    return torch.stack(columns, dim=1).softmax(dim=1)
+        total = torch.zeros(len(images))
+        for n, token in enumerate(answer):
+            allowed = sorted({other[n] for other in answers if other[:n] == answer[:n]})
+            steps = logits[:, n - len(answer) - 1, allowed].log_softmax(-1)
+            total += steps[:, allowed.index(token)]
+        columns.append(total)
+    return torch.stack(columns, dim=1).exp()
 
 
 def test_one_pass_equals_scoring_every_number(backbone, processor, prompt):
     images = [frame(1), frame(2), frame(3)]
     tree = CountTree.build(processor, prompt, 60)
-    scores = tree_scores(backbone, encode(processor, images, [prompt] * 3), tree)
+    scores = score(backbone, encode(processor, images, [prompt] * 3), tree)
     quick = count_probabilities(scores, tree)
     slow = brute_force(backbone, processor, images, prompt, 60)
     torch.testing.assert_close(quick.log(), slow.log(), atol=2e-5, rtol=0)
@@ -49,8 +61,8 @@ def test_one_pass_equals_scoring_every_number(backbone, processor, prompt):
 
 def test_tree_shares_digits(processor, prompt):
     tree = CountTree.build(processor, prompt, 60)
-    assert len(tree.tokens) == 61  # ten first digits, 51 second ones
-    assert len(set(tree.leaves)) == 61
+    assert len(tree.tokens) == 6  # 1 to 6 begin longer numbers; 0, 7, 8 and 9 do not
+    assert len({tuple(path) for path in tree.paths}) == 61
 
 
 def test_reply_is_what_generation_writes(backbone, processor, prompt):
@@ -59,6 +71,24 @@ def test_reply_is_what_generation_writes(backbone, processor, prompt):
     replies = predict(backbone, processor, images, question, 60, batch_size=4).replies
     batch = encode(processor, images, [prompt] * 6)
     assert replies == generate(backbone, processor, batch, list(range(6)))
+
+
+def test_the_token_behind_a_number_is_the_one_the_model_writes(backbone, processor, prompt):
+    images = [frame(1), frame(2)]
+    tree = CountTree.build(processor, prompt, 60)
+    batch = encode(processor, images, [prompt] * 2)
+    three, one = processor.tokenizer.convert_tokens_to_ids(["3", "1"])
+    found = [(tree.tokens.index(three) + 1, one)] * 2
+    with torch.inference_mode():
+        logits = backbone(**encode(processor, images, [f"{prompt}31"] * 2)).logits
+    written = logits[:, -1].argmax(dim=-1).tolist()
+    for row, token in enumerate(written):
+        # As if the model's own next token were the end: nothing else says that it is 31.
+        scores = score(backbone, batch, tree)
+        ended = _ends(backbone, batch, scores, replace(tree, end=token), found)
+        assert ended == [other == token for other in written]
+        assert ended[row]
+    assert _ends(backbone, batch, score(backbone, batch, tree), tree, found) == [False, False]
 
 
 def test_batch_size_does_not_change_the_answer(backbone, processor):

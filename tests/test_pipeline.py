@@ -12,7 +12,9 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from llava_dvc.frames import write_labels
@@ -118,7 +120,7 @@ def test_results_are_where_the_contract_says(built: Path):
     assert metrics["frames"] == 8
     assert {"mae", "rmse", "bias", "accuracy", "f1_macro", "within_3", "bins"} <= metrics.keys()
     baseline = json.loads((built / "metrics" / "baseline.json").read_text())
-    for name in ("train_mean", "blind_interpolation", "zero_shot"):
+    for name in ("train_mean", "blind_interpolation", "zero_shot", "ridge_features"):
         assert baseline[name].keys() == {"mae", "rmse", "accuracy"}
     predictions = pd.read_csv(built / "predictions" / "eval.csv")
     columns = ["frame", "count", "predicted", "low", "high", "expected", "reply"]
@@ -291,3 +293,21 @@ def test_a_users_mistake_is_one_line(
     (line,) = done.stderr.splitlines()
     assert all(word in line for word in words), line
     assert not (broken / "prepared").exists()
+
+
+def test_two_processes_train_the_same_adapter(built: Path, tmp_path: Path):
+    """The batch is shared, not doubled: rounding apart, nothing changes, and one process writes."""
+    repo = tmp_path / "two"
+    shutil.copytree(built, repo, symlinks=True)
+    set_param(repo, "train.launcher", "torchrun --nproc_per_node 2")
+    assert ran(repro(repo, "train")) == ["train"]
+    one, two = (load_file(r / "models/adapter/adapter_model.safetensors") for r in (built, repo))
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        assert torch.allclose(two[name], tensor, atol=1e-4), name
+    trained = runs(repo, "tags.stage = 'train'") or runs(repo, "tags.`key.train` != ''")
+    curves = [
+        run for run in trained if run.data.params.get("train.launcher", "").startswith("torch")
+    ]
+    assert len(curves) == 1
+    assert not list((repo / "checkpoints").glob("*/checkpoint-*"))

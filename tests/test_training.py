@@ -7,6 +7,7 @@ from llava_dvc.adapter import load_adapter, peft_config, save_adapter
 from llava_dvc.backbone import load_backbone
 from llava_dvc.conversation import IGNORED, Collator, question_of, render_prompt
 from llava_dvc.counting import predict
+from llava_dvc.preflight import Asked
 from llava_dvc.recipe import Recipe, versions
 from llava_dvc.training import fit, last_checkpoint, mirrored
 
@@ -34,6 +35,7 @@ def train(cfg, processor, rows, folder, callbacks=(), **changes):
         rows.select(range(2)),
         peft_config(adapter, model),
         cfg.train,
+        asked=Asked(cfg.backbone, cfg.image, adapter),
         seed=cfg.seed,
         checkpoints=folder,
         callbacks=callbacks,

@@ -1,0 +1,106 @@
+"""Counting speed of LLaVA-1.5-7B on one GPU: frames a second with the whole distribution and reply.
+
+    python -m benchmarks.count_speed SKELETON [--frames 512] [--batch 16 32]
+
+Random weights would write no numbers, and every reply would be generated apart: digits are made the
+likeliest tokens, and the end after them, as a tuned model has it. 640x480 JPEG frames are decoded
+in worker processes. The ceiling is what a large matrix product reaches in the same run.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlavaProcessor
+
+from benchmarks.train_speed import QUESTION, frames, make_weights, matmul_rate, preset
+from llava_dvc.adapter import peft_config
+from llava_dvc.backbone import load_backbone, load_processor
+from llava_dvc.counting import predict
+
+BASES = {
+    "nf4": [],
+    "nf4, kept unpacked": ["backbone.unpacked=true"],
+    "bfloat16": ["backbone.quantization=none"],
+}
+
+
+def main() -> None:
+    arguments = _parse()
+    make_weights(arguments.skeleton, arguments.weights)
+    ceiling = matmul_rate()
+    rows = frames(arguments.frames)["image"]
+    sys.stdout.write(f"matmul {ceiling / 1e12:.1f} TFLOP/s\n")
+    for name, settings in BASES.items():
+        cfg = preset(arguments.weights, settings)
+        began = time.monotonic()
+        model = load_backbone(cfg.backbone)
+        loading = time.monotonic() - began
+        processor = load_processor(cfg.backbone, cfg.image)
+        model.add_adapter(peft_config(cfg.adapter, model))
+        prefer_numbers(model, processor)
+        for batch in arguments.batch:
+            speed = frames_per_second(model, processor, rows, batch)
+            share = speed * arithmetic(model) / ceiling
+            peak = torch.cuda.max_memory_allocated() / 2**30
+            sys.stdout.write(
+                f"| {name} | {batch} | {speed:.1f} | {share:.0%} | {peak:.1f} | {loading:.1f} |\n"
+            )
+            sys.stdout.flush()
+        del model
+        torch.cuda.empty_cache()
+
+
+def frames_per_second(model: Any, processor: LlavaProcessor, rows: Any, batch: int) -> float:
+    """Warmed up on one batch; everything from the JPEG bytes to P(count) and reply."""
+    question = [
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION}]}
+    ]
+    predict(model, processor, rows[: 2 * batch], question, 99, batch)
+    torch.cuda.reset_peak_memory_stats()
+    began = time.monotonic()
+    answers = predict(model, processor, rows, question, 99, batch)
+    seconds = time.monotonic() - began
+    if not all(reply.isdigit() for reply in answers.replies):
+        raise RuntimeError(f"replies are not numbers: {answers.replies[:5]}")
+    return len(rows) / seconds
+
+
+def prefer_numbers(model: Any, processor: LlavaProcessor) -> None:
+    """Digits after the prompt, the end after a number."""
+    tokenizer = processor.tokenizer
+    digits = torch.tensor(tokenizer.convert_tokens_to_ids(list("0123456789")))
+    end = tokenizer.eos_token_id
+
+    def lift(_: Any, __: Any, logits: torch.Tensor) -> torch.Tensor:
+        logits[..., end if logits.shape[1] == 1 else digits] += 1000
+        return logits
+
+    model.lm_head.register_forward_hook(lift)
+
+
+def arithmetic(model: Any) -> float:
+    """Floating-point operations a frame cannot do without: prompt, tree of 99 counts, tower."""
+    text, vision = model.config.text_config, model.config.vision_config
+    layer = 4 * text.hidden_size**2 + 3 * text.hidden_size * text.intermediate_size
+    width, inner = vision.hidden_size, vision.intermediate_size
+    tower = vision.num_hidden_layers * (4 * width**2 + 2 * width * inner)
+    patches = (vision.image_size // vision.patch_size) ** 2
+    tokens = patches + 27 + 9
+    return float(2 * layer * text.num_hidden_layers * tokens + 2 * tower * (patches + 1))
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("skeleton", type=Path)
+    parser.add_argument("--weights", type=Path, default=Path("/tmp/llava-7b-random"))
+    parser.add_argument("--frames", type=int, default=512)
+    parser.add_argument("--batch", type=int, nargs="+", default=[16, 32])
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

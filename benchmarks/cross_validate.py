@@ -1,0 +1,147 @@
+"""How well a recipe counts on a data set, by blocked cross-validation in time.
+
+    python -m benchmarks.cross_validate DATA [--blocks 8] [--set adapter.r=16] [--out FILE]
+
+DATA is a folder like data/. Each block of neighbouring frames is evaluated by an adapter that was
+trained on the others, less a gap on both sides; the errors of all blocks are pooled, beside those
+of the baselines on the same frames. `--block 660:800` evaluates one chosen block alone.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import DatasetDict
+from numpy.typing import NDArray
+
+from benchmarks.settings import overridden
+from llava_dvc.adapter import peft_config
+from llava_dvc.backbone import load_backbone, load_processor
+from llava_dvc.baselines import ridge_features, train_mean, zero_shot
+from llava_dvc.config import PARAMS, Config, load_config
+from llava_dvc.evaluation import predictions
+from llava_dvc.frames import read_conversations, read_frames
+from llava_dvc.metrics import coverage, summary
+from llava_dvc.preflight import Asked
+from llava_dvc.preparation import build
+from llava_dvc.split import Split
+from llava_dvc.training import fit
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One block's labels and everybody's answers, in order of time."""
+
+    block: tuple[int, int]
+    count: Floats
+    answers: dict[str, Floats]
+    low: Floats
+    high: Floats
+    minutes: float
+
+
+def main() -> None:
+    arguments = _parse()
+    cfg = overridden(load_config(arguments.params), arguments.set)
+    frames = read_frames(arguments.data, cfg.data.exclude)
+    conversations = read_conversations(arguments.data)
+    blocks = arguments.block or even_blocks(len(frames), arguments.blocks)
+    folds = []
+    for block in blocks:
+        split = around(block, len(frames), arguments.gap, cfg.split.val)
+        fold = run(cfg, block, build(frames, conversations, split, cfg.seed))
+        folds.append(fold)
+        sys.stdout.write(json.dumps(figures([fold])) + "\n")
+        sys.stdout.flush()
+    pooled = {"set": arguments.set, "blocks": blocks, **figures(folds)}
+    sys.stdout.write(json.dumps(pooled, indent=1) + "\n")
+    if arguments.out:
+        with arguments.out.open("a") as file:
+            file.write(json.dumps(pooled) + "\n")
+
+
+def run(cfg: Config, block: tuple[int, int], rows: DatasetDict) -> Fold:
+    """Baselines first, then the adapter: training changes the model it is given."""
+    train, val, held_out = rows["train"], rows["val"], rows["eval"]
+    model, processor = load_backbone(cfg.backbone), load_processor(cfg.backbone, cfg.image)
+    answers = {
+        "train_mean": train_mean(train["count"], len(held_out)),
+        "zero_shot": zero_shot(model, processor, train, held_out),
+        "ridge_features": ridge_features(model, processor, train, val, held_out),
+    }
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as checkpoints:
+        tuned = fit(
+            model,
+            processor,
+            train,
+            val,
+            peft_config(cfg.adapter, model),
+            cfg.train,
+            asked=Asked(cfg.backbone, cfg.image, cfg.adapter),
+            seed=cfg.seed,
+            checkpoints=Path(checkpoints),
+        )
+    minutes = (time.monotonic() - began) / 60
+    found = predictions(tuned.eval(), processor, held_out, cfg.evaluate)
+    answers["adapter"] = found["predicted"].to_numpy(float)
+    low, high = found["low"].to_numpy(float), found["high"].to_numpy(float)
+    return Fold(block, found["count"].to_numpy(float), answers, low, high, minutes)
+
+
+def around(block: tuple[int, int], frames: int, gap: int, val: float) -> Split:
+    """`block` evaluates; of the frames outside it and its gaps the last share `val` validates."""
+    start, stop = block
+    rest = [i for i in range(frames) if i < start - gap or i >= stop + gap]
+    train = rest[: -round(val * frames)]
+    taken = {*train, *rest[len(train) :], *range(start, stop)}
+    left_out = [i for i in range(frames) if i not in taken]
+    return Split(train, rest[len(train) :], list(range(start, stop)), left_out)
+
+
+def even_blocks(frames: int, blocks: int) -> list[tuple[int, int]]:
+    edges = np.linspace(0, frames, blocks + 1).round().astype(int).tolist()
+    return list(pairwise(edges))
+
+
+def figures(folds: list[Fold]) -> dict[str, Any]:
+    """Errors of all folds' frames together."""
+    count = np.concatenate([fold.count for fold in folds])
+    found: dict[str, Any] = {"frames": len(count)}
+    for name in folds[0].answers:
+        answers = np.concatenate([fold.answers[name] for fold in folds])
+        found[name] = summary(count, answers) | {"bias": round(float((answers - count).mean()), 2)}
+    low, high = (np.concatenate([getattr(fold, end) for fold in folds]) for end in ("low", "high"))
+    found["coverage_80"] = round(coverage(count, low, high), 3)
+    found["minutes"] = [round(fold.minutes, 1) for fold in folds]
+    return found
+
+
+def _block(text: str) -> tuple[int, int]:
+    start, _, stop = text.partition(":")
+    return int(start), int(stop)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--params", type=Path, default=PARAMS)
+    parser.add_argument("--set", action="append", default=[], metavar="section.key=value")
+    parser.add_argument("--blocks", type=int, default=8)
+    parser.add_argument("--block", type=_block, action="append", metavar="START:STOP")
+    parser.add_argument("--gap", type=int, default=20)
+    parser.add_argument("--out", type=Path, help="a JSON Lines file to add the pooled figures to")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,355 @@
+"""Training speed and memory of LLaVA-1.5-7B, ours beside the stock TRL recipe, in one run on one
+GPU.
+
+    python -m benchmarks.train_speed SKELETON [--recipes stock-checkpointing fast lean] [--out FILE]
+
+SKELETON is a folder with the model's configuration, tokenizer and processor; the weights are random
+(the arithmetic is the same), made once in --weights. Every recipe runs in a process of its own:
+`--steps` optimizer steps on 640x480 JPEG frames, timed by events on the device, the first four left
+out. The ceiling is what a large matrix product reaches in the same run.
+"""
+
+import argparse
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, Features, List
+from datasets import Image as ImageColumn
+from peft import LoraConfig
+from PIL import Image
+from transformers import (
+    AutoProcessor,
+    BitsAndBytesConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    TrainerCallback,
+)
+from trl import SFTConfig, SFTTrainer
+
+from benchmarks.settings import overridden
+from llava_dvc.adapter import peft_config
+from llava_dvc.backbone import load_backbone, load_processor
+from llava_dvc.config import Config, load_config
+from llava_dvc.dataset import FEATURES
+from llava_dvc.training import build_trainer
+
+BATCH = 8
+WARM_UP = 4
+QUESTION = "How many people are in this image? Answer with a single number."
+
+RECIPES: dict[str, list[str]] = {
+    "stock-checkpointing": [],
+    "stock": [],
+    "preset": [],
+    "lean": ["train.compile=true", "train.batch_size=4", "train.accumulation=2"],
+    "lean-8": ["train.compile=true"],
+    "plain": ["train.checkpointing=false"],
+    "unpacked": ["train.checkpointing=false", "backbone.unpacked=true"],
+    "compiled": ["train.checkpointing=false", "train.compile=true"],
+    "fast": ["train.checkpointing=false", "train.compile=true", "backbone.unpacked=true"],
+}
+
+
+@dataclass
+class Measured:
+    """One recipe's figures."""
+
+    recipe: str
+    step_s: float
+    samples_per_s: float
+    tokens_per_s: float
+    of_ceiling: float
+    peak_gib: float
+    losses: list[float]
+
+
+class Clock(TrainerCallback):
+    """An event on the device after every step: nothing waits for it until the end."""
+
+    def __init__(self) -> None:
+        self.events: list[torch.cuda.Event] = []
+        self.losses: list[float] = []
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        self.events.append(event)
+
+    def on_log(self, *_: Any, logs: dict[str, float], **__: Any) -> None:
+        if "loss" in logs:
+            self.losses.append(float(logs["loss"]))
+
+    def step(self) -> float:
+        """Median seconds of a step."""
+        torch.cuda.synchronize()
+        kept = self.events[WARM_UP:]
+        times = [a.elapsed_time(b) / 1000 for a, b in pairwise(kept)]
+        return float(np.median(times))
+
+
+def main() -> None:
+    arguments = _parse()
+    if arguments.recipe:
+        found = measure(arguments.recipe, arguments.weights, arguments.steps, arguments.ceiling)
+        sys.stdout.write(f"RESULT {json.dumps(asdict(found))}\n")
+        return
+    make_weights(arguments.skeleton, arguments.weights)
+    ceiling = matmul_rate()
+    rows = [run_apart(name, arguments, ceiling) for name in arguments.recipes]
+    report = {"machine": machine(), "matmul_tflops": round(ceiling / 1e12, 1), "rows": rows}
+    sys.stdout.write(table(report))
+    if arguments.out:
+        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def run_apart(name: str, arguments: argparse.Namespace, ceiling: float) -> dict[str, Any]:
+    """One recipe in a fresh process; its failure is a row too."""
+    command = [sys.executable, "-m", "benchmarks.train_speed", str(arguments.skeleton)]
+    command += ["--recipe", name, "--weights", str(arguments.weights)]
+    command += ["--steps", str(arguments.steps), "--ceiling", str(ceiling)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    (arguments.logs / f"{name}.log").write_text(done.stdout + done.stderr)
+    found = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    row = json.loads(found[0][7:]) if found else {"recipe": name, "error": done.stderr[-400:]}
+    sys.stdout.write(f"{row}\n")
+    sys.stdout.flush()
+    return dict(row)
+
+
+def measure(name: str, weights: Path, steps: int, ceiling: float) -> Measured:
+    clock = Clock()
+    rows = frames(BATCH * (steps + 1))
+    trainer = stock(name, weights, rows, steps) if "stock" in name else ours(name, weights, rows)
+    trainer.add_callback(clock)
+    trainer.args.max_steps, trainer.args.eval_strategy, trainer.args.save_strategy = (
+        steps,
+        "no",
+        "no",
+    )
+    torch.cuda.reset_peak_memory_stats()
+    trainer.train()
+    step = clock.step()
+    tokens = BATCH * token_count(trainer, rows)
+    rate = arithmetic(trainer.model, tokens) / step
+    return Measured(
+        recipe=name,
+        step_s=round(step, 4),
+        samples_per_s=round(BATCH / step, 2),
+        tokens_per_s=round(tokens / step),
+        of_ceiling=round(rate / ceiling, 3),
+        peak_gib=round(torch.cuda.max_memory_allocated() / 2**30, 2),
+        losses=clock.losses,
+    )
+
+
+def ours(name: str, weights: Path, rows: Dataset) -> SFTTrainer:
+    cfg = preset(weights, RECIPES[name])
+    model, processor = load_backbone(cfg.backbone), load_processor(cfg.backbone, cfg.image)
+    return build_trainer(
+        model,
+        processor,
+        rows,
+        rows.select(range(2)),
+        peft_config(cfg.adapter, model),
+        cfg.train,
+        seed=cfg.seed,
+        checkpoints=Path(tempfile.mkdtemp()),
+    )
+
+
+def preset(weights: Path, settings: list[str]) -> Config:
+    """The 7B preset on random weights."""
+    cfg = load_config(Path("presets/llava-1.5-7b.yaml"))
+    return overridden(cfg, [f"backbone.name={weights}", "backbone.revision=null", *settings])
+
+
+def stock(name: str, weights: Path, rows: Dataset, steps: int) -> SFTTrainer:
+    """What TRL's documentation leads to: all linear layers, its collator, its loss."""
+    checkpointing = name == "stock-checkpointing"
+    model = LlavaForConditionalGeneration.from_pretrained(
+        weights,
+        dtype=torch.bfloat16,
+        device_map={"": 0},
+        attn_implementation="sdpa",
+        quantization_config=BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        ),
+    )
+    return SFTTrainer(
+        model=model,
+        train_dataset=as_trl_wants(rows),
+        processing_class=AutoProcessor.from_pretrained(weights),
+        peft_config=LoraConfig(
+            r=64, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"
+        ),
+        args=SFTConfig(
+            output_dir=tempfile.mkdtemp(),
+            per_device_train_batch_size=BATCH,
+            max_steps=steps,
+            learning_rate=1.4e-5,
+            bf16=True,
+            gradient_checkpointing=checkpointing,
+            gradient_checkpointing_kwargs={"use_reentrant": False} if checkpointing else None,
+            max_length=None,
+            report_to="none",
+            remove_unused_columns=False,
+            dataset_kwargs={"skip_prepare_dataset": True},
+        ),
+    )
+
+
+def as_trl_wants(rows: Dataset) -> Dataset:
+    """The same JPEG frames in a list column."""
+    packed = rows.cast_column("image", ImageColumn(decode=False))["image"]
+    features = Features({"images": List(ImageColumn()), "messages": FEATURES["messages"]})
+    columns = {"images": [[image] for image in packed], "messages": rows["messages"][:]}
+    return Dataset.from_dict(columns, features=features)
+
+
+def frames(number: int) -> Dataset:
+    """JPEG frames of smooth noise, two-digit labels."""
+    rng = np.random.default_rng(0)
+    pictures = [_jpeg(rng) for _ in range(32)]
+    said = [
+        [_turn("user", ("image", None), ("text", QUESTION)), _turn("assistant", ("text", str(n)))]
+        for n in range(13, 51)
+    ]
+    columns = {
+        "frame": [f"{n}.jpg" for n in range(number)],
+        "image": [{"path": None, "bytes": pictures[n % 32]} for n in range(number)],
+        "count": [13 + n % 38 for n in range(number)],
+        "messages": [said[n % 38] for n in range(number)],
+    }
+    return Dataset.from_dict(columns, features=FEATURES)
+
+
+def _jpeg(rng: np.random.Generator) -> bytes:
+    coarse = Image.fromarray(rng.integers(0, 255, (60, 80, 3), dtype=np.uint8))
+    file = io.BytesIO()
+    coarse.resize((640, 480), Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def _turn(role: str, *parts: tuple[str, str | None]) -> dict[str, Any]:
+    return {"role": role, "content": [{"type": kind, "text": text} for kind, text in parts]}
+
+
+def token_count(trainer: SFTTrainer, rows: Dataset) -> int:
+    """Tokens of a row as the trainer's own collator makes it."""
+    row = dict(rows[0])
+    if "image" not in trainer.train_dataset.column_names:
+        row = {"messages": row["messages"], "images": [row["image"]]}
+    return int(trainer.data_collator([row])["input_ids"].shape[1])
+
+
+def arithmetic(model: Any, tokens: int) -> float:
+    """Floating-point operations that a step cannot do without, attention's own left out.
+
+    Frozen weights: forward and the gradient of their inputs. Adapters: their own gradient too. The
+    tower forward only.
+    """
+    config = model.config
+    text, vision = config.text_config, config.vision_config
+    attention = 4 * text.hidden_size**2
+    layer = attention + 3 * text.hidden_size * text.intermediate_size
+    width, inner = vision.hidden_size, vision.intermediate_size
+    tower = vision.num_hidden_layers * (4 * width**2 + 2 * width * inner)
+    patches = BATCH * ((vision.image_size // vision.patch_size) ** 2 + 1)
+    adapter = sum(
+        p.numel() for n, p in model.named_parameters() if "language_model" in n and p.requires_grad
+    )
+    frozen = 4 * layer * text.num_hidden_layers * tokens
+    return float(frozen + 6 * adapter * tokens + 2 * tower * patches)
+
+
+def matmul_rate(side: int = 8192) -> float:
+    """Operations a second of a bf16 product of random matrices."""
+    a, b = (torch.randn(side, side, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    times = []
+    for _ in range(30):
+        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        a @ b
+        stop.record()
+        torch.cuda.synchronize()
+        times.append(start.elapsed_time(stop) / 1000)
+    return float(2 * side**3 / np.median(times[10:]))
+
+
+def make_weights(skeleton: Path, folder: Path) -> None:
+    """Random weights in the skeleton's shape, once."""
+    if (folder / "config.json").exists():
+        return
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device("cuda"):
+        model = LlavaForConditionalGeneration(LlavaConfig.from_pretrained(skeleton))
+    model.save_pretrained(folder)
+    torch.set_default_dtype(torch.float32)
+    del model
+    torch.cuda.empty_cache()
+    for file in skeleton.iterdir():
+        if not (folder / file.name).exists():
+            shutil.copy(file, folder)
+
+
+def machine() -> dict[str, str]:
+    names = ("torch", "transformers", "trl", "peft", "bitsandbytes")
+    return {
+        "gpu": torch.cuda.get_device_name(),
+        "cores": str(os.cpu_count()),
+        **{name: version(name) for name in names},
+    }
+
+
+def table(report: dict[str, Any]) -> str:
+    """Rows for a README, ratios against the stock recipe with checkpointing."""
+    done = {row["recipe"]: row for row in report["rows"] if "error" not in row}
+    base = done.get("stock-checkpointing", {}).get("samples_per_s", float("nan"))
+    lines = [f"matmul {report['matmul_tflops']} TFLOP/s, {report['machine']}"]
+    lines += [
+        "| recipe | samples/s | x stock | tokens/s | of ceiling | peak GiB |",
+        "|" + "---|" * 6,
+    ]
+    for name, row in done.items():
+        cells = (
+            name,
+            f"{row['samples_per_s']:.1f}",
+            f"{row['samples_per_s'] / base:.2f}",
+            f"{row['tokens_per_s']:,}",
+            f"{row['of_ceiling']:.0%}",
+            f"{row['peak_gib']:.1f}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("skeleton", type=Path)
+    parser.add_argument("--weights", type=Path, default=Path("/tmp/llava-7b-random"))
+    parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=RECIPES)
+    parser.add_argument("--recipe", choices=RECIPES, help="measure this one here and now")
+    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--ceiling", type=float, default=float("nan"))
+    parser.add_argument("--logs", type=Path, default=Path("/tmp"))
+    parser.add_argument("--out", type=Path)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""Every way to be faster gives the plain path's loss and gradients."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from bitsandbytes.nn import Linear4bit
+from datasets import Dataset
+from torch import Tensor
+from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+from llava_dvc import speed
+from llava_dvc.adapter import peft_config
+from llava_dvc.backbone import load_backbone
+from llava_dvc.config import Config
+from llava_dvc.conversation import Collator, longest
+from llava_dvc.training import CountTrainer, build_trainer
+from tests.conftest import conversation
+
+
+def nothing(_: LlavaForConditionalGeneration) -> None:
+    pass
+
+
+def changed(cfg: Config, **sections: dict) -> Config:
+    values = cfg.model_dump()
+    for name, section in sections.items():
+        values[name] |= section
+    return Config.model_validate(values)
+
+
+def trainer_of(cfg: Config, processor: LlavaProcessor, rows: Dataset, folder: Path) -> CountTrainer:
+    model = load_backbone(cfg.backbone)
+    trainer = build_trainer(
+        model,
+        processor,
+        rows,
+        rows,
+        peft_config(cfg.adapter, model),
+        cfg.train,
+        seed=3,
+        checkpoints=folder,
+    )
+    torch.manual_seed(5)
+    for name, parameter in trainer.model.named_parameters():
+        if "lora_B" in name:  # else lora_A has no gradient yet
+            torch.nn.init.normal_(parameter, std=0.05)
+    return trainer
+
+
+def loss_and_gradients(trainer: CountTrainer, batch: dict) -> tuple[float, dict[str, Tensor]]:
+    trainer.model.train()
+    loss = trainer.compute_loss(trainer.model, dict(batch))
+    loss.backward()
+    return loss.item(), {
+        name: parameter.grad
+        for name, parameter in trainer.model.named_parameters()
+        if parameter.grad is not None
+    }
+
+
+@pytest.fixture(scope="module")
+def plain_cfg(cfg: Config) -> Config:
+    return changed(cfg, backbone={"unpacked": False}, train={"checkpointing": False})
+
+
+@pytest.fixture
+def batch(processor: LlavaProcessor, rows: Dataset) -> dict:
+    """Answers of one and of two digits, so that there is padding."""
+    return Collator(processor)([rows[0], rows[1], rows[5]])
+
+
+@pytest.fixture
+def same_as_plain(
+    plain_cfg: Config, processor: LlavaProcessor, rows: Dataset, batch: dict, tmp_path: Path
+) -> Callable[..., None]:
+    expected, gradients = loss_and_gradients(
+        trainer_of(plain_cfg, processor, rows, tmp_path / "plain"), batch
+    )
+
+    def check(trainer: CountTrainer, given: dict = batch, tolerance: float = 1e-6) -> None:
+        loss, found = loss_and_gradients(trainer, given)
+        assert loss == pytest.approx(expected, rel=1e-6)
+        assert found.keys() == gradients.keys()
+        for name, gradient in gradients.items():
+            assert torch.allclose(found[name], gradient, rtol=1e-4, atol=tolerance), name
+
+    return check
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"backbone": {"unpacked": True}},
+        {"train": {"checkpointing": True}},
+        {"train": {"checkpointing": "auto"}},
+    ],
+    ids=str,
+)
+def test_setting_changes_no_gradient(
+    settings: dict,
+    plain_cfg: Config,
+    processor: LlavaProcessor,
+    rows: Dataset,
+    same_as_plain: Callable[..., None],
+    tmp_path: Path,
+) -> None:
+    same_as_plain(trainer_of(changed(plain_cfg, **settings), processor, rows, tmp_path))
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_compiled_layers_change_no_gradient(
+    checkpointing: bool,
+    plain_cfg: Config,
+    processor: LlavaProcessor,
+    rows: Dataset,
+    same_as_plain: Callable[..., None],
+    tmp_path: Path,
+) -> None:
+    # Traced and differentiated ahead, run by PyTorch's own kernels: no C++ compiler is needed.
+    cfg = changed(plain_cfg, train={"checkpointing": checkpointing})
+    trainer = trainer_of(cfg, processor, rows, tmp_path)
+    speed.compile_layers(trainer.model.get_base_model(), backend="aot_eager")
+    same_as_plain(trainer)
+
+
+def test_padding_needs_no_mask(
+    plain_cfg: Config,
+    processor: LlavaProcessor,
+    rows: Dataset,
+    batch: dict,
+    same_as_plain: Callable[..., None],
+    tmp_path: Path,
+) -> None:
+    ids = batch["input_ids"]
+    mask = (ids != processor.tokenizer.pad_token_id).long()
+    assert mask.min() == 0
+    same_as_plain(
+        trainer_of(plain_cfg, processor, rows, tmp_path), batch | {"attention_mask": mask}
+    )
+
+
+def test_one_shape_for_all_batches_changes_no_gradient(
+    plain_cfg: Config,
+    processor: LlavaProcessor,
+    rows: Dataset,
+    batch: dict,
+    same_as_plain: Callable[..., None],
+    tmp_path: Path,
+) -> None:
+    length = batch["input_ids"].shape[1] + 7
+    padded = Collator(processor, length)([rows[0], rows[1], rows[5]])
+    assert padded["input_ids"].shape[1] == length
+    same_as_plain(trainer_of(plain_cfg, processor, rows, tmp_path), padded)
+
+
+def test_longest_is_the_length_of_the_longest_row(processor: LlavaProcessor, rows: Dataset) -> None:
+    asked = ["How many?", "How many people are in this image? Answer with a single number."]
+    messages = [conversation(row % 8 * 9, asked[row % 2]) for row in range(len(rows))]
+    mixed = rows.remove_columns("messages").add_column("messages", messages)
+    lengths = [Collator(processor)([row])["input_ids"].shape[1] for row in mixed]
+    assert longest(processor, mixed) == max(lengths) > min(lengths)
+
+
+def test_a_tower_that_is_not_adapted_runs_without_a_graph(
+    plain_cfg: Config, processor: LlavaProcessor, rows: Dataset, batch: dict, tmp_path: Path
+) -> None:
+    cfg = changed(plain_cfg, adapter={"vision": False}, train={"checkpointing": True})
+    trainer = trainer_of(cfg, processor, rows, tmp_path)
+    seen: list[bool] = []
+    tower = trainer.model.get_base_model().model.vision_tower
+    tower.register_forward_hook(lambda _, __, out: seen.append(out.last_hidden_state.requires_grad))
+    _, gradients = loss_and_gradients(trainer, batch)
+    assert seen == [False]
+    assert all(gradient.abs().max() > 0 for gradient in gradients.values())
+
+
+def test_unpacked_layers_stay_4_bit_and_answer_to_the_bit(plain_cfg: Config) -> None:
+    packed, unpacked = (
+        load_backbone(changed(plain_cfg, backbone={"unpacked": flag}).backbone)
+        for flag in (False, True)
+    )
+    name = "model.language_model.layers.0.mlp.up_proj"
+    layers = packed.get_submodule(name), unpacked.get_submodule(name)
+    assert isinstance(layers[1], speed.Unpacked)
+    assert isinstance(layers[1], Linear4bit)
+    x = torch.randn(3, 5, 64)
+    assert torch.equal(layers[0](x), layers[1](x))
+
+
+def test_checkpointing_is_chosen_by_free_memory(
+    cfg: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU's memory is a stand-in here."""
+    text = SimpleNamespace(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32)
+    model = SimpleNamespace(device=torch.device("cuda"), config=SimpleNamespace(text_config=text))
+    recipe = changed(cfg, train={"checkpointing": "auto"}).train
+    for free, recomputed in ((12, True), (80, False)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, f=free: (f * 2**30, 0))
+        assert speed.checkpoints(recipe, model, 8 * 605) is recomputed
