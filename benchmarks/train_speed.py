@@ -43,11 +43,13 @@ from llava_dvc.adapter import peft_config
 from llava_dvc.backbone import load_backbone, load_processor
 from llava_dvc.config import Config, load_config
 from llava_dvc.dataset import FEATURES
-from llava_dvc.training import build_trainer
+from llava_dvc.training import build_trainer, is_main_process
 
 BATCH = 8
 WARM_UP = 4
 QUESTION = "How many people are in this image? Answer with a single number."
+
+FAST = ("train.checkpointing=false", "train.compile=true", "backbone.unpacked=true")
 
 RECIPES: dict[str, list[str]] = {
     "stock-checkpointing": [],
@@ -58,7 +60,10 @@ RECIPES: dict[str, list[str]] = {
     "plain": ["train.checkpointing=false"],
     "unpacked": ["train.checkpointing=false", "backbone.unpacked=true"],
     "compiled": ["train.checkpointing=false", "train.compile=true"],
-    "fast": ["train.checkpointing=false", "train.compile=true", "backbone.unpacked=true"],
+    "fast": [*FAST],
+    "float16": ["backbone.dtype=float16"],
+    "two GPUs, batch 8": [*FAST],
+    "two GPUs, batch 16": [*FAST, "train.batch_size=16"],
 }
 
 
@@ -103,7 +108,8 @@ def main() -> None:
     arguments = _parse()
     if arguments.recipe:
         found = measure(arguments.recipe, arguments.weights, arguments.steps, arguments.ceiling)
-        sys.stdout.write(f"RESULT {json.dumps(asdict(found))}\n")
+        if is_main_process("cuda"):
+            sys.stdout.write(f"RESULT {json.dumps(asdict(found))}\n")
         return
     make_weights(arguments.skeleton, arguments.weights)
     ceiling = matmul_rate()
@@ -116,7 +122,8 @@ def main() -> None:
 
 def run_apart(name: str, arguments: argparse.Namespace, ceiling: float) -> dict[str, Any]:
     """One recipe in a fresh process; its failure is a row too."""
-    command = [sys.executable, "-m", "benchmarks.train_speed", str(arguments.skeleton)]
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2"] if "two" in name else []
+    command = [sys.executable, *launcher, "-m", "benchmarks.train_speed", str(arguments.skeleton)]
     command += ["--recipe", name, "--weights", str(arguments.weights)]
     command += ["--steps", str(arguments.steps), "--ceiling", str(ceiling)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -130,7 +137,8 @@ def run_apart(name: str, arguments: argparse.Namespace, ceiling: float) -> dict[
 
 def measure(name: str, weights: Path, steps: int, ceiling: float) -> Measured:
     clock = Clock()
-    rows = frames(BATCH * (steps + 1))
+    batch = 16 if name.endswith("16") and "batch" in name else BATCH
+    rows = frames(batch * (steps + 1))
     trainer = stock(name, weights, rows, steps) if "stock" in name else ours(name, weights, rows)
     trainer.add_callback(clock)
     trainer.args.max_steps, trainer.args.eval_strategy, trainer.args.save_strategy = (
@@ -141,12 +149,12 @@ def measure(name: str, weights: Path, steps: int, ceiling: float) -> Measured:
     torch.cuda.reset_peak_memory_stats()
     trainer.train()
     step = clock.step()
-    tokens = BATCH * token_count(trainer, rows)
-    rate = arithmetic(trainer.model, tokens) / step
+    tokens = batch * token_count(trainer, rows)
+    rate = arithmetic(trainer.model, tokens, batch) / step / trainer.args.world_size
     return Measured(
         recipe=name,
         step_s=round(step, 4),
-        samples_per_s=round(BATCH / step, 2),
+        samples_per_s=round(batch / step, 2),
         tokens_per_s=round(tokens / step),
         of_ceiling=round(rate / ceiling, 3),
         peak_gib=round(torch.cuda.max_memory_allocated() / 2**30, 2),
@@ -257,7 +265,7 @@ def token_count(trainer: SFTTrainer, rows: Dataset) -> int:
     return int(trainer.data_collator([row])["input_ids"].shape[1])
 
 
-def arithmetic(model: Any, tokens: int) -> float:
+def arithmetic(model: Any, tokens: int, frames: int) -> float:
     """Floating-point operations that a step cannot do without, attention's own left out.
 
     Frozen weights: forward and the gradient of their inputs. Adapters: their own gradient too. The
@@ -269,7 +277,7 @@ def arithmetic(model: Any, tokens: int) -> float:
     layer = attention + 3 * text.hidden_size * text.intermediate_size
     width, inner = vision.hidden_size, vision.intermediate_size
     tower = vision.num_hidden_layers * (4 * width**2 + 2 * width * inner)
-    patches = BATCH * ((vision.image_size // vision.patch_size) ** 2 + 1)
+    patches = frames * ((vision.image_size // vision.patch_size) ** 2 + 1)
     adapter = sum(
         p.numel() for n, p in model.named_parameters() if "language_model" in n and p.requires_grad
     )
@@ -298,6 +306,7 @@ def make_weights(skeleton: Path, folder: Path) -> None:
     torch.set_default_dtype(torch.bfloat16)
     with torch.device("cuda"):
         model = LlavaForConditionalGeneration(LlavaConfig.from_pretrained(skeleton))
+    calm(model)
     model.save_pretrained(folder)
     torch.set_default_dtype(torch.float32)
     del model
@@ -305,6 +314,17 @@ def make_weights(skeleton: Path, folder: Path) -> None:
     for file in skeleton.iterdir():
         if not (folder / file.name).exists():
             shutil.copy(file, folder)
+
+
+@torch.no_grad()
+def calm(model: LlavaForConditionalGeneration) -> None:
+    """Scale what every layer adds by 1 / sqrt(2 layers), as GPT-2 is initialised: in a random
+    network without that, rounding grows from layer to layer until no two losses agree.
+    """
+    layers = model.model.language_model.layers
+    for layer in layers:
+        for linear in (layer.self_attn.o_proj, layer.mlp.down_proj):
+            linear.weight.mul_((2 * len(layers)) ** -0.5)
 
 
 def machine() -> dict[str, str]:

@@ -48,6 +48,18 @@ def run_tower_without_graph(model: LlavaForConditionalGeneration) -> None:
     tower.forward = torch.no_grad()(tower.forward)
 
 
+def trust_image_tokens(model: LlavaForConditionalGeneration) -> None:
+    """Do not count the image tokens of every batch on the device, which would be waited for:
+    `preflight` has counted them.
+    """
+    token = int(model.config.image_token_id)
+
+    def places(input_ids: Tensor, **_: Any) -> Tensor:
+        return input_ids.eq(token).unsqueeze(-1)
+
+    model.model.get_placeholder_mask = places
+
+
 def compile_layers(model: LlavaForConditionalGeneration, backend: str = "inductor") -> None:
     """Compile the language model's layers: they are alike and share one compiled graph, so it takes
     seconds. All batches must have one shape.

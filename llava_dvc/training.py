@@ -104,6 +104,7 @@ def build_trainer(
         parameter.data = parameter.data.float()
     if not any("vision_tower" in name for name, _ in adapted):
         speed.run_tower_without_graph(model)
+    speed.trust_image_tokens(model)
     if recipe.compile:
         speed.compile_layers(model)
     return trainer
@@ -298,6 +299,7 @@ def _arguments(
         gradient_checkpointing_kwargs={"use_reentrant": False} if recomputed else None,
         dataloader_num_workers=recipe.workers,
         dataloader_persistent_workers=recipe.workers > 0,
+        accelerator_config={"non_blocking": True},
         use_cpu=on_cpu,
         bf16=model.dtype == torch.bfloat16,
         fp16=model.dtype == torch.float16,

@@ -150,7 +150,7 @@ def test_a_folder_without_a_tokenizer(asked, cfg, copied):
 
 
 def test_another_kind_of_model(asked, copied):
-    LlamaConfig().save_pretrained(copied)
+    LlamaConfig(hidden_size=64, num_attention_heads=2, num_hidden_layers=2).save_pretrained(copied)
     with pytest.raises(
         UserError, match="copied has model_type 'llama', expected 'llava'; choose a"
     ):

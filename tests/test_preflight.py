@@ -25,24 +25,22 @@ RATE = 1.4e-5
 def build(cfg, rows, tmp_path):
     """Makes a trainer from the tiny preset with changes, and what was asked for."""
 
-    def call(*, method="lora", vision=False, projector=False, dropout=0.0, geometry="squash",
-             targets=None, checkpointing=False, processor=None, **backbone):  # fmt: skip
-        asked = Asked(
-            cfg.backbone.model_copy(update={"unpacked": False} | backbone),
-            cfg.image.model_copy(update={"geometry": geometry}),
-            cfg.adapter.model_copy(
-                update={
-                    "method": method,
-                    "vision": vision,
-                    "projector": projector,
-                    "dropout": dropout,
-                }
-            ),
+    def call(
+        *, geometry="squash", targets=None, checkpointing=False, compiled=False, processor=None,
+        **changes,
+    ):  # fmt: skip
+        changes = {"unpacked": False, "vision": False, "projector": False} | changes
+        backbone, adapter = (
+            section.model_copy(update={k: v for k, v in changes.items() if k in vars(section)})
+            for section in (cfg.backbone, cfg.adapter)
         )
+        asked = Asked(backbone, cfg.image.model_copy(update={"geometry": geometry}), adapter)
         model = load_backbone(asked.backbone)
         peft = peft_config(asked.adapter, model)
         peft.target_modules = targets or peft.target_modules
-        recipe = cfg.train.model_copy(update={"checkpointing": checkpointing, "augment": "none"})
+        recipe = cfg.train.model_copy(
+            update={"checkpointing": checkpointing, "compile": compiled, "augment": "none"}
+        )
         trainer = build_trainer(
             model, processor or load_processor(asked.backbone, asked.image), rows, rows, peft,
             recipe, seed=cfg.seed, checkpoints=tmp_path,
@@ -74,7 +72,7 @@ def tensors(trainer, part):
         {"method": "rslora", "quantization": "none"},
         {"checkpointing": True, "dtype": "bfloat16"},
         {"vision": True, "checkpointing": True, "unpacked": True},
-        {"geometry": "pad"},
+        {"geometry": "pad", "compiled": True},
     ],
 )
 def test_a_sound_model_passes(build, changes):
@@ -305,6 +303,13 @@ def test_a_dead_tensor(build, part):
     dead = tensors(trainer, part)[3]
     dead.requires_grad_(False)
     with pytest.raises(UserError, match=rf"no finite one, reaches [\w.]*{part}[\w.]*;"):
+        require(trainer, asked)
+
+
+def test_a_gradient_of_zeros(build):
+    trainer, asked = build()
+    tensors(trainer, "lora_A")[3].data.zero_()
+    with pytest.raises(UserError, match=r"no finite one, reaches [\w.]*lora_B[\w.]*;"):
         require(trainer, asked)
 
 
