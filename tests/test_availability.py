@@ -154,7 +154,7 @@ def test_another_kind_of_model(asked, copied):
     with pytest.raises(
         UserError, match="copied has model_type 'llama', expected 'llava'; choose a"
     ):
-        load_backbone(asked(name=str(copied)))
+        require(inspect(asked(name=str(copied))))
 
 
 def test_a_full_disk(asked):
