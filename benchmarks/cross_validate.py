@@ -26,7 +26,7 @@ from llava_dvc.adapter import peft_config
 from llava_dvc.backbone import load_backbone, load_processor
 from llava_dvc.baselines import ridge_features, train_mean, zero_shot
 from llava_dvc.config import PARAMS, Config, load_config
-from llava_dvc.evaluation import predictions
+from llava_dvc.evaluation import predictions, temperature
 from llava_dvc.frames import read_conversations, read_frames
 from llava_dvc.metrics import coverage, summary
 from llava_dvc.preflight import Asked
@@ -92,7 +92,8 @@ def run(cfg: Config, block: tuple[int, int], rows: DatasetDict) -> Fold:
             checkpoints=Path(checkpoints),
         )
     minutes = (time.monotonic() - began) / 60
-    found = predictions(tuned.eval(), processor, held_out, cfg.evaluate)
+    spread = temperature(tuned.eval(), processor, val, cfg.evaluate)
+    found = predictions(tuned, processor, held_out, cfg.evaluate, spread)
     answers["adapter"] = found["predicted"].to_numpy(float)
     low, high = found["low"].to_numpy(float), found["high"].to_numpy(float)
     return Fold(block, found["count"].to_numpy(float), answers, low, high, minutes)

@@ -1,5 +1,6 @@
 """An adapter's answers on held-out frames: one row a frame, every metric, and a table to read."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,12 +9,23 @@ from datasets import Dataset
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from llava_dvc import config
+from llava_dvc.calibration import fit_temperature, tempered
 from llava_dvc.config import UserError
 from llava_dvc.conversation import question_of
-from llava_dvc.counting import decode, expected, parse_count, predict, quantile
+from llava_dvc.counting import Answers, decode, expected, parse_count, predict, quantile
 from llava_dvc.metrics import evaluation
 
 TAIL = 0.1  # share of the mass below `low`, and above `high`
+
+
+def temperature(
+    model: LlavaForConditionalGeneration,
+    processor: LlavaProcessor,
+    val: Dataset,
+    evaluate: config.Evaluate,
+) -> float:
+    """Fitted on `val`, whose frames train nothing."""
+    return fit_temperature(_answers(model, processor, val, evaluate).probabilities, val["count"])
 
 
 def predictions(
@@ -21,6 +33,7 @@ def predictions(
     processor: LlavaProcessor,
     rows: Dataset,
     evaluate: config.Evaluate,
+    temperature: float,
 ) -> pd.DataFrame:
     """Columns frame, count, predicted, low, high, expected, reply, nll; one row a frame, in the
     split's order.
@@ -32,11 +45,9 @@ def predictions(
             f"evaluate.max_count: is {evaluate.max_count}, but {fullest} has {counts.max()} "
             "people; raise it"
         )
-    question = question_of(rows[0]["messages"])
-    answers = predict(
-        model, processor, rows["image"], question, evaluate.max_count, evaluate.batch_size
-    )
-    mass = answers.probabilities
+    answers = _answers(model, processor, rows, evaluate)
+    mass = tempered(answers.probabilities, temperature)
+    answers = replace(answers, probabilities=mass)
     right = mass[np.arange(len(counts)), counts]
     return pd.DataFrame(
         {
@@ -52,9 +63,21 @@ def predictions(
     )
 
 
-def scores(frames: pd.DataFrame) -> dict[str, Any]:
+def _answers(
+    model: LlavaForConditionalGeneration,
+    processor: LlavaProcessor,
+    rows: Dataset,
+    evaluate: config.Evaluate,
+) -> Answers:
+    question = question_of(rows[0]["messages"])
+    return predict(
+        model, processor, rows["image"], question, evaluate.max_count, evaluate.batch_size
+    )
+
+
+def scores(frames: pd.DataFrame, temperature: float) -> dict[str, Any]:
     """Everything in metrics/evaluate.json."""
-    return evaluation(
+    found = evaluation(
         frames["count"],
         frames["predicted"],
         frames["low"],
@@ -62,6 +85,7 @@ def scores(frames: pd.DataFrame) -> dict[str, Any]:
         frames["nll"],
         [parse_count(reply) is not None for reply in frames["reply"]],
     )
+    return {**found, "temperature": temperature}
 
 
 def table(found: dict[str, Any], baselines: dict[str, dict[str, float]]) -> str:

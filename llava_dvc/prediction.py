@@ -3,11 +3,13 @@
 import csv
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
 from llava_dvc.adapter import load_adapter
+from llava_dvc.calibration import tempered
 from llava_dvc.config import UserError
 from llava_dvc.counting import decode, predict, quantile
 
@@ -25,8 +27,9 @@ def count_files(paths: Sequence[Path], adapter: Path) -> None:
         batch = paths[start : start + BATCH]
         images = [read_image(path) for path in batch]
         answers = predict(model, processor, images, question, recipe.max_count, BATCH)
-        counts = decode(answers, recipe.decode)
-        low, high = (quantile(answers.probabilities, share) for share in (0.1, 0.9))
+        mass = tempered(answers.probabilities, recipe.temperature)
+        counts = decode(replace(answers, probabilities=mass), recipe.decode)
+        low, high = (quantile(mass, share) for share in (0.1, 0.9))
         writer.writerows(zip(batch, counts, low, high, strict=True))
 
 

@@ -34,7 +34,11 @@ def build(
     write_json(folder / "metrics" / "evaluate.json", metrics)
     write_json(folder / "metrics" / "baseline.json", baseline)
     recipe = Recipe.read(folder).model_copy(
-        update={"decode": evaluate.decode, "max_count": evaluate.max_count}
+        update={
+            "decode": evaluate.decode,
+            "max_count": evaluate.max_count,
+            "temperature": metrics["temperature"],
+        }
     )
     recipe.write(folder)
     card = ModelCard(f"---\n{metadata(recipe, report, metrics, publish).to_yaml()}\n---\n" + text(

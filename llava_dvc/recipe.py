@@ -27,6 +27,8 @@ class Recipe(Section):
     """How one number is read from the distribution over counts."""
     max_count: int
     """The largest count an answer can be."""
+    temperature: float
+    """By which the distribution over counts is spread out; 1 before an evaluation has fitted it."""
     versions: dict[str, str]
     """Packages that made the adapter."""
 

@@ -5,7 +5,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -62,8 +62,7 @@ def fit(
         checkpoints=checkpoints,
         callbacks=callbacks,
     )
-    with eager():
-        preflight.require(trainer, asked)
+    preflight.require(trainer, asked)
     with PartialState().main_process_first():  # it deletes broken ones
         last = last_checkpoint(checkpoints)
     trainer.train(resume_from_checkpoint=last)
@@ -121,12 +120,6 @@ def batch_share(recipe: config.Train) -> int:
     return int(recipe.batch_size // processes)
 
 
-def eager() -> AbstractContextManager[None]:
-    """Layers are compiled for training's shape alone: other passes run as they are written."""
-    stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
-    return stance
-
-
 def mirrored(rows: Dataset) -> Dataset:
     """Every row twice, the second time to be seen in a mirror: as many people, another picture.
 
@@ -172,7 +165,7 @@ class CountTrainer(SFTTrainer):
         val = self.eval_dataset
         question = question_of(val[0]["messages"])
         self.model.eval()
-        with eager():
+        with torch.compiler.set_stance("force_eager"):  # compiled for training's shape alone
             answers = predict(
                 self.model,
                 self.processing_class,

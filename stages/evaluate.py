@@ -7,7 +7,7 @@ from llava_dvc import tracking
 from llava_dvc.adapter import load_adapter
 from llava_dvc.config import Config, flatten, run_stage
 from llava_dvc.dataset import load_split
-from llava_dvc.evaluation import predictions, scores, table
+from llava_dvc.evaluation import predictions, scores, table, temperature
 from llava_dvc.outs import new_file, new_folder, read_json, write_json
 from llava_dvc.plots import draw_all
 from llava_dvc.recipe import adapter_sha256
@@ -22,10 +22,11 @@ def main(
     metrics: Path,
     plots: Path,
 ) -> None:
-    rows = load_split(prepared, "eval")
+    val, rows = load_split(prepared, "val"), load_split(prepared, "eval")
     model, processor, _ = load_adapter(adapter)
-    frames = predictions(model, processor, rows, cfg.evaluate)
-    found = scores(frames)
+    spread = temperature(model, processor, val, cfg.evaluate)
+    frames = predictions(model, processor, rows, cfg.evaluate, spread)
+    found = scores(frames, spread)
     with new_file(csv) as file:
         frames.drop(columns="nll").to_csv(file, index=False)
     write_json(metrics, found)

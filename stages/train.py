@@ -26,6 +26,7 @@ def main(cfg: Config, prepared: Path, adapter: Path) -> None:
         question=question(val),
         decode="median",
         max_count=ceiling(train["count"]),
+        temperature=1.0,
         versions=versions(),
     )
     tune = partial(

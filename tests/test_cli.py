@@ -28,7 +28,9 @@ def test_preset_replaces_params(run, tmp_path):
 
 
 def test_unknown_preset_names_the_known(run):
-    with pytest.raises(SystemExit, match=r"no such preset; known: llava-1\.5-7b, tiny"):
+    with pytest.raises(
+        SystemExit, match=r"no such preset; known: llava-1\.5-7b, llava-1\.5-7b-tuned, tiny"
+    ):
         run("preset", "huge")
 
 

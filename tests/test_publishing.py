@@ -46,11 +46,12 @@ def published(cfg, frames, tmp_path):
         question="How many?",
         decode="median",
         max_count=80,
+        temperature=1.0,
         versions=versions(),
     ).write(adapter)
     predictions = tmp_path / "eval.csv"
     frames.to_csv(predictions, index=False)
-    draw_all(frames, scores(frames), tmp_path / "plots")
+    draw_all(frames, scores(frames, 1.5), tmp_path / "plots")
 
     def fill(name):
         folder = tmp_path / name
@@ -60,7 +61,7 @@ def published(cfg, frames, tmp_path):
             adapter,
             {"data_md5": "abc.dir", "splits": {"train": {"frames": 20, "mean": 15.0}}},
             baseline=BASELINE,
-            metrics=scores(frames),
+            metrics=scores(frames, 1.5),
             predictions=predictions,
             plots=tmp_path / "plots",
             evaluate=cfg.evaluate.model_copy(update={"decode": "mean"}),
@@ -92,6 +93,7 @@ def test_the_manifest_lists_every_other_file(published):
 def test_it_answers_as_the_evaluation_did(published, cfg):
     recipe = Recipe.read(published("one"))
     assert (recipe.decode, recipe.max_count) == ("mean", cfg.evaluate.max_count)
+    assert recipe.temperature == 1.5
 
 
 def test_the_hub_can_read_the_card(published):
@@ -105,7 +107,7 @@ def test_the_hub_can_read_the_card(published):
 
 
 def test_table_and_verdict(frames):
-    lines = table(scores(frames), BASELINE).splitlines()
+    lines = table(scores(frames, 1.5), BASELINE).splitlines()
     assert lines[-2].split() == ["adapter", "1.00", "1.53", "50.0%"]
     assert lines[-1] == "The adapter is 3.00 people better than zero_shot."
     rivals = {"train_mean": 8.0, "blind_interpolation": 2.0, "zero_shot": 4.0}

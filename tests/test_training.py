@@ -127,7 +127,7 @@ def test_saved_adapter_answers_as_in_memory(cfg, processor, rows, tmp_path):
     question = question_of(rows[0]["messages"])
     recipe = Recipe(
         backbone=cfg.backbone, image=cfg.image, question="How many people?",
-        decode="median", max_count=60, versions=versions(),
+        decode="median", max_count=60, temperature=1.0, versions=versions(),
     )  # fmt: skip
     first, second = tmp_path / "one", tmp_path / "two"
     for folder in (first, second):
