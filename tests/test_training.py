@@ -139,7 +139,11 @@ def test_saved_adapter_answers_as_in_memory(cfg, processor, rows, tmp_path):
     loaded, its_processor, _ = load_adapter(first)
     there = predict(loaded, its_processor, images, question, 60, 4)
     assert here.replies == there.replies
-    assert abs(here.probabilities - there.probabilities).max() == 0
+    # Loading adds the adapter into the float32 layers: other rounding, nothing else.
+    assert abs(here.probabilities - there.probabilities).max() < 1e-5
+    towers = [n for n, m in loaded.named_modules() if getattr(m, "merged", False)]
+    assert towers
+    assert not any("language_model" in name for name in towers)
 
 
 def test_a_mirrored_frame_is_seen_from_the_other_side(processor, rows):
