@@ -70,7 +70,13 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=preset)
 
     command = commands.add_parser("doctor", help="check params.yaml, machine and model")
-    command.add_argument("--prepared", type=Path, default=Path("prepared"), metavar="FOLDER")
+    command.add_argument(
+        "--prepared",
+        type=Path,
+        default=Path("prepared"),
+        metavar="FOLDER",
+        help="where two training frames are taken from, if it is there",
+    )
     command.set_defaults(run=doctor)
 
     command = commands.add_parser("import-mall", help="fill data/ from a folder or zip of frames")
@@ -78,7 +84,13 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=import_mall)
 
     command = commands.add_parser("predict", help="count the people in image files")
-    command.add_argument("paths", nargs="+", type=Path, metavar="IMAGE")
-    command.add_argument("--adapter", type=Path, default=Path("models/adapter"), metavar="FOLDER")
+    command.add_argument("paths", nargs="+", type=Path, metavar="IMAGE", help="an image file")
+    command.add_argument(
+        "--adapter",
+        type=Path,
+        default=Path("models/adapter"),
+        metavar="FOLDER",
+        help="models/adapter if not given",
+    )
     command.set_defaults(run=predict)
     return parser

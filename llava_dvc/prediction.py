@@ -18,6 +18,11 @@ BATCH = 8
 
 def count_files(paths: Sequence[Path], adapter: Path) -> None:
     """Write one CSV row a file to standard output: its count and the central 80 % of the answer."""
+    missing = [str(path) for path in paths if not path.is_file()]
+    if missing:
+        raise UserError(
+            f"{', '.join(missing[:5])}: not there ({len(missing)} in all); mend the path"
+        )
     model, processor, recipe = load_adapter(adapter)
     content = [{"type": "image"}, {"type": "text", "text": recipe.question}]
     question = [{"role": "user", "content": content}]

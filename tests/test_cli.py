@@ -34,7 +34,8 @@ def test_unknown_preset_names_the_known(run):
         run("preset", "huge")
 
 
-def test_predict_without_an_adapter(run):
+def test_predict_without_an_adapter(run, tmp_path):
+    (tmp_path / "frame.jpg").touch()
     with pytest.raises(SystemExit, match=r"models/adapter/recipe.json: not found; run `dvc repro`"):
         run("predict", "frame.jpg")
 
@@ -47,3 +48,8 @@ def test_help_imports_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "import-mall" in done.stdout
     assert "heavy set()" in done.stdout
+
+
+def test_a_missing_image_is_named_before_the_model_is_loaded(run, tmp_path):
+    with pytest.raises(SystemExit, match=r"a\.jpg, b\.jpg: not there \(2 in all\); mend"):
+        run("predict", "a.jpg", "b.jpg", "--adapter", str(tmp_path / "no adapter"))
