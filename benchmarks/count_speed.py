@@ -16,7 +16,15 @@ from typing import Any
 import torch
 from transformers import LlavaProcessor
 
-from benchmarks.train_speed import QUESTION, frames, make_weights, matmul_rate, preset
+from benchmarks.train_speed import (
+    QUESTION,
+    frames,
+    linear_weights,
+    make_weights,
+    matmul_rate,
+    places,
+    preset,
+)
 from llava_dvc.adapter import peft_config
 from llava_dvc.backbone import load_backbone, load_processor
 from llava_dvc.counting import predict
@@ -84,13 +92,9 @@ def prefer_numbers(model: Any, processor: LlavaProcessor) -> None:
 
 def arithmetic(model: Any) -> float:
     """Floating-point operations a frame cannot do without: prompt, tree of 99 counts, tower."""
-    text, vision = model.config.text_config, model.config.vision_config
-    layer = 4 * text.hidden_size**2 + 3 * text.hidden_size * text.intermediate_size
-    width, inner = vision.hidden_size, vision.intermediate_size
-    tower = vision.num_hidden_layers * (4 * width**2 + 2 * width * inner)
-    patches = (vision.image_size // vision.patch_size) ** 2
-    tokens = patches + 27 + 9
-    return float(2 * layer * text.num_hidden_layers * tokens + 2 * tower * (patches + 1))
+    language, tower = linear_weights(model.config)
+    tokens = places(model.config) - 1 + 27 + 9
+    return float(2 * language * tokens + 2 * tower * places(model.config))
 
 
 def _parse() -> argparse.Namespace:

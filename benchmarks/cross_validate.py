@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 from datasets import DatasetDict
-from numpy.typing import NDArray
 
 from benchmarks.settings import overridden
 from llava_dvc.adapter import peft_config
@@ -28,20 +27,17 @@ from llava_dvc.baselines import ridge_features, train_mean, zero_shot
 from llava_dvc.config import PARAMS, Config, load_config
 from llava_dvc.evaluation import predictions, temperature
 from llava_dvc.frames import read_conversations, read_frames
-from llava_dvc.metrics import coverage, summary
+from llava_dvc.metrics import Floats, coverage, summary
 from llava_dvc.preflight import Asked
 from llava_dvc.preparation import build
 from llava_dvc.split import Split
 from llava_dvc.training import fit
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Fold:
     """One block's labels and everybody's answers, in order of time."""
 
-    block: tuple[int, int]
     count: Floats
     answers: dict[str, Floats]
     low: Floats
@@ -58,7 +54,7 @@ def main() -> None:
     folds = []
     for block in blocks:
         split = around(block, len(frames), arguments.gap, cfg.split.val)
-        fold = run(cfg, block, build(frames, conversations, split, cfg.seed))
+        fold = run(cfg, build(frames, conversations, split, cfg.seed))
         folds.append(fold)
         sys.stdout.write(json.dumps(figures([fold])) + "\n")
         sys.stdout.flush()
@@ -69,7 +65,7 @@ def main() -> None:
             file.write(json.dumps(pooled) + "\n")
 
 
-def run(cfg: Config, block: tuple[int, int], rows: DatasetDict) -> Fold:
+def run(cfg: Config, rows: DatasetDict) -> Fold:
     """Baselines first, then the adapter: training changes the model it is given."""
     train, val, held_out = rows["train"], rows["val"], rows["eval"]
     model, processor = load_backbone(cfg.backbone), load_processor(cfg.backbone, cfg.image)
@@ -96,7 +92,7 @@ def run(cfg: Config, block: tuple[int, int], rows: DatasetDict) -> Fold:
     found = predictions(tuned, processor, held_out, cfg.evaluate, spread)
     answers["adapter"] = found["predicted"].to_numpy(float)
     low, high = found["low"].to_numpy(float), found["high"].to_numpy(float)
-    return Fold(block, found["count"].to_numpy(float), answers, low, high, minutes)
+    return Fold(found["count"].to_numpy(float), answers, low, high, minutes)
 
 
 def around(block: tuple[int, int], frames: int, gap: int, val: float) -> Split:

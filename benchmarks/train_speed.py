@@ -137,9 +137,10 @@ def run_apart(name: str, arguments: argparse.Namespace, ceiling: float) -> dict[
 
 def measure(name: str, weights: Path, steps: int, ceiling: float) -> Measured:
     clock = Clock()
-    batch = 16 if name.endswith("16") and "batch" in name else BATCH
+    cfg = preset(weights, RECIPES[name])
+    batch = cfg.train.batch_size * cfg.train.accumulation
     rows = frames(batch * (steps + 1))
-    trainer = stock(name, weights, rows, steps) if "stock" in name else ours(name, weights, rows)
+    trainer = stock(name, weights, rows, steps) if "stock" in name else ours(cfg, rows)
     trainer.add_callback(clock)
     trainer.args.max_steps, trainer.args.eval_strategy, trainer.args.save_strategy = (
         steps,
@@ -162,8 +163,7 @@ def measure(name: str, weights: Path, steps: int, ceiling: float) -> Measured:
     )
 
 
-def ours(name: str, weights: Path, rows: Dataset) -> SFTTrainer:
-    cfg = preset(weights, RECIPES[name])
+def ours(cfg: Config, rows: Dataset) -> SFTTrainer:
     model, processor = load_backbone(cfg.backbone), load_processor(cfg.backbone, cfg.image)
     return build_trainer(
         model,
@@ -271,18 +271,24 @@ def arithmetic(model: Any, tokens: int, frames: int) -> float:
     Frozen weights: forward and the gradient of their inputs. Adapters: their own gradient too. The
     tower forward only.
     """
-    config = model.config
-    text, vision = config.text_config, config.vision_config
-    attention = 4 * text.hidden_size**2
-    layer = attention + 3 * text.hidden_size * text.intermediate_size
-    width, inner = vision.hidden_size, vision.intermediate_size
-    tower = vision.num_hidden_layers * (4 * width**2 + 2 * width * inner)
-    patches = frames * ((vision.image_size // vision.patch_size) ** 2 + 1)
+    language, tower = linear_weights(model.config)
     adapter = sum(
         p.numel() for n, p in model.named_parameters() if "language_model" in n and p.requires_grad
     )
-    frozen = 4 * layer * text.num_hidden_layers * tokens
-    return float(frozen + 6 * adapter * tokens + 2 * tower * patches)
+    return float((4 * language + 6 * adapter) * tokens + 2 * tower * frames * places(model.config))
+
+
+def linear_weights(config: LlavaConfig) -> tuple[int, int]:
+    """Weights of the linear layers that every token, and every patch, is multiplied with."""
+    text, vision = config.text_config, config.vision_config
+    layer = 4 * text.hidden_size**2 + 3 * text.hidden_size * text.intermediate_size
+    block = 4 * vision.hidden_size**2 + 2 * vision.hidden_size * vision.intermediate_size
+    return layer * text.num_hidden_layers, block * vision.num_hidden_layers
+
+
+def places(config: LlavaConfig) -> int:
+    """Positions of a frame in the tower: its patches and the class token."""
+    return int((config.vision_config.image_size // config.vision_config.patch_size) ** 2 + 1)
 
 
 def matmul_rate(side: int = 8192) -> float:

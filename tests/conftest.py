@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, Features, Image, List, Value
+from datasets import Dataset
 from PIL import Image as PilImage
 from PIL import ImageDraw
 from transformers import (
@@ -18,6 +18,7 @@ from transformers import (
 
 from llava_dvc.backbone import load_backbone, load_processor
 from llava_dvc.config import Config, load_config
+from llava_dvc.dataset import FEATURES
 from llava_dvc.geometry import image_processor
 from pretrain.tokenizer import build_tokenizer
 
@@ -115,15 +116,6 @@ def conversation(count: int, question: str = "How many people?") -> list[dict]:
 def rows() -> Dataset:
     """Eight frames as a prepared split holds them."""
     counts = [3, 12, 7, 40, 31, 8, 25, 19]
-    content = List({"type": Value("string"), "text": Value("string")})
-    features = Features(
-        {
-            "frame": Value("string"),
-            "image": Image(),
-            "count": Value("int64"),
-            "messages": List({"role": Value("string"), "content": content}),
-        }
-    )
     return Dataset.from_dict(
         {
             "frame": [f"seq_{i:06d}.jpg" for i in range(8)],
@@ -131,5 +123,5 @@ def rows() -> Dataset:
             "count": counts,
             "messages": [conversation(count) for count in counts],
         },
-        features=features,
+        features=FEATURES,
     )

@@ -90,6 +90,13 @@ def same_as_plain(
     return check
 
 
+@pytest.fixture
+def trainer_for(
+    processor: LlavaProcessor, rows: Dataset, tmp_path: Path
+) -> Callable[[Config], CountTrainer]:
+    return lambda cfg: trainer_of(cfg, processor, rows, tmp_path)
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -102,26 +109,22 @@ def same_as_plain(
 def test_setting_changes_no_gradient(
     settings: dict,
     plain_cfg: Config,
-    processor: LlavaProcessor,
-    rows: Dataset,
     same_as_plain: Callable[..., None],
-    tmp_path: Path,
+    trainer_for: Callable[[Config], CountTrainer],
 ) -> None:
-    same_as_plain(trainer_of(changed(plain_cfg, **settings), processor, rows, tmp_path))
+    same_as_plain(trainer_for(changed(plain_cfg, **settings)))
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_compiled_layers_change_no_gradient(
     checkpointing: bool,
     plain_cfg: Config,
-    processor: LlavaProcessor,
-    rows: Dataset,
     same_as_plain: Callable[..., None],
-    tmp_path: Path,
+    trainer_for: Callable[[Config], CountTrainer],
 ) -> None:
     # Traced and differentiated ahead, run by PyTorch's own kernels: no C++ compiler is needed.
     cfg = changed(plain_cfg, train={"checkpointing": checkpointing})
-    trainer = trainer_of(cfg, processor, rows, tmp_path)
+    trainer = trainer_for(cfg)
     speed.compile_layers(trainer.model.get_base_model(), backend="aot_eager")
     same_as_plain(trainer)
 
@@ -129,17 +132,14 @@ def test_compiled_layers_change_no_gradient(
 def test_padding_needs_no_mask(
     plain_cfg: Config,
     processor: LlavaProcessor,
-    rows: Dataset,
     batch: dict,
     same_as_plain: Callable[..., None],
-    tmp_path: Path,
+    trainer_for: Callable[[Config], CountTrainer],
 ) -> None:
     ids = batch["input_ids"]
     mask = (ids != processor.tokenizer.pad_token_id).long()
     assert mask.min() == 0
-    same_as_plain(
-        trainer_of(plain_cfg, processor, rows, tmp_path), batch | {"attention_mask": mask}
-    )
+    same_as_plain(trainer_for(plain_cfg), batch | {"attention_mask": mask})
 
 
 def test_one_shape_for_all_batches_changes_no_gradient(
@@ -148,12 +148,12 @@ def test_one_shape_for_all_batches_changes_no_gradient(
     rows: Dataset,
     batch: dict,
     same_as_plain: Callable[..., None],
-    tmp_path: Path,
+    trainer_for: Callable[[Config], CountTrainer],
 ) -> None:
     length = batch["input_ids"].shape[1] + 7
     padded = Collator(processor, length)([rows[0], rows[1], rows[5]])
     assert padded["input_ids"].shape[1] == length
-    same_as_plain(trainer_of(plain_cfg, processor, rows, tmp_path), padded)
+    same_as_plain(trainer_for(plain_cfg), padded)
 
 
 def test_longest_is_the_length_of_the_longest_row(processor: LlavaProcessor, rows: Dataset) -> None:
@@ -165,10 +165,10 @@ def test_longest_is_the_length_of_the_longest_row(processor: LlavaProcessor, row
 
 
 def test_a_tower_that_is_not_adapted_runs_without_a_graph(
-    plain_cfg: Config, processor: LlavaProcessor, rows: Dataset, batch: dict, tmp_path: Path
+    plain_cfg: Config, batch: dict, trainer_for: Callable[[Config], CountTrainer]
 ) -> None:
     cfg = changed(plain_cfg, adapter={"vision": False}, train={"checkpointing": True})
-    trainer = trainer_of(cfg, processor, rows, tmp_path)
+    trainer = trainer_for(cfg)
     seen: list[bool] = []
     tower = trainer.model.get_base_model().model.vision_tower
     tower.register_forward_hook(lambda _, __, out: seen.append(out.last_hidden_state.requires_grad))
