@@ -28,11 +28,16 @@ from benchmarks.train_speed import (
 from llava_dvc.adapter import peft_config
 from llava_dvc.backbone import load_backbone, load_processor
 from llava_dvc.counting import predict
+from llava_dvc.speed import compile_parts
 
+UNPACKED, COMPILED = "backbone.unpacked=true", "evaluate.compile=true"
 BASES = {
     "nf4": [],
-    "nf4, kept unpacked": ["backbone.unpacked=true"],
-    "bfloat16": ["backbone.quantization=none"],
+    "nf4, compiled": [COMPILED],
+    "kept unpacked": [UNPACKED],
+    "kept unpacked, compiled": [UNPACKED, COMPILED],
+    "kept unpacked, compiled, no border": [UNPACKED, COMPILED, "image.drop_border=true"],
+    "bfloat16, compiled": ["backbone.quantization=none", COMPILED],
 }
 
 
@@ -50,6 +55,8 @@ def main() -> None:
         processor = load_processor(cfg.backbone, cfg.image)
         model.add_adapter(peft_config(cfg.adapter, model))
         prefer_numbers(model, processor)
+        if cfg.evaluate.compile:
+            compile_parts(model)
         for batch in arguments.batch:
             speed = frames_per_second(model, processor, rows, batch)
             share = speed * arithmetic(model) / ceiling
@@ -59,6 +66,7 @@ def main() -> None:
             )
             sys.stdout.flush()
         del model
+        torch._dynamo.reset()
         torch.cuda.empty_cache()
 
 

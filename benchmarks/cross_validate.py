@@ -31,7 +31,7 @@ from llava_dvc.metrics import Floats, coverage, summary
 from llava_dvc.preflight import Asked
 from llava_dvc.preparation import build
 from llava_dvc.split import Split
-from llava_dvc.training import fit
+from llava_dvc.training import build_trainer, fit
 
 
 @dataclass(frozen=True)
@@ -76,17 +76,17 @@ def run(cfg: Config, rows: DatasetDict) -> Fold:
     }
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as checkpoints:
-        tuned = fit(
+        trainer = build_trainer(
             model,
             processor,
             train,
             val,
             peft_config(cfg.adapter, model),
             cfg.train,
-            asked=Asked(cfg.backbone, cfg.image, cfg.adapter),
             seed=cfg.seed,
             checkpoints=Path(checkpoints),
         )
+        tuned = fit(trainer, Asked(cfg.backbone, cfg.image, cfg.adapter))
     minutes = (time.monotonic() - began) / 60
     spread = temperature(tuned.eval(), processor, val, cfg.evaluate)
     found = predictions(tuned, processor, held_out, cfg.evaluate, spread)

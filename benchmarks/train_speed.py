@@ -55,12 +55,17 @@ RECIPES: dict[str, list[str]] = {
     "stock-checkpointing": [],
     "stock": [],
     "preset": [],
-    "lean": ["train.compile=true", "train.batch_size=4", "train.accumulation=2"],
-    "lean-8": ["train.compile=true"],
+    "lean": ["train.compile=true", "train.optimizer=adamw_8bit"],
     "plain": ["train.checkpointing=false"],
     "unpacked": ["train.checkpointing=false", "backbone.unpacked=true"],
     "compiled": ["train.checkpointing=false", "train.compile=true"],
     "fast": [*FAST],
+    "fast, no border": [*FAST, "image.drop_border=true"],
+    "lean, no border": [
+        "train.compile=true",
+        "train.optimizer=adamw_8bit",
+        "image.drop_border=true",
+    ],
     "float16": ["backbone.dtype=float16"],
     "two GPUs, batch 8": [*FAST],
     "two GPUs, batch 16": [*FAST, "train.batch_size=16"],
@@ -266,7 +271,7 @@ def token_count(trainer: SFTTrainer, rows: Dataset) -> int:
 
 
 def arithmetic(model: Any, tokens: int, frames: int) -> float:
-    """Floating-point operations that a step cannot do without, attention's own left out.
+    """Floating-point operations of a plain step, attention's own left out.
 
     Frozen weights: forward and the gradient of their inputs. Adapters: their own gradient too. The
     tower forward only.

@@ -10,6 +10,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration, LlavaProc
 from llava_dvc import config
 from llava_dvc.backbone import load_backbone, with_geometry
 from llava_dvc.recipe import Recipe
+from llava_dvc.speed import blocks_read
 
 LANGUAGE = r"model\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
 PROJECTOR = r"model\.multi_modal_projector\.linear_[12]"
@@ -27,10 +28,7 @@ def targets(adapter: config.Adapter, model: LlavaForConditionalGeneration) -> st
     if adapter.projector:
         parts.append(PROJECTOR)
     if adapter.vision:
-        blocks = (
-            model.config.vision_config.num_hidden_layers + model.config.vision_feature_layer + 1
-        )
-        parts.append(VISION.format("|".join(map(str, range(blocks)))))
+        parts.append(VISION.format("|".join(map(str, range(blocks_read(model.config))))))
     return "|".join(f"({part})" for part in parts)
 
 

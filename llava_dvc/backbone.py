@@ -12,6 +12,7 @@ from transformers import (
 )
 
 from llava_dvc import availability, config, speed
+from llava_dvc.border import Border
 from llava_dvc.conversation import CHAT_TEMPLATE
 from llava_dvc.geometry import image_processor
 
@@ -43,6 +44,8 @@ def load_backbone(backbone: config.Backbone) -> LlavaForConditionalGeneration:
             module.support_avx512bf16_for_cpu = False
     if backbone.unpacked:
         speed.unpack(model)
+    speed.skip_unread_blocks(model)
+    speed.shorten_last_layer(model)
     return model.eval().requires_grad_(False)
 
 
@@ -66,6 +69,7 @@ def with_geometry(processor: LlavaProcessor, image: config.Image) -> LlavaProces
     size = processor.image_processor.size
     side = size["shortest_edge"] or size["height"]
     processor.image_processor = image_processor(image.geometry, side)
+    processor.border = Border(side // processor.patch_size) if image.drop_border else None
     return processor
 
 

@@ -11,6 +11,7 @@ from PIL.Image import Image
 from PIL.ImageOps import mirror
 from transformers import LlavaProcessor
 
+from llava_dvc.border import Border
 from llava_dvc.config import UserError
 
 Messages = list[dict[str, Any]]
@@ -84,17 +85,17 @@ def encode(
     `input_ids` and `attention_mask` are `(frames, length)`, `pixel_values` `(frames, 3, side,
     side)`.
     """
-    return dict(
-        processor(
-            images=list(images),
-            text=list(texts),
-            add_special_tokens=False,  # the template wrote BOS already
-            padding="max_length" if length else True,
-            max_length=length,
-            padding_side="right",
-            return_tensors="pt",
-        )
+    border: Border | None = processor.border
+    batch = processor(
+        images=list(images),
+        text=list(texts),
+        add_special_tokens=False,  # the template wrote BOS already
+        padding="max_length" if length else True,
+        max_length=length and length + (border.dropped if border else 0),
+        padding_side="right",
+        return_tensors="pt",
     )
+    return border.drop(batch, images, processor.image_token_id) if border else dict(batch)
 
 
 def longest(processor: LlavaProcessor, rows: Dataset) -> int:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +50,8 @@ class CountTree:
     """(node, token) of every choice that leads to a number, the end token included."""
     paths: list[list[int]]
     """The choices that write each count 0..max_count, as positions in `choices`."""
+    children: dict[tuple[int, int], int]
+    """Node that a choice leads to, of the choices after which something is left to choose."""
     end: int
     """The token that ends an answer."""
 
@@ -72,6 +75,7 @@ class CountTree:
             parents=[nodes[prefix[:-1]] for prefix in inner[1:]],
             choices=list(order),
             paths=[[order[choice] for choice in path] for path in steps],
+            children={(nodes[prefix[:-1]], prefix[-1]): nodes[prefix] for prefix in inner[1:]},
             end=answers[0][-1],
         )
 
@@ -83,6 +87,14 @@ class CountTree:
         for node, parent in enumerate(self.parents, start=1):
             lineage[node] |= lineage[parent]
         return lineage
+
+    def follow(self, best: Sequence[int]) -> tuple[int, int] | None:
+        """The last choice on the way of each node's `best` token, or None if it leaves the tree."""
+        choice = 0, best[0]
+        while choice in self.children:
+            node = self.children[choice]
+            choice = node, best[node]
+        return choice if choice in self.choices else None
 
 
 @dataclass(frozen=True)
@@ -106,13 +118,18 @@ def predict(
     """Ask `question` of every frame; counts above `max_count` get no probability."""
     prompt = render_prompt(processor, question)
     tree = CountTree.build(processor, prompt, max_count)
+    if processor.border:
+        processor.border.settle(model, processor, prompt, frames[0].size)
     probabilities, replies = [], []
-    for encoded in loader(processor, frames, prompt, batch_size, model.device):
-        batch = {name: value.to(model.device, non_blocking=True) for name, value in encoded.items()}
-        with as_trained(model):
-            scores = score(model, batch, tree)
-            replies += greedy_replies(model, processor, batch, scores, tree)
-        probabilities.append(count_probabilities(scores, tree).double().cpu().numpy())
+    with ExitStack() as compiled:
+        for encoded in loader(processor, frames, prompt, batch_size, model.device):
+            batch = {name: x.to(model.device, non_blocking=True) for name, x in encoded.items()}
+            with as_trained(model):
+                scores = score(model, batch, tree)
+                replies += greedy_replies(model, processor, batch, scores, tree)
+            probabilities.append(count_probabilities(scores, tree).double().cpu().numpy())
+            # Layers compiled for the first batch's shape are not compiled again for the last one's.
+            compiled.enter_context(torch.compiler.set_stance("eager_on_recompile"))
     return Answers(np.concatenate(probabilities), replies)
 
 
@@ -209,25 +226,15 @@ def greedy_replies(
     """
     numbers = {path[-1]: str(count) for count, path in enumerate(tree.paths)}
     order = {choice: place for place, choice in enumerate(tree.choices)}
-    found = [_greedy_choice(row, tree) for row in scores.nodes.argmax(dim=-1).tolist()]
+    found = [tree.follow(best) for best in scores.nodes.argmax(dim=-1).tolist()]
     replies = [numbers.get(order[choice]) if choice else None for choice in found]
-    ended = _ends(model, batch, scores, tree, found)
-    replies = [reply if end else None for reply, end in zip(replies, ended, strict=True)]
-    strays = [index for index, reply in enumerate(replies) if reply is None]
-    for index, text in zip(strays, generate(model, processor, batch, strays), strict=True):
-        replies[index] = text
+    with torch.compiler.set_stance("force_eager"):  # of other shapes than the prompts
+        ended = _ends(model, batch, scores, tree, found)
+        replies = [reply if end else None for reply, end in zip(replies, ended, strict=True)]
+        strays = [index for index, reply in enumerate(replies) if reply is None]
+        for index, text in zip(strays, generate(model, processor, batch, strays), strict=True):
+            replies[index] = text
     return [reply or "" for reply in replies]
-
-
-def _greedy_choice(best: list[int], tree: CountTree) -> tuple[int, int] | None:
-    """The last choice on the way of the best tokens, or None if the way leaves the tree."""
-    places = enumerate(zip(tree.parents, tree.tokens, strict=True), start=1)
-    children = {step: node for node, step in places}
-    node = 0
-    while (node, best[node]) in children:
-        node = children[node, best[node]]
-    choice = node, best[node]
-    return choice if choice in tree.choices else None
 
 
 @torch.inference_mode()

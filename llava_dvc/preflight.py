@@ -19,6 +19,7 @@ from llava_dvc import availability, config
 from llava_dvc.availability import Check
 from llava_dvc.conversation import IGNORED, Batch, encode, render_prompt
 from llava_dvc.passes import Passes, adapter_tensors, run_passes
+from llava_dvc.speed import blocks_read
 
 LANGUAGE = "model.language_model.layers."
 PROJECTOR = "model.multi_modal_projector."
@@ -141,6 +142,8 @@ def _image_tokens(trainer: SFTTrainer, backbone: config.Backbone, batch: Batch) 
     """As many as the tower gives, in a sequence that is nowhere cut."""
     llava, processor = trainer.model.get_base_model().config, trainer.processing_class
     expected, side = tokens_per_frame(llava), llava.vision_config.image_size
+    if processor.border:
+        expected -= processor.border.dropped
     found = (batch["input_ids"] == processor.image_token_id).sum(dim=1).tolist()
     length, limit = batch["input_ids"].shape[1], llava.text_config.max_position_embeddings
     fault = None
@@ -230,15 +233,6 @@ def layers_to_adapt(model: Any, adapter: config.Adapter) -> set[str]:
     names = linear_layers(model)
     there = {name for name in names if name.startswith(tuple(parts))}
     return there | {part for part in parts if not any(name.startswith(part) for name in names)}
-
-
-def blocks_read(llava: LlavaConfig) -> int:
-    """How many of the tower's blocks come before `vision_feature_layer`, the output that LLaVA
-    reads.
-    """
-    layers = llava.vision_feature_layer
-    outputs = llava.vision_config.num_hidden_layers + 1  # the embeddings count as the first
-    return int(max(i % outputs for i in ([layers] if isinstance(layers, int) else layers)))
 
 
 def tokens_per_frame(llava: LlavaConfig) -> int:

@@ -2,14 +2,17 @@
 the result: `tests/test_speed.py` holds its loss and gradients to the plain path's.
 """
 
+from functools import partial, wraps
 from typing import Any
 
 import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
-from torch import Tensor
-from torch.nn.functional import linear
-from transformers import LlavaForConditionalGeneration
+from torch import Tensor, nn
+from torch.nn.functional import linear, scaled_dot_product_attention
+from transformers import Cache, LlavaConfig, LlavaForConditionalGeneration
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+from transformers.models.llava.modeling_llava import LlavaModel
 
 from llava_dvc import config
 
@@ -38,6 +41,96 @@ def unpack(model: LlavaForConditionalGeneration) -> None:
             module.__class__ = Unpacked
 
 
+def blocks_read(llava: LlavaConfig) -> int:
+    """How many of the tower's blocks come before `vision_feature_layer`, the output that LLaVA
+    reads.
+    """
+    layers = llava.vision_feature_layer
+    outputs = llava.vision_config.num_hidden_layers + 1  # the embeddings count as the first
+    return int(max(i % outputs for i in ([layers] if isinstance(layers, int) else layers)))
+
+
+def skip_unread_blocks(model: LlavaForConditionalGeneration) -> None:
+    """Let the tower's blocks behind the one that LLaVA reads pass on what they are given."""
+    for block in model.model.vision_tower.encoder.layers[blocks_read(model.config) :]:
+        block.forward = lambda hidden_states, *_, **__: hidden_states
+
+
+def shorten_last_layer(model: LlavaForConditionalGeneration) -> None:
+    """Let the language model's last layer compute what `logits_to_keep` asks for: of the other
+    tokens it needs keys and values alone.
+    """
+    layer, whole = model.model.language_model.layers[-1], model.forward
+
+    @wraps(whole)
+    def forward(*given: Any, logits_to_keep: int = 0, **named: Any) -> Any:
+        layer.kept = slice(-logits_to_keep or None, None)
+        return whole(*given, logits_to_keep=logits_to_keep, **named)
+
+    model.forward = forward
+    layer.forward = partial(_shortened, layer)
+
+
+def _shortened(
+    layer: Any,
+    hidden_states: Tensor,
+    attention_mask: Tensor | None = None,
+    past_key_values: Cache | None = None,
+    *,
+    position_embeddings: tuple[Tensor, Tensor],
+    **_: Any,
+) -> Tensor:
+    """A LlamaDecoderLayer's output at the positions in `layer.kept`."""
+    attention, normed = layer.self_attn, layer.input_layernorm(hidden_states)
+    cos, sin = position_embeddings
+
+    def heads(x: Tensor) -> Tensor:
+        return x.view(*x.shape[:-1], -1, attention.head_dim).transpose(1, 2)
+
+    query = heads(attention.q_proj(normed[:, layer.kept]))
+    query, _ = apply_rotary_pos_emb(query, query, cos[:, layer.kept], sin[:, layer.kept])
+    key, value = heads(attention.k_proj(normed)), heads(attention.v_proj(normed))
+    key, _ = apply_rotary_pos_emb(key, key, cos, sin)
+    if past_key_values is not None:
+        key, value = past_key_values.update(key, value, attention.layer_idx)
+    if attention_mask is None:
+        sees = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=key.device)
+        attention_mask = sees.tril(key.shape[2] - query.shape[2])
+    else:
+        attention_mask = attention_mask[..., layer.kept, :]
+    mixed = scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attention_mask,
+        scale=attention.scaling,
+        enable_gqa=attention.num_key_value_groups > 1,
+    )
+    hidden = hidden_states[:, layer.kept] + attention.o_proj(mixed.transpose(1, 2).flatten(2))
+    output: Tensor = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+    return output
+
+
+def number_on_the_host(model: LlavaForConditionalGeneration) -> None:
+    """Number the tokens on the CPU: from their numbers transformers reads in every step whether
+    several sequences are packed into one, and would wait for the device to say so.
+    """
+
+    def number(_: Any, given: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        tokens = named["inputs_embeds"].shape[1]
+        if named.get("position_ids") is None and named.get("past_key_values") is None:
+            named = named | {"position_ids": torch.arange(tokens)[None]}
+        return given, named
+
+    def move(_: Any, given: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        numbers = named["position_ids"].to(given[0].device, non_blocking=True)
+        return given, named | {"position_ids": numbers}
+
+    language = model.model.language_model
+    language.register_forward_pre_hook(number, with_kwargs=True)
+    language.rotary_emb.register_forward_pre_hook(move, with_kwargs=True, prepend=True)
+
+
 def run_tower_without_graph(model: LlavaForConditionalGeneration) -> None:
     """Run the frozen vision tower without a graph.
 
@@ -61,11 +154,25 @@ def trust_image_tokens(model: LlavaForConditionalGeneration) -> None:
 
 
 def compile_layers(model: LlavaForConditionalGeneration, backend: str = "inductor") -> None:
-    """Compile the language model's layers: they are alike and share one compiled graph, so it takes
-    seconds. All batches must have one shape.
+    """Compile the tower's blocks and the language model's layers: alike, they share one compiled
+    graph each, so it takes seconds. All batches must have one shape. The last layer is another one,
+    and short.
     """
-    for layer in model.model.language_model.layers:
+    blocks = model.model.vision_tower.encoder.layers[: blocks_read(model.config)]
+    for layer in [*blocks, *model.model.language_model.layers[:-1]]:
         layer.compile(dynamic=False, backend=backend)
+
+
+def compile_parts(model: Any, backend: str = "inductor") -> None:
+    """Compile what counting can: of the language model's layers the parts that know no cache."""
+    llava = next(module for module in model.modules() if isinstance(module, LlavaModel))
+    parts: list[nn.Module] = list(llava.vision_tower.encoder.layers[: blocks_read(llava.config)])
+    for layer in llava.language_model.layers[:-1]:
+        attention = layer.self_attn
+        parts += [layer.input_layernorm, layer.post_attention_layernorm, layer.mlp]
+        parts += [attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj]
+    for part in parts:
+        part.compile(dynamic=False, backend=backend)
 
 
 def checkpoints(recipe: config.Train, model: LlavaForConditionalGeneration, tokens: int) -> bool:

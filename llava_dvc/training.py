@@ -28,43 +28,21 @@ from trl import SFTConfig, SFTTrainer
 
 from llava_dvc import config, preflight, speed
 from llava_dvc.config import UserError
-from llava_dvc.conversation import IGNORED, Collator, longest, question_of
+from llava_dvc.conversation import IGNORED, Collator, longest, question_of, render_prompt
 from llava_dvc.counting import ceiling, predict, quantile
 from llava_dvc.outs import files_in, sha256, state_root
 
 MANIFEST = "manifest.json"
+OPTIMIZERS = {"adamw": "adamw_torch_fused", "adamw_8bit": "adamw_bnb_8bit"}
 
 
-def fit(
-    model: LlavaForConditionalGeneration,
-    processor: LlavaProcessor,
-    train: Dataset,
-    val: Dataset,
-    peft_config: LoraConfig,
-    recipe: config.Train,
-    *,
-    asked: preflight.Asked,
-    seed: int,
-    checkpoints: Path,
-    callbacks: Sequence[TrainerCallback] = (),
-) -> PeftModel:
-    """Train an adapter on `model` and return it; goes on from the last whole checkpoint in
-    `checkpoints`. Raises UserError before the first step when the model is not what was `asked`.
+def fit(trainer: "CountTrainer", asked: preflight.Asked) -> PeftModel:
+    """Train the adapter and return its model; goes on from the last whole checkpoint. Raises
+    UserError before the first step when the model is not what was `asked`.
     """
-    trainer = build_trainer(
-        model,
-        processor,
-        train,
-        val,
-        peft_config,
-        recipe,
-        seed=seed,
-        checkpoints=checkpoints,
-        callbacks=callbacks,
-    )
     preflight.require(trainer, asked)
     with PartialState().main_process_first():  # it deletes broken ones
-        last = last_checkpoint(checkpoints)
+        last = last_checkpoint(Path(trainer.args.output_dir))
     trainer.train(resume_from_checkpoint=last)
     return trainer.model
 
@@ -82,6 +60,9 @@ def build_trainer(
     callbacks: Sequence[TrainerCallback] = (),
 ) -> "CountTrainer":
     """The trainer, its adapter on the model, ready for its first step."""
+    if processor.border:
+        prompt = render_prompt(processor, train[0]["messages"])
+        processor.border.settle(model, processor, prompt, train[0]["image"].size)
     length = longest(processor, train)
     rows = batch_share(recipe)
     recomputed = speed.checkpoints(recipe, model, rows * length)
@@ -104,6 +85,7 @@ def build_trainer(
     if not any("vision_tower" in name for name, _ in adapted):
         speed.run_tower_without_graph(model)
     speed.trust_image_tokens(model)
+    speed.number_on_the_host(model)
     if recipe.compile:
         speed.compile_layers(model)
     return trainer
@@ -288,6 +270,7 @@ def _arguments(
         lr_scheduler_type=recipe.scheduler,
         warmup_steps=recipe.warmup,
         weight_decay=recipe.weight_decay,
+        optim=OPTIMIZERS[recipe.optimizer],
         gradient_checkpointing=recomputed,
         gradient_checkpointing_kwargs={"use_reentrant": False} if recomputed else None,
         dataloader_num_workers=recipe.workers,

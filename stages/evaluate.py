@@ -11,6 +11,7 @@ from llava_dvc.evaluation import predictions, scores, table, temperature
 from llava_dvc.outs import new_file, new_folder, read_json, write_json
 from llava_dvc.plots import draw_all
 from llava_dvc.recipe import adapter_sha256
+from llava_dvc.speed import compile_parts
 
 
 def main(
@@ -24,6 +25,8 @@ def main(
 ) -> None:
     val, rows = load_split(prepared, "val"), load_split(prepared, "eval")
     model, processor, _ = load_adapter(adapter)
+    if cfg.evaluate.compile:
+        compile_parts(model)
     spread = temperature(model, processor, val, cfg.evaluate)
     frames = predictions(model, processor, rows, cfg.evaluate, spread)
     found = scores(frames, spread)

@@ -12,7 +12,14 @@ from llava_dvc.dataset import load_split, question
 from llava_dvc.outs import new_folder, read_json
 from llava_dvc.preflight import Asked
 from llava_dvc.recipe import Recipe, adapter_sha256, versions
-from llava_dvc.training import checkpoint_folder, checkpoints_of, fit, is_main_process, run_key
+from llava_dvc.training import (
+    build_trainer,
+    checkpoint_folder,
+    checkpoints_of,
+    fit,
+    is_main_process,
+    run_key,
+)
 
 
 def main(cfg: Config, prepared: Path, adapter: Path) -> None:
@@ -29,27 +36,28 @@ def main(cfg: Config, prepared: Path, adapter: Path) -> None:
         temperature=1.0,
         versions=versions(),
     )
-    tune = partial(
-        fit,
+    trainer = partial(
+        build_trainer,
         model,
         processor,
         train,
         val,
         peft_config(cfg.adapter, model),
         cfg.train,
-        asked=Asked(cfg.backbone, cfg.image, cfg.adapter),
         seed=cfg.seed,
     )
+    asked = Asked(cfg.backbone, cfg.image, cfg.adapter)
     key = run_key(prepared, cfg)
     if not is_main_process(cfg.backbone.device):  # the others lend their GPU, and write nothing
-        tune(checkpoints=checkpoints_of(key))
+        fit(trainer(checkpoints=checkpoints_of(key)), asked)
         return
     sections = {"seed", "data", "split", "prompt", "image", "backbone", "adapter", "train"}
     with (
         checkpoint_folder(key) as checkpoints,
         tracking.open_run("train", cfg, sections, key, {"data_md5": data_md5}) as run,
     ):
-        trained = tune(checkpoints=checkpoints, callbacks=[tracking.trainer_callback(run)])
+        callbacks = [tracking.trainer_callback(run)]
+        trained = fit(trainer(checkpoints=checkpoints, callbacks=callbacks), asked)
         with new_folder(adapter) as folder:
             save_adapter(trained, processor, recipe, folder)
         sha256 = adapter_sha256(adapter)

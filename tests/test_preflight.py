@@ -394,11 +394,11 @@ def test_training_is_the_same_without_the_checks(cfg, processor, rows, tmp_path,
         model = load_backbone(cfg.backbone)
         adapter = cfg.adapter.model_copy(update={"dropout": 0.1})
         recipe = cfg.train.model_copy(update={"augment": "none"})
-        trained = fit(
+        trainer = build_trainer(
             model, processor, rows.select(range(4)), rows.select(range(2)),
-            peft_config(adapter, model), recipe, asked=Asked(cfg.backbone, cfg.image, adapter),
-            seed=cfg.seed, checkpoints=folder,
+            peft_config(adapter, model), recipe, seed=cfg.seed, checkpoints=folder,
         )  # fmt: skip
+        trained = fit(trainer, Asked(cfg.backbone, cfg.image, adapter))
         return [p for n, p in trained.named_parameters() if "lora_" in n]
 
     checked = train(tmp_path / "a")
@@ -410,11 +410,12 @@ def test_training_stops_before_its_first_step(cfg, processor, rows, tmp_path, mo
     monkeypatch.setattr(training.CountTrainer, "train", lambda *_, **__: pytest.fail("trained"))
     model = load_backbone(cfg.backbone)
     other = cfg.backbone.model_copy(update={"quantization": "none"})
+    trainer = build_trainer(
+        model, processor, rows, rows, peft_config(cfg.adapter, model), cfg.train,
+        seed=0, checkpoints=tmp_path,
+    )  # fmt: skip
     with pytest.raises(UserError, match=r"backbone\.quantization: is none"):
-        fit(
-            model, processor, rows, rows, peft_config(cfg.adapter, model), cfg.train,
-            asked=Asked(other, cfg.image, cfg.adapter), seed=0, checkpoints=tmp_path,
-        )  # fmt: skip
+        fit(trainer, Asked(other, cfg.image, cfg.adapter))
 
 
 # --- doctor -----------------------------------------------------------------------------------

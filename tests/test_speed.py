@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,8 @@ from llava_dvc import speed
 from llava_dvc.adapter import peft_config
 from llava_dvc.backbone import load_backbone
 from llava_dvc.config import Config
-from llava_dvc.conversation import Collator, longest
+from llava_dvc.conversation import Collator, longest, question_of
+from llava_dvc.counting import predict
 from llava_dvc.training import CountTrainer, build_trainer
 from tests.conftest import conversation
 
@@ -154,6 +156,46 @@ def test_one_shape_for_all_batches_changes_no_gradient(
     padded = Collator(processor, length)([rows[0], rows[1], rows[5]])
     assert padded["input_ids"].shape[1] == length
     same_as_plain(trainer_for(plain_cfg), padded)
+
+
+def test_what_nothing_reads_is_not_computed_and_not_missed(
+    plain_cfg: Config, tiny_folder: Path, processor: LlavaProcessor, batch: dict
+) -> None:
+    whole = LlavaForConditionalGeneration.from_pretrained(tiny_folder).eval()
+    short = load_backbone(changed(plain_cfg, backbone={"quantization": "none"}).backbone)
+    given = {name: batch[name] for name in ("input_ids", "pixel_values")}
+    tower, layer = short.model.vision_tower.encoder.layers, short.model.language_model.layers[-1]
+    ran: list[Any] = []
+    tower[-1].mlp.register_forward_hook(lambda *_: ran.append("unread block"))
+    layer.mlp.register_forward_hook(lambda _, given, __: ran.append(given[0].shape[1]))
+    for kept in (0, 1, 5):
+        expected = whole(**given, logits_to_keep=kept).logits
+        found = short(**given, logits_to_keep=kept).logits
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert ran == [given["input_ids"].shape[1], 1, 5]
+    ids = whole.generate(**given, max_new_tokens=5, do_sample=False)
+    assert torch.equal(ids, short.generate(**given, max_new_tokens=5, do_sample=False))
+
+
+def test_a_short_last_layer_gives_the_same_gradients(
+    plain_cfg: Config,
+    same_as_plain: Callable[..., None],
+    trainer_for: Callable[[Config], CountTrainer],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(speed, "shorten_last_layer", nothing)
+    same_as_plain(trainer_for(plain_cfg))
+
+
+def test_compiled_parts_answer_alike(
+    plain_cfg: Config, processor: LlavaProcessor, rows: Dataset
+) -> None:
+    plain, compiled = (load_backbone(plain_cfg.backbone) for _ in range(2))
+    speed.compile_parts(compiled, backend="aot_eager")
+    images, question = list(rows["image"])[:5], question_of(rows[0]["messages"])  # a batch and one
+    one, other = (predict(m, processor, images, question, 60, 4) for m in (plain, compiled))
+    assert one.replies == other.replies
+    assert abs(one.probabilities - other.probabilities).max() < 1e-6
 
 
 def test_longest_is_the_length_of_the_longest_row(processor: LlavaProcessor, rows: Dataset) -> None:

@@ -9,7 +9,7 @@ from llava_dvc.conversation import IGNORED, Collator, question_of, render_prompt
 from llava_dvc.counting import predict
 from llava_dvc.preflight import Asked
 from llava_dvc.recipe import Recipe, versions
-from llava_dvc.training import fit, last_checkpoint, mirrored
+from llava_dvc.training import build_trainer, fit, last_checkpoint, mirrored
 
 
 class Stop(Exception):
@@ -28,18 +28,18 @@ class StopAfter(TrainerCallback):
 def train(cfg, processor, rows, folder, callbacks=(), **changes):
     model = load_backbone(cfg.backbone)
     adapter = cfg.adapter.model_copy(update=changes)
-    return fit(
+    trainer = build_trainer(
         model,
         processor,
         rows,
         rows.select(range(2)),
         peft_config(adapter, model),
         cfg.train,
-        asked=Asked(cfg.backbone, cfg.image, adapter),
         seed=cfg.seed,
         checkpoints=folder,
         callbacks=callbacks,
     )
+    return fit(trainer, Asked(cfg.backbone, cfg.image, adapter))
 
 
 def weights(model):
