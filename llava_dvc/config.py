@@ -113,6 +113,8 @@ class Train(Section):
     warmup: float = Field(ge=0, lt=1)
     """Share of the steps in which the learning rate rises from 0."""
     weight_decay: float = Field(ge=0)
+    loss: Literal["ce", "soft", "expected"]
+    """What a wrong number costs: see llava_dvc/losses.py."""
     optimizer: Literal["adamw", "adamw_8bit"]
     """`adamw_8bit` keeps its two averages in 8 bits (arXiv 2110.02861): 6 bytes a weight less."""
     augment: Literal["none", "flip"]

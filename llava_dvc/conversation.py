@@ -126,16 +126,22 @@ class Collator:
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> Batch:
         """`labels` is `(rows, length)`; `logits_to_keep` is how many last positions can have a
-        label.
+        label; `counts` and `answer_starts` are `(rows,)`.
         """
         texts = [render(self.processor, row["messages"]) for row in rows]
         images = [mirror(row["image"]) if row.get("mirror") else row["image"] for row in rows]
         batch = encode(self.processor, images, texts, self.length)
         ends = batch.pop("attention_mask").sum(dim=1).tolist()
         labels = torch.full_like(batch["input_ids"], IGNORED)
+        starts = []
         for row, (message_row, text, end) in enumerate(zip(rows, texts, ends, strict=True)):
             prompt = render_prompt(self.processor, message_row["messages"])
             answer = answer_ids(self.processor, prompt, text)
-            labels[row, end - len(answer) : end] = torch.tensor(answer)
-        first = int((labels != IGNORED).any(dim=0).nonzero()[0])
-        return batch | {"labels": labels, "logits_to_keep": labels.shape[1] - first + 1}
+            starts.append(end - len(answer))
+            labels[row, starts[-1] : end] = torch.tensor(answer)
+        return batch | {
+            "labels": labels,
+            "logits_to_keep": labels.shape[1] - min(starts) + 1,
+            "counts": torch.tensor([row["count"] for row in rows]),
+            "answer_starts": torch.tensor(starts),
+        }

@@ -127,7 +127,8 @@ def predict(
             with as_trained(model):
                 scores = score(model, batch, tree)
                 replies += greedy_replies(model, processor, batch, scores, tree)
-            probabilities.append(count_probabilities(scores, tree).double().cpu().numpy())
+            found = count_log_probabilities(scores.nodes, tree).exp()
+            probabilities.append(found.double().cpu().numpy())
             # Layers compiled for the first batch's shape are not compiled again for the last one's.
             compiled.enter_context(torch.compiler.set_stance("eager_on_recompile"))
     return Answers(np.concatenate(probabilities), replies)
@@ -181,7 +182,7 @@ def score(model: Any, batch: dict[str, Tensor], tree: CountTree) -> Scores:
     output = model(
         input_ids=torch.cat([ids, nodes], dim=1),
         pixel_values=batch["pixel_values"],
-        attention_mask=_additive(seen, model.dtype).expand(frames, 1, -1, -1),
+        attention_mask=additive(seen, model.dtype).expand(frames, 1, -1, -1),
         position_ids=positions.expand(frames, -1),
         logits_to_keep=len(tree.tokens) + 1,
         use_cache=True,
@@ -189,15 +190,16 @@ def score(model: Any, batch: dict[str, Tensor], tree: CountTree) -> Scores:
     return Scores(output.logits.float().log_softmax(dim=-1), output.past_key_values)
 
 
-def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
+def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
     """0 where a token may look, the least number elsewhere."""
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(
         ~seen, torch.finfo(dtype).min
     )
 
 
-def count_probabilities(scores: Scores, tree: CountTree) -> Tensor:
-    """P(count) `(frames, max_count + 1)`, as constrained decoding would draw it.
+def count_log_probabilities(nodes: Tensor, tree: CountTree) -> Tensor:
+    """Log P(count) `(frames, max_count + 1)`, as constrained decoding would draw it, from the log-
+    probabilities at the tree's `nodes`.
 
     At every node the mass is shared among the tokens that lead to an allowed number, the end
     included. The joint distribution, P(all tokens, then the end) renormalised over whole answers,
@@ -205,15 +207,15 @@ def count_probabilities(scores: Scores, tree: CountTree) -> Tensor:
     wish to go on ("31 people") against some numbers and not against others. For a tuned model,
     which writes nothing else, the two are the same.
     """
-    device = scores.nodes.device
+    device = nodes.device
     at, tokens = torch.tensor(tree.choices, device=device).T
-    chosen = scores.nodes[:, at, tokens]
+    chosen = nodes[:, at, tokens]
     totals = [chosen[:, at == node].logsumexp(dim=1) for node in range(len(tree.tokens) + 1)]
     steps = chosen - torch.stack(totals, dim=1)[:, at]
     written = torch.zeros(len(tree.paths), len(tree.choices), device=device)
     for count, path in enumerate(tree.paths):
         written[count, path] = 1
-    return (steps @ written.T).softmax(dim=-1)
+    return (steps @ written.T).log_softmax(dim=-1)
 
 
 def greedy_replies(
@@ -257,7 +259,7 @@ def _ends(
     depth = lineage[list(nodes)].sum(dim=1, keepdim=True) - 1
     output = model(
         input_ids=torch.tensor(tokens)[:, None].to(model.device),
-        attention_mask=_additive(seen.to(model.device), model.dtype),
+        attention_mask=additive(seen.to(model.device), model.dtype),
         position_ids=(length + depth).to(model.device),
         past_key_values=scores.cache,
         use_cache=True,

@@ -157,10 +157,14 @@ def compile_layers(model: LlavaForConditionalGeneration, backend: str = "inducto
     """Compile the tower's blocks and the language model's layers: alike, they share one compiled
     graph each, so it takes seconds. All batches must have one shape. The last layer is another one,
     and short.
+
+    A layer is not looked through before every call for what may have changed since it was compiled,
+    its adapter or its mode: nothing does in training, and looking takes longer than computing.
     """
     blocks = model.model.vision_tower.encoder.layers[: blocks_read(model.config)]
+    options: Any = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
     for layer in [*blocks, *model.model.language_model.layers[:-1]]:
-        layer.compile(dynamic=False, backend=backend)
+        layer.compile(dynamic=False, backend=backend, options=dict(options))
 
 
 def compile_parts(model: Any, backend: str = "inductor") -> None:

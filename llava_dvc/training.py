@@ -26,10 +26,10 @@ from transformers import (
 )
 from trl import SFTConfig, SFTTrainer
 
-from llava_dvc import config, preflight, speed
+from llava_dvc import config, losses, preflight, speed
 from llava_dvc.config import UserError
 from llava_dvc.conversation import IGNORED, Collator, longest, question_of, render_prompt
-from llava_dvc.counting import ceiling, predict, quantile
+from llava_dvc.counting import CountTree, ceiling, predict, quantile
 from llava_dvc.outs import files_in, sha256, state_root
 
 MANIFEST = "manifest.json"
@@ -77,6 +77,10 @@ def build_trainer(
         callbacks=[SealCheckpoint(), *callbacks],
     )
     trainer.max_count = ceiling(train["count"])
+    if recipe.loss != "ce":
+        prompt = render_prompt(processor, train[0]["messages"])
+        trainer.kind = recipe.loss
+        trainer.tree = CountTree.build(processor, prompt, trainer.max_count)
     # TRL makes adapters of a 4-bit model bf16, in which a small learning rate moves few of their
     # entries.
     adapted = [(n, p) for n, p in trainer.model.named_parameters() if p.requires_grad]
@@ -115,6 +119,9 @@ class CountTrainer(SFTTrainer):
     """SFTTrainer with the loss on the answer alone and an evaluation that counts people."""
 
     max_count: int
+    kind: str = "ce"
+    tree: CountTree | None = None
+    """Scored beside the answer, for the kinds of loss that need every count's probability."""
     control: TrainerControl
 
     def compute_loss(
@@ -124,18 +131,26 @@ class CountTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Cross-entropy summed over the answers' tokens, over their number in the step.
+        """Cross-entropy summed over the answers' tokens, and what `train.loss` adds for every
+        frame, over the number of tokens in the step.
 
         The head is applied to the last positions only, those that can have a label. Padding comes
         last, where causal attention lets nothing see it: no mask is needed.
         """
-        labels = inputs.pop("labels")
+        names = ("labels", "counts", "answer_starts")
+        labels, counts, starts = (inputs.pop(name) for name in names)
+        kept = inputs["logits_to_keep"]
+        if self.tree:
+            inputs = losses.with_tree(inputs, starts, self.tree, self.model.dtype)
         output = model(**inputs, use_cache=False)
-        logits = output.logits[:, :-1].float()
-        answers = labels[:, 1 - inputs["logits_to_keep"] :]
+        logits = output.logits[:, : kept - 1].float()
+        answers = labels[:, 1 - kept :]
         total = cross_entropy(
             logits.flatten(0, 1), answers.flatten(), ignore_index=IGNORED, reduction="sum"
         )
+        if self.tree:
+            ends = starts - 1 - (labels.shape[1] - kept)
+            total = total + losses.of_counts(output.logits, ends, self.tree, counts, self.kind)
         if num_items_in_batch is None:
             loss = total / (answers != IGNORED).sum()
         else:  # of all processes, whose gradients will be averaged
