@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from datasets import DatasetDict
 
 from benchmarks.settings import overridden
@@ -25,6 +26,7 @@ from llava_dvc.adapter import peft_config
 from llava_dvc.backbone import load_backbone, load_processor
 from llava_dvc.baselines import ridge_features, train_mean, zero_shot
 from llava_dvc.config import PARAMS, Config, load_config
+from llava_dvc.counting import parse_count
 from llava_dvc.evaluation import predictions, temperature
 from llava_dvc.frames import read_conversations, read_frames
 from llava_dvc.metrics import Floats, coverage, summary
@@ -54,7 +56,8 @@ def main() -> None:
     folds = []
     for block in blocks:
         split = around(block, len(frames), arguments.gap, cfg.split.val)
-        fold = run(cfg, build(frames, conversations, split, cfg.seed))
+        rows = build(frames, conversations, split, cfg.seed)
+        fold = run(cfg, rows, rivals=not arguments.alone)
         folds.append(fold)
         sys.stdout.write(json.dumps(figures([fold])) + "\n")
         sys.stdout.flush()
@@ -65,15 +68,14 @@ def main() -> None:
             file.write(json.dumps(pooled) + "\n")
 
 
-def run(cfg: Config, rows: DatasetDict) -> Fold:
+def run(cfg: Config, rows: DatasetDict, rivals: bool) -> Fold:
     """Baselines first, then the adapter: training changes the model it is given."""
     train, val, held_out = rows["train"], rows["val"], rows["eval"]
     model, processor = load_backbone(cfg.backbone), load_processor(cfg.backbone, cfg.image)
-    answers = {
-        "train_mean": train_mean(train["count"], len(held_out)),
-        "zero_shot": zero_shot(model, processor, train, held_out),
-        "ridge_features": ridge_features(model, processor, train, val, held_out),
-    }
+    answers = {"train_mean": train_mean(train["count"], len(held_out))}
+    if rivals:
+        answers["zero_shot"] = zero_shot(model, processor, train, held_out)
+        answers["ridge_features"] = ridge_features(model, processor, train, val, held_out)
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as checkpoints:
         trainer = build_trainer(
@@ -91,6 +93,12 @@ def run(cfg: Config, rows: DatasetDict) -> Fold:
     spread = temperature(tuned.eval(), processor, val, cfg.evaluate)
     found = predictions(tuned, processor, held_out, cfg.evaluate, spread)
     answers["adapter"] = found["predicted"].to_numpy(float)
+    written = [parse_count(reply) for reply in found["reply"]]
+    answers["adapter_greedy"] = (
+        found["predicted"]
+        .where(pd.Series([number is None for number in written]), pd.Series(written))
+        .to_numpy(float)
+    )
     low, high = found["low"].to_numpy(float), found["high"].to_numpy(float)
     return Fold(found["count"].to_numpy(float), answers, low, high, minutes)
 
@@ -135,6 +143,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--set", action="append", default=[], metavar="section.key=value")
     parser.add_argument("--blocks", type=int, default=8)
     parser.add_argument("--block", type=_block, action="append", metavar="START:STOP")
+    parser.add_argument("--alone", action="store_true", help="leave out the slower baselines")
     parser.add_argument("--gap", type=int, default=20)
     parser.add_argument("--out", type=Path, help="a JSON Lines file to add the pooled figures to")
     return parser.parse_args()

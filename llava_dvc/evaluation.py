@@ -16,6 +16,7 @@ from llava_dvc.counting import Answers, decode, expected, parse_count, predict, 
 from llava_dvc.metrics import evaluation
 
 TAIL = 0.1  # share of the mass below `low`, and above `high`
+INTERNAL = ["nll", "pit"]  # columns that predictions/eval.csv goes without
 
 
 def temperature(
@@ -35,8 +36,9 @@ def predictions(
     evaluate: config.Evaluate,
     temperature: float,
 ) -> pd.DataFrame:
-    """Columns frame, count, predicted, low, high, expected, reply, nll; one row a frame, in the
-    split's order.
+    """One row a frame, in the split's order: frame, count, predicted, low, high, expected, reply;
+    nll, -log P(count); and pit, the mass below the label and half of that at it, which is spread
+    evenly over 0..1 where the distribution is right.
     """
     counts = np.array(rows["count"])
     if counts.max() > evaluate.max_count:
@@ -59,6 +61,7 @@ def predictions(
             "expected": expected(mass).round(4),
             "reply": answers.replies,
             "nll": -np.log(np.maximum(right, np.finfo(float).tiny)),
+            "pit": mass.cumsum(axis=1)[np.arange(len(counts)), counts] - right / 2,
         }
     )
 

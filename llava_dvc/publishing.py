@@ -11,6 +11,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from llava_dvc import config
 from llava_dvc.outs import files_in, write_json
+from llava_dvc.plots import WORST
 from llava_dvc.recipe import Recipe
 
 METRICS = ("mae", "rmse", "bias", "accuracy", "f1_macro", "f1_weighted", "within_3")
@@ -30,7 +31,7 @@ def build(
 ) -> None:
     """Fill `folder` from an adapter and its evaluation."""
     shutil.copytree(adapter, folder, dirs_exist_ok=True)
-    shutil.copytree(plots, folder / "plots")
+    shutil.copytree(plots, folder / "plots", ignore=shutil.ignore_patterns(WORST))
     write_json(folder / "metrics" / "evaluate.json", metrics)
     write_json(folder / "metrics" / "baseline.json", baseline)
     recipe = Recipe.read(folder).model_copy(

@@ -7,7 +7,7 @@ from llava_dvc import tracking
 from llava_dvc.adapter import load_adapter
 from llava_dvc.config import Config, flatten, run_stage
 from llava_dvc.dataset import load_split
-from llava_dvc.evaluation import predictions, scores, table, temperature
+from llava_dvc.evaluation import INTERNAL, predictions, scores, table, temperature
 from llava_dvc.outs import new_file, new_folder, read_json, write_json
 from llava_dvc.plots import draw_all
 from llava_dvc.recipe import adapter_sha256
@@ -31,10 +31,10 @@ def main(
     frames = predictions(model, processor, rows, cfg.evaluate, spread)
     found = scores(frames, spread)
     with new_file(csv) as file:
-        frames.drop(columns="nll").to_csv(file, index=False)
+        frames.drop(columns=INTERNAL).to_csv(file, index=False)
     write_json(metrics, found)
     with new_folder(plots) as folder:
-        draw_all(frames, found, folder)
+        draw_all(frames, found, rows["image"], folder)
     sys.stdout.write(table(found, read_json(baseline)))
 
     data_md5 = read_json(prepared / "report.json")["data_md5"]

@@ -7,9 +7,10 @@ from huggingface_hub import ModelCard
 
 from llava_dvc.evaluation import scores, table, verdict
 from llava_dvc.outs import read_json
-from llava_dvc.plots import draw_all
+from llava_dvc.plots import WORST, draw_all
 from llava_dvc.publishing import build
 from llava_dvc.recipe import WEIGHTS, Recipe, versions
+from tests.conftest import frame
 
 BASELINE = {
     "train_mean": {"mae": 8.0, "rmse": 9.0, "accuracy": 0.05},
@@ -31,6 +32,7 @@ def frames():
             "expected": count + 0.25,
             "reply": ["3", "13", "5", "43", "31", "many"],
             "nll": 1.5,
+            "pit": [0.5, 0.2, 0.9, 0.1, 0.5, 0.6],
         }
     )
 
@@ -51,7 +53,8 @@ def published(cfg, frames, tmp_path):
     ).write(adapter)
     predictions = tmp_path / "eval.csv"
     frames.to_csv(predictions, index=False)
-    draw_all(frames, scores(frames, 1.5), tmp_path / "plots")
+    images = [frame(seed) for seed in range(len(frames))]
+    draw_all(frames, scores(frames, 1.5), images, tmp_path / "plots")
 
     def fill(name):
         folder = tmp_path / name
@@ -70,6 +73,12 @@ def published(cfg, frames, tmp_path):
         return folder
 
     return fill
+
+
+def test_no_picture_of_people_leaves(published):
+    pictures = {path.name for path in (published("one") / "plots").iterdir()}
+    assert "prediction_vs_truth.png" in pictures
+    assert WORST not in pictures
 
 
 def test_the_same_bytes_every_time(published):

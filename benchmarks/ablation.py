@@ -1,0 +1,96 @@
+"""One factor at a time from the tiny preset: what each setting does to the error, by blocked cross-
+validation.
+
+    python -m benchmarks.ablation DATA --out FILE [--processes 4] [--set backbone.device=cuda]
+
+DATA is a folder like data/. Every row is one `benchmarks.cross_validate` over the same blocks, with
+each of --seeds; several run at once. FILE gets a JSON line a run; the table is printed from it.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FACTORS: dict[str, tuple[str, ...]] = {
+    "default": (),
+    "loss soft": ("train.loss=soft",),
+    "loss expected": ("train.loss=expected",),
+    "no augmentation": ("train.augment=none",),
+    "pad": ("image.geometry=pad",),
+    "pad, border dropped": ("image.geometry=pad", "image.drop_border=true"),
+    "crop": ("image.geometry=crop",),
+    "language only": ("adapter.vision=false", "adapter.projector=false"),
+    "language, projector": ("adapter.vision=false",),
+    "rslora": ("adapter.method=rslora",),
+    "dora": ("adapter.method=dora",),
+}
+
+
+def main() -> None:
+    arguments = _parse()
+    tasks = [(name, seed) for seed in arguments.seeds for name in arguments.factors]
+    with ThreadPoolExecutor(arguments.processes) as pool:
+        list(pool.map(lambda task: run(*task, arguments), tasks))
+    sys.stdout.write(table(map(json.loads, arguments.out.read_text().splitlines())))
+
+
+def run(name: str, seed: int, arguments: argparse.Namespace) -> None:
+    """One row with one seed, in a process of its own; its failure is said and is no row."""
+    command = [sys.executable, "-m", "benchmarks.cross_validate", str(arguments.data), "--alone"]
+    command += [f"--block={block}" for block in arguments.block]
+    settings = [*arguments.set, *FACTORS[name], f"seed={seed}"]
+    command += [part for setting in settings for part in ("--set", setting)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.stderr.write(f"{name}, seed {seed}: {done.stderr[-500:]}\n")
+        return
+    pooled = json.loads(done.stdout[done.stdout.rindex("\n{\n") :])
+    with arguments.out.open("a") as file:
+        file.write(json.dumps({"name": name, "seed": seed, **pooled}) + "\n")
+
+
+def table(rows: Iterable[dict[str, Any]]) -> str:
+    """Means over the seeds, in the order of FACTORS; MAE with the spread between seeds."""
+    by_name: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        by_name[row["name"]].append(row)
+    lines = ["| | seeds | MAE | RMSE | bias | greedy MAE | coverage | minutes |", "|---" * 8 + "|"]
+    for name in [name for name in FACTORS if name in by_name]:
+        found = by_name[name]
+        maes = [row["adapter"]["mae"] for row in found]
+        cells = [
+            name,
+            str(len(found)),
+            f"{np.mean(maes):.2f} ± {np.std(maes):.2f}",
+            f"{np.mean([row['adapter']['rmse'] for row in found]):.2f}",
+            f"{np.mean([row['adapter']['bias'] for row in found]):+.2f}",
+            f"{np.mean([row['adapter_greedy']['mae'] for row in found]):.2f}",
+            f"{np.mean([row['coverage_80'] for row in found]):.0%}",
+            f"{np.mean([sum(row['minutes']) for row in found]):.1f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--factors", nargs="+", default=list(FACTORS), choices=FACTORS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[17, 18, 19])
+    parser.add_argument("--block", action="append", default=[], metavar="START:STOP")
+    parser.add_argument("--set", action="append", default=[], metavar="section.key=value")
+    parser.add_argument("--processes", type=int, default=1)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
