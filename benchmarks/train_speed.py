@@ -246,6 +246,7 @@ def frames(number: int) -> Dataset:
         "frame": [f"{n}.jpg" for n in range(number)],
         "image": [{"path": None, "bytes": pictures[n % 32]} for n in range(number)],
         "count": [13 + n % 38 for n in range(number)],
+        "camera": [None] * number,
         "messages": [said[n % 38] for n in range(number)],
     }
     return Dataset.from_dict(columns, features=FEATURES)

@@ -31,7 +31,7 @@ class Data(Section):
 
 
 class Split(Section):
-    strategy: Literal["temporal", "blocked", "random"]
+    strategy: Literal["temporal", "blocked", "random", "camera"]
     eval: float = Field(gt=0, lt=1)
     """Share of all frames that is only ever evaluated on."""
     val: float = Field(gt=0, lt=1)

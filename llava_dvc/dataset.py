@@ -12,6 +12,7 @@ FEATURES = Features(
         "frame": Value("string"),
         "image": Image(),
         "count": Value("int64"),
+        "camera": Value("string"),
         "messages": List({"role": Value("string"), "content": CONTENT}),
     }
 )

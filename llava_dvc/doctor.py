@@ -55,7 +55,13 @@ def _two_rows(prepared: Path) -> Dataset:
     ask = Conversation("How many people?", PLACEHOLDER)
     grey = Image.effect_noise(preflight.CAMERA, 64).convert("RGB")
     rows = [
-        {"frame": "grey.png", "image": grey, "count": count, "messages": ask.messages(count)}
+        {
+            "frame": "grey.png",
+            "image": grey,
+            "count": count,
+            "camera": None,
+            "messages": ask.messages(count),
+        }
         for count in (3, 12)
     ]
     return Dataset.from_list(rows, features=FEATURES)

@@ -13,10 +13,10 @@ from llava_dvc.calibration import fit_temperature, tempered
 from llava_dvc.config import UserError
 from llava_dvc.conversation import question_of
 from llava_dvc.counting import Answers, decode, expected, parse_count, predict, quantile
-from llava_dvc.metrics import evaluation
+from llava_dvc.metrics import by_camera, evaluation
 
 TAIL = 0.1  # share of the mass below `low`, and above `high`
-INTERNAL = ["nll", "pit"]  # columns that predictions/eval.csv goes without
+INTERNAL = ["camera", "nll", "pit"]  # columns that predictions/eval.csv goes without
 
 
 def temperature(
@@ -36,9 +36,9 @@ def predictions(
     evaluate: config.Evaluate,
     temperature: float,
 ) -> pd.DataFrame:
-    """One row a frame, in the split's order: frame, count, predicted, low, high, expected, reply;
-    nll, -log P(count); and pit, the mass below the label and half of that at it, which is spread
-    evenly over 0..1 where the distribution is right.
+    """One row a frame, in the split's order: frame, camera, count, predicted, low, high, expected,
+    reply; nll, -log P(count); and pit, the mass below the label and half of that at it, which is
+    spread evenly over 0..1 where the distribution is right.
     """
     counts = np.array(rows["count"])
     if counts.max() > evaluate.max_count:
@@ -54,6 +54,7 @@ def predictions(
     return pd.DataFrame(
         {
             "frame": rows["frame"][:],
+            "camera": rows["camera"][:],
             "count": counts,
             "predicted": decode(answers, evaluate.decode),
             "low": quantile(mass, TAIL),
@@ -88,6 +89,10 @@ def scores(frames: pd.DataFrame, temperature: float) -> dict[str, Any]:
         frames["nll"],
         [parse_count(reply) is not None for reply in frames["reply"]],
     )
+    if frames["camera"].notna().all():
+        found["cameras"] = by_camera(
+            frames["count"], frames["predicted"], frames["camera"].tolist()
+        )
     return {**found, "temperature": temperature}
 
 

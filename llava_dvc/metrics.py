@@ -4,6 +4,8 @@ Errors are in people, shares in [0, 1]; the error of a frame is predicted - actu
 is rounded to six digits, so that equal runs write equal files.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support
@@ -130,12 +132,23 @@ def bins(actual: Floats, predicted: Floats) -> Bins:
     """Frames, MAE and bias per range of ten people, by the true count; empty ranges are absent."""
     tens = (actual // 10).astype(int)
     return {
-        f"{10 * ten}-{10 * ten + 9}": {
-            "frames": int((tens == ten).sum()),
-            "mae": _rounded(mae(actual[tens == ten], predicted[tens == ten])),
-            "bias": _rounded(bias(actual[tens == ten], predicted[tens == ten])),
-        }
+        f"{10 * ten}-{10 * ten + 9}": _group(actual[tens == ten], predicted[tens == ten])
         for ten in np.unique(tens).tolist()
+    }
+
+
+def by_camera(actual: ArrayLike, predicted: ArrayLike, cameras: Sequence[str]) -> Bins:
+    """Frames, MAE and bias per camera, in the order of their names."""
+    truth, guess = _columns(actual, predicted)
+    of = np.array(cameras)
+    return {name: _group(truth[of == name], guess[of == name]) for name in sorted(set(cameras))}
+
+
+def _group(actual: Floats, predicted: Floats) -> dict[str, float]:
+    return {
+        "frames": len(actual),
+        "mae": _rounded(mae(actual, predicted)),
+        "bias": _rounded(bias(actual, predicted)),
     }
 
 

@@ -119,7 +119,7 @@ def reliability(predictions: pd.DataFrame, metrics: dict[str, Any]) -> Any:
     axes.step(labels, np.arange(1, len(labels) + 1) / len(labels), color=MODEL, label="answers")
     axes.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle="--", label="right")
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="quantile of the answer")
-    axes.set_ylabel("share of frames with fewer people")
+    axes.set_ylabel("share of labels below it")
     axes.set_title(f"{metrics['coverage_80']:.0%} of labels in the 80 % interval")
     axes.set_aspect("equal")
     axes.grid(alpha=0.2)

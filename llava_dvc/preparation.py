@@ -86,6 +86,7 @@ def _rows(frames: Sequence[Frame], chosen: Sequence[int], asked: Sequence[Conver
             "frame": frame.name,
             "image": {"path": frame.path.name, "bytes": frame.path.read_bytes()},
             "count": frame.count,
+            "camera": frame.camera,
             "messages": conversation.messages(frame.count),
         }
         for frame, conversation in zip((frames[i] for i in chosen), asked, strict=True)

@@ -26,6 +26,7 @@ class Split:
 
 def split_frames(
     ids: Sequence[int],
+    cameras: Sequence[str | None],
     strategy: str,
     eval: float,
     val: float,
@@ -33,13 +34,16 @@ def split_frames(
     train_until: int | None,
     seed: int,
 ) -> Split:
-    """Deal the frames whose numbers in time are `ids`; `eval` and `val` are shares of them all.
+    """Deal the frames whose numbers in time are `ids`, each of one of `cameras`; `eval` and `val`
+    are shares of them all.
 
     temporal: train, then val, then eval, `gap` frames left out before val and before eval (they
     come off train). With `train_until`, frames after that number evaluate, less the gap.
     blocked: neighbouring frames stay together in blocks of at least 50, or of the smaller share
     when that is fewer; `seed` deals the blocks, and gaps come off train first, then off val.
     random: frame by frame, without gaps; neighbours land on both sides, so it leaks.
+    camera: whole cameras, dealt by `seed`, until eval and then val have at least their share: how
+    well it counts where it never was.
     """
     if train_until is None and eval + val >= 1:
         raise UserError(
@@ -52,6 +56,7 @@ def split_frames(
             "Set train_until to null, or strategy to temporal."
         )
     n = len(ids)
+    order = np.argsort(ids, kind="stable")
     match strategy:
         case "temporal":
             first = None if train_until is None else int((np.array(ids) <= train_until).sum())
@@ -60,12 +65,15 @@ def split_frames(
             dealt = _blocked(n, eval, val, gap, seed)
         case "random":
             dealt = _random(n, round(eval * n), round(val * n), seed)
+        case "camera":
+            dealt = _by_camera([cameras[i] for i in order], eval * n, val * n, seed)
         case _:
             raise UserError(
-                f"params.yaml: split.strategy is {strategy!r}. Write temporal, blocked or random."
+                f"params.yaml: split.strategy is {strategy!r}. Write temporal, blocked, random or "
+                "camera."
             )
     parts = np.empty(n, dtype=int)
-    parts[np.argsort(ids, kind="stable")] = dealt
+    parts[order] = dealt
     train, validation, evaluation, left_out = (
         np.flatnonzero(parts == part).tolist() for part in range(4)
     )
@@ -131,6 +139,27 @@ def _random(n: int, evals: int, vals: int, seed: int) -> NDArray[np.int_]:
     parts[order[:evals]] = EVAL
     parts[order[evals : evals + vals]] = VAL
     return parts
+
+
+def _by_camera(
+    cameras: Sequence[str | None], evals: float, vals: float, seed: int
+) -> NDArray[np.int_]:
+    names = sorted({camera or "" for camera in cameras})
+    if len(names) < 3 or "" in names:
+        raise UserError(
+            f"params.yaml: split.strategy is camera, but data/labels.csv names "
+            f"{len([name for name in names if name])} cameras. Give every frame a `camera`, three "
+            "different ones at least, or set strategy to temporal."
+        )
+    sizes = {name: sum(camera == name for camera in cameras) for name in names}
+    waiting = np.random.default_rng(seed).permutation(names).tolist()
+    part_of = dict.fromkeys(names, TRAIN)
+    for part, wanted in ((EVAL, evals), (VAL, vals)):
+        taken = 0
+        while taken < wanted and waiting:
+            part_of[waiting[0]] = part
+            taken += sizes[waiting.pop(0)]
+    return np.array([part_of[str(camera)] for camera in cameras])
 
 
 def _require_frames(

@@ -16,7 +16,8 @@ def main(cfg: Config, data: Path, prepared: Path) -> None:
     conversations = read_conversations(data)
     if cfg.prompt.phrasings == "first":
         conversations = conversations[:1]
-    split = split_frames(numbers(frames), **cfg.split.model_dump(), seed=cfg.seed)
+    cameras = [frame.camera for frame in frames]
+    split = split_frames(numbers(frames), cameras, **cfg.split.model_dump(), seed=cfg.seed)
     found = report(frames, split, data)
     with new_folder(prepared) as folder:
         build(frames, conversations, split, cfg.seed).save_to_disk(folder)

@@ -121,6 +121,7 @@ def rows() -> Dataset:
             "frame": [f"seq_{i:06d}.jpg" for i in range(8)],
             "image": [frame(i) for i in range(8)],
             "count": counts,
+            "camera": [None] * 8,
             "messages": [conversation(count) for count in counts],
         },
         features=FEATURES,

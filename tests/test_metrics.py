@@ -157,3 +157,11 @@ def test_columns_are_equally_long(predicted):
 def test_no_frames_have_no_metrics():
     with pytest.raises(ValueError, match="non-empty"):
         metrics.summary([], [])
+
+
+def test_errors_per_camera():
+    found = metrics.by_camera(ACTUAL, PREDICTED, ["door", "hall", "door", "hall"])
+    assert found == {
+        "door": {"frames": 2, "mae": 0.5, "bias": 0.5},
+        "hall": {"frames": 2, "mae": 4.0, "bias": 2.0},
+    }

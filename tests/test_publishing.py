@@ -26,6 +26,7 @@ def frames():
         {
             "frame": [f"seq_{i:06d}.jpg" for i in range(6)],
             "count": count,
+            "camera": None,
             "predicted": [3, 13, 5, 43, 31, 8],
             "low": count - 3,
             "high": count + 3,

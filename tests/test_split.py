@@ -5,8 +5,11 @@ from llava_dvc.config import UserError
 from llava_dvc.split import Split, blind_interpolation, split_frames
 
 
-def split(n=100, strategy="temporal", eval=0.2, val=0.1, gap=0, train_until=None, seed=0):
-    return split_frames(range(1, n + 1), strategy, eval, val, gap, train_until, seed)
+def split(
+    n=100, strategy="temporal", eval=0.2, val=0.1, gap=0, train_until=None, seed=0, cameras=None
+):
+    ids = range(1, n + 1)
+    return split_frames(ids, cameras or [None] * n, strategy, eval, val, gap, train_until, seed)
 
 
 def every(part: Split) -> list[int]:
@@ -36,12 +39,12 @@ def test_train_until_sets_the_boundary():
 
 
 def test_train_until_is_a_number_not_a_position():
-    parts = split_frames([10, 20, 30, 40, 50], "temporal", 0.2, 0.2, 0, 35, seed=0)
+    parts = split_frames([10, 20, 30, 40, 50], [None] * 5, "temporal", 0.2, 0.2, 0, 35, seed=0)
     assert parts == Split(train=[0, 1], val=[2], eval=[3, 4], left_out=[])
 
 
 def test_time_decides_not_the_order_given():
-    parts = split_frames([5, 4, 3, 2, 1], "temporal", 0.2, 0.2, 0, None, seed=0)
+    parts = split_frames([5, 4, 3, 2, 1], [None] * 5, "temporal", 0.2, 0.2, 0, None, seed=0)
     assert (parts.eval, parts.val, parts.train) == ([0], [1], [2, 3, 4])
 
 
@@ -93,7 +96,7 @@ def test_the_seed_decides(strategy):
     ("settings", "reason"),
     [
         ({"eval": 0.8, "val": 0.2}, r"split.eval 0.8 and split.val 0.2 add up to 1, which"),
-        ({"strategy": "by day"}, r"split.strategy is 'by day'. Write temporal, blocked or random"),
+        ({"strategy": "by day"}, r"split.strategy is 'by day'. Write temporal, blocked, random or"),
         ({"strategy": "random", "train_until": 5}, r"split.train_until is 5, but split.strategy"),
         ({"n": 4}, r"split.val 0.1, split.gap 0 leave val without a frame, of 4. Lower"),
         ({"val": 0.0, "strategy": "blocked"}, r"split.val 0.0, split.gap 0 leave val without"),
@@ -125,3 +128,20 @@ def test_blind_interpolation_knows_a_leak():
     times = np.arange(600)
     leaking = blind_interpolation(times, walk, split(n=600, strategy="random"))
     assert leaking < 1 < blind_interpolation(times, walk, split(n=600))
+
+
+def test_a_camera_is_on_one_side_only():
+    cameras = [f"cam{i % 5}" for i in range(100)]
+    parts = split(strategy="camera", cameras=cameras)
+    seen = [{cameras[i] for i in part} for part in (parts.train, parts.val, parts.eval)]
+    assert [len(names) for names in seen] == [3, 1, 1]
+    assert len(set.union(*seen)) == 5
+    assert every(parts) == list(range(100))
+    other = split(strategy="camera", cameras=cameras, seed=1)
+    assert {cameras[i] for i in other.eval} != seen[2]
+
+
+@pytest.mark.parametrize("cameras", [None, ["a", "b"] * 50, ["a", "b", "c", None] * 25])
+def test_a_camera_split_needs_three_named_cameras(cameras):
+    with pytest.raises(UserError, match=r"is camera, but data/labels\.csv names"):
+        split(strategy="camera", cameras=cameras)
