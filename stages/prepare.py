@@ -1,5 +1,6 @@
 """data/ to prepared/: checked frames with their conversations, split into train, val and eval."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ from llava_dvc import tracking
 from llava_dvc.config import Config, run_stage
 from llava_dvc.frames import read_conversations, read_frames
 from llava_dvc.outs import new_folder, write_json
-from llava_dvc.preparation import build, numbers, report
+from llava_dvc.preparation import build, leak, numbers, report
 from llava_dvc.split import split_frames
 
 
@@ -22,6 +23,8 @@ def main(cfg: Config, data: Path, prepared: Path) -> None:
     with new_folder(prepared) as folder:
         build(frames, conversations, split, cfg.seed).save_to_disk(folder)
         write_json(folder / "report.json", found)
+    if warning := leak(found, cfg.split.strategy, cfg.split.gap):
+        sys.stderr.write(f"{warning}\n")
     log(cfg, found, prepared)
 
 
