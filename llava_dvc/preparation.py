@@ -51,7 +51,7 @@ def report(frames: Sequence[Frame], split: Split, data: Path) -> dict[str, Any]:
     """What is in the data, how it was split, and how far the split leaks.
 
     `blind_interpolation` scores answers for eval that are interpolated in time from the other
-    labels, without a look at any picture; `train_mean` scores the mean training label.
+    labels, without a look at any picture; `best_constant` the one number that is best for eval.
     """
     counts = np.array([frame.count for frame in frames])
     parts = {"train": split.train, "val": split.val, "eval": split.eval}
@@ -68,23 +68,23 @@ def report(frames: Sequence[Frame], split: Split, data: Path) -> dict[str, Any]:
         "blind_interpolation": summary(
             counts[split.eval], interpolate(numbers(frames), counts, split)
         ),
-        "train_mean": summary(
-            counts[split.eval], np.full(len(split.eval), counts[split.train].mean())
+        "best_constant": summary(
+            counts[split.eval], np.full(len(split.eval), np.median(counts[split.eval]))
         ),
     }
 
 
 def leak(found: dict[str, Any], strategy: str, gap: int) -> str | None:
     """A line of warning when eval's labels can be had from their neighbours' in time: when that
-    halves the error of the mean.
+    halves the error of the best constant.
     """
-    blind, mean = found["blind_interpolation"]["mae"], found["train_mean"]["mae"]
-    if blind > mean / 2:
+    blind, constant = found["blind_interpolation"]["mae"], found["best_constant"]["mae"]
+    if blind > constant / 2:
         return None
     return (
         f"warning: split.strategy: is {strategy} with gap {gap}, and guessing the labels of eval "
         f"from their neighbours' in time, without a look at a picture, errs by {blind:.2f} people "
-        f"(their mean by {mean:.2f}): no model's error here says how well it counts; set strategy "
+        f"(the best constant by {constant:.2f}): no model's error here says how well it counts; set strategy "
         "to temporal, or raise the gap"
     )
 
