@@ -84,8 +84,8 @@ def leak(found: dict[str, Any], strategy: str, gap: int) -> str | None:
     return (
         f"warning: split.strategy: is {strategy} with gap {gap}, and guessing the labels of eval "
         f"from their neighbours' in time, without a look at a picture, errs by {blind:.2f} people "
-        f"(the best constant by {constant:.2f}): no model's error here says how well it counts; set "
-        "strategy to temporal, or raise the gap"
+        f"(the best constant by {constant:.2f}): no model's error here says how well it counts; "
+        "set strategy to temporal, or raise the gap"
     )
 
 
