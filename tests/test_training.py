@@ -154,3 +154,18 @@ def test_a_mirrored_frame_is_seen_from_the_other_side(processor, rows):
     assert not torch.equal(straight, turned)
     torch.testing.assert_close(straight, turned.flip(-1), atol=0.05, rtol=0)
     assert torch.equal(*batch["labels"])
+
+
+def test_8_bit_averages_train_alike(cfg, processor, rows, tmp_path):
+    plain, coarse = (
+        weights(train(cfg_with(cfg, optimizer=name), processor, rows, tmp_path / name, r=64))
+        for name in ("adamw", "adamw_8bit")
+    )
+    moved = [n for n in plain if "lora_B" in n]
+    assert all(coarse[n].abs().sum() > 0 for n in moved)
+    far = sum(float((coarse[n] - plain[n]).abs().sum()) for n in moved)
+    assert 0 < far < 0.2 * sum(float(plain[n].abs().sum()) for n in moved)
+
+
+def cfg_with(cfg, **changes):
+    return cfg.model_copy(update={"train": cfg.train.model_copy(update=changes)})
