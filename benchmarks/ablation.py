@@ -1,10 +1,11 @@
-"""One factor at a time from the tiny preset: what each setting does to the error, by blocked cross-
+"""One factor at a time from params.yaml: what each setting does to the error, by blocked cross-
 validation.
 
     python -m benchmarks.ablation DATA --out FILE [--processes 4] [--set backbone.device=cuda]
 
 DATA is a folder like data/. Every row is one `benchmarks.cross_validate` over the same blocks, with
-each of --seeds; several run at once. FILE gets a JSON line a run; the table is printed from it.
+each of --seeds; several run at once. FILE, a new one, gets a JSON line a run; the table is printed
+from it.
 """
 
 import argparse
@@ -24,8 +25,8 @@ FACTORS: dict[str, tuple[str, ...]] = {
     "loss soft": ("train.loss=soft",),
     "loss expected": ("train.loss=expected",),
     "no augmentation": ("train.augment=none",),
-    "pad": ("image.geometry=pad",),
-    "pad, border dropped": ("image.geometry=pad", "image.drop_border=true"),
+    "squash": ("image.geometry=squash",),
+    "border dropped": ("image.drop_border=true",),
     "crop": ("image.geometry=crop",),
     "language only": ("adapter.vision=false", "adapter.projector=false"),
     "language, projector": ("adapter.vision=false",),
@@ -37,6 +38,7 @@ FACTORS: dict[str, tuple[str, ...]] = {
 def main() -> None:
     arguments = _parse()
     tasks = [(name, seed) for seed in arguments.seeds for name in arguments.factors]
+    arguments.out.touch(exist_ok=False)  # rows of other settings would be averaged in
     with ThreadPoolExecutor(arguments.processes) as pool:
         list(pool.map(lambda task: run(*task, arguments), tasks))
     sys.stdout.write(table(map(json.loads, arguments.out.read_text().splitlines())))

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from datasets import DatasetDict
 
 from benchmarks.settings import overridden
@@ -93,12 +92,8 @@ def run(cfg: Config, rows: DatasetDict, rivals: bool) -> Fold:
     spread = temperature(tuned.eval(), processor, val, cfg.evaluate)
     found = predictions(tuned, processor, held_out, cfg.evaluate, spread)
     answers["adapter"] = found["predicted"].to_numpy(float)
-    written = [parse_count(reply) for reply in found["reply"]]
-    answers["adapter_greedy"] = (
-        found["predicted"]
-        .where(pd.Series([number is None for number in written]), pd.Series(written))
-        .to_numpy(float)
-    )
+    written = found["reply"].map(parse_count)  # where it is no number, the decoded count stands
+    answers["adapter_greedy"] = written.fillna(found["predicted"]).to_numpy(float)
     low, high = found["low"].to_numpy(float), found["high"].to_numpy(float)
     return Fold(found["count"].to_numpy(float), answers, low, high, minutes)
 

@@ -21,7 +21,6 @@ COMPILED = (*PLAIN, "train.compile=true")
 PATHS: dict[str, tuple[str, ...]] = {
     "float32": (*PLAIN, "backbone.dtype=float32"),
     "plain": PLAIN,
-    "recomputed": (),
     "unpacked": (*PLAIN, "backbone.unpacked=true"),
     "compiled": COMPILED,
     "fast": (*COMPILED, "backbone.unpacked=true"),

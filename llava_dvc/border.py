@@ -5,7 +5,7 @@ each at the place it would have had: the same as hiding the border's tokens from
 quarter less to compute for a 640x480 frame.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -32,10 +32,23 @@ def patches_of_frame(size: Size, grid: int) -> list[int]:
     return [row * grid + column for row in rows for column in columns]
 
 
+def one_size(frames: Iterable[Image]) -> Size:
+    """The size of all `frames`. Raises UserError when there are several: each would have a border
+    of its own, and a model is settled on one.
+    """
+    sizes = {frame.size: None for frame in frames}
+    if len(sizes) > 1:
+        first, other, *_ = sizes
+        raise UserError(
+            f"image.drop_border: is true, but frames are {_name(first)} and {_name(other)}; bring "
+            "all to one size, or set it to false and train anew"
+        )
+    return next(iter(sizes))
+
+
 class Border:
     """What of the frames of one size takes no tokens; `settle` has to be called before `drop`."""
 
-    size: Size
     kept: list[int]
     """Patches that stay."""
     start: int
@@ -48,7 +61,7 @@ class Border:
         """Make `model` and this fit for frames of `size` behind the beginning of `prompt`."""
         before, _, _ = prompt.partition(processor.image_token)
         self.start = len(processor.tokenizer(before, add_special_tokens=False).input_ids)
-        self.size, self.kept = size, patches_of_frame(size, self.grid)
+        self.kept = patches_of_frame(size, self.grid)
         llava = next(module for module in model.modules() if isinstance(module, LlavaModel))
         hooked = hasattr(llava, "kept_patches")
         llava.kept_patches = torch.tensor(self.kept, device=model.device)
@@ -68,25 +81,9 @@ class Border:
         """How many tokens a frame is shorter."""
         return self.grid**2 - len(self.kept)
 
-    def drop(self, batch: dict[str, Any], images: Sequence[Image], token: int) -> dict[str, Any]:
-        """The batch without its border's image tokens, whose id is `token`.
-
-        Raises UserError when a frame has another size, or a sequence its image elsewhere: then
-        their borders would not be the model's.
-        """
-        other = next((image.size for image in images if image.size != self.size), None)
-        if other:
-            raise UserError(
-                f"image.drop_border: is true, but a frame is {_name(other)} and the first was "
-                f"{_name(self.size)}; bring all to one size, or set it to false"
-            )
-        ids = batch["input_ids"]
-        if (ids[:, self.start] != token).any() or (ids[:, : self.start] == token).any():
-            raise UserError(
-                "image.drop_border: is true, but the image is not at the same place in every line "
-                "of data/messages.txt; put it first, or set drop_border to false"
-            )
-        stay = torch.ones(ids.shape[1], dtype=torch.bool)
+    def drop(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch without its border's image tokens."""
+        stay = torch.ones(batch["input_ids"].shape[1], dtype=torch.bool)
         stay[self.start : self.start + self.grid**2] = False
         stay[self.start + torch.tensor(self.kept)] = True
         names = batch.keys() & {"input_ids", "attention_mask"}

@@ -124,7 +124,7 @@ class Train(Section):
     would not fit into the GPU's free memory.
     """
     compile: bool
-    """Compile the language model's layers: faster steps after half a minute."""
+    """Compile the layers of language model and tower: faster steps after half a minute."""
     save_every: int = Field(ge=1)
     """Steps between two checkpoints that a killed run can resume from."""
     workers: int = Field(ge=0)
@@ -137,7 +137,7 @@ class Evaluate(Section):
     """The largest count an answer can be."""
     decode: Literal["median", "mean", "mode", "greedy"]
     compile: bool
-    """Compile what the language model computes: faster after half a minute."""
+    """Compile what language model and tower compute: faster after half a minute."""
 
 
 class Publish(Section):

@@ -95,7 +95,7 @@ def encode(
         padding_side="right",
         return_tensors="pt",
     )
-    return border.drop(batch, images, processor.image_token_id) if border else dict(batch)
+    return border.drop(dict(batch)) if border else dict(batch)
 
 
 def longest(processor: LlavaProcessor, rows: Dataset) -> int:

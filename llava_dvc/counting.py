@@ -2,9 +2,9 @@
 
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import Cache, LlavaForConditionalGeneration, LlavaProcessor
 
+from llava_dvc.border import one_size
 from llava_dvc.conversation import Batch, Messages, answer_ids, encode, render_prompt
 
 Floats = NDArray[np.float64]
@@ -114,23 +115,27 @@ def predict(
     question: Messages,
     max_count: int,
     batch_size: int,
+    stance: Literal["eager_on_recompile", "force_eager"] = "eager_on_recompile",
 ) -> Answers:
-    """Ask `question` of every frame; counts above `max_count` get no probability."""
+    """Ask `question` of every frame; counts above `max_count` get no probability.
+
+    `stance` is the compiler's after the first batch: what was compiled for that one's shape is not
+    compiled again for the last one's.
+    """
     prompt = render_prompt(processor, question)
     tree = CountTree.build(processor, prompt, max_count)
     if processor.border:
-        processor.border.settle(model, processor, prompt, frames[0].size)
+        processor.border.settle(model, processor, prompt, one_size(frames))
     probabilities, replies = [], []
-    with ExitStack() as compiled:
-        for encoded in loader(processor, frames, prompt, batch_size, model.device):
-            batch = {name: x.to(model.device, non_blocking=True) for name, x in encoded.items()}
-            with as_trained(model):
-                scores = score(model, batch, tree)
-                replies += greedy_replies(model, processor, batch, scores, tree)
-            found = count_log_probabilities(scores.nodes, tree).exp()
-            probabilities.append(found.double().cpu().numpy())
-            # Layers compiled for the first batch's shape are not compiled again for the last one's.
-            compiled.enter_context(torch.compiler.set_stance("eager_on_recompile"))
+    compiling: AbstractContextManager[Any] = nullcontext()
+    for encoded in loader(processor, frames, prompt, batch_size, model.device):
+        batch = {name: value.to(model.device, non_blocking=True) for name, value in encoded.items()}
+        with as_trained(model), compiling:
+            scores = score(model, batch, tree)
+            replies += greedy_replies(model, processor, batch, scores, tree)
+        found = count_log_probabilities(scores.nodes, tree).exp()
+        probabilities.append(found.double().cpu().numpy())
+        compiling = torch.compiler.set_stance(stance)
     return Answers(np.concatenate(probabilities), replies)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from llava_dvc.config import UserError
 
+WORST = "worst_frames.png"  # of plots/: it shows people, and is never published
 SPARE = 64 * 2**20  # bytes that must stay free besides DVC's own copy of an out
 
 

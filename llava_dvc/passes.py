@@ -84,6 +84,12 @@ def _is_sound(gradient: Tensor | None) -> bool:
     return gradient is not None and bool(gradient.isfinite().all() and gradient.any())
 
 
+def recompute(trainer: SFTTrainer) -> None:
+    """Turn checkpointing on as Trainer's start does, less the hooks that would leave behind."""
+    kept = partial(checkpoint, **trainer.args.gradient_checkpointing_kwargs)
+    trainer.model.get_base_model()._set_gradient_checkpointing(True, kept)
+
+
 @contextmanager
 def _without_trace(trainer: SFTTrainer, moved: Iterable[nn.Parameter]) -> Iterator[None]:
     """In training's mode; then put back random numbers, the `moved` tensors, gradients and modes,
@@ -99,11 +105,8 @@ def _without_trace(trainer: SFTTrainer, moved: Iterable[nn.Parameter]) -> Iterat
             after.callback(setattr, module, "training", module.training)
         model.train()
         if args.gradient_checkpointing:
-            # What Trainer's start calls would leave hooks behind.
-            llava = model.get_base_model()
-            recompute = partial(checkpoint, **args.gradient_checkpointing_kwargs)
-            llava._set_gradient_checkpointing(True, recompute)
-            after.callback(llava._set_gradient_checkpointing, False)
+            recompute(trainer)
+            after.callback(model.get_base_model()._set_gradient_checkpointing, False)
         yield
 
 

@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 from PIL.Image import Image
 
+from llava_dvc.outs import WORST
+
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 INK, MODEL, TRUTH = "#333333", "#1f6f8b", "#d1495b"
-WORST = "worst_frames.png"  # shows people: it is never published
 SHEET = (4, 3)  # frames of it, across and down
 
 
@@ -114,9 +115,8 @@ def confusion(predictions: pd.DataFrame) -> Any:
 
 def reliability(predictions: pd.DataFrame, metrics: dict[str, Any]) -> Any:
     """How often the label lies below each quantile of the answer, against how often it should."""
-    labels = np.sort(predictions["pit"])
     figure, axes = plt.subplots(figsize=(5.5, 5.5), layout="constrained")
-    axes.step(labels, np.arange(1, len(labels) + 1) / len(labels), color=MODEL, label="answers")
+    axes.ecdf(predictions["pit"], color=MODEL, label="answers")
     axes.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle="--", label="right")
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="quantile of the answer")
     axes.set_ylabel("share of labels below it")

@@ -4,6 +4,7 @@ import csv
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
@@ -29,13 +30,14 @@ def count_files(paths: Sequence[Path], adapter: Path) -> None:
     writer = csv.writer(sys.stdout)
     writer.writerow(["frame", "count", "low", "high"])
     for start in range(0, len(paths), BATCH):
-        batch = paths[start : start + BATCH]
-        images = [read_image(path) for path in batch]
-        answers = predict(model, processor, images, question, recipe.max_count, BATCH)
-        mass = tempered(answers.probabilities, recipe.temperature)
-        counts = decode(replace(answers, probabilities=mass), recipe.decode)
-        low, high = (quantile(mass, share) for share in (0.1, 0.9))
-        writer.writerows(zip(batch, counts, low, high, strict=True))
+        read = [(path, read_image(path)) for path in paths[start : start + BATCH]]
+        for _, alike in groupby(read, lambda pair: processor.border and pair[1].size):
+            batch, images = zip(*alike, strict=True)
+            answers = predict(model, processor, images, question, recipe.max_count, BATCH)
+            mass = tempered(answers.probabilities, recipe.temperature)
+            counts = decode(replace(answers, probabilities=mass), recipe.decode)
+            low, high = (quantile(mass, share) for share in (0.1, 0.9))
+            writer.writerows(zip(batch, counts, low, high, strict=True))
 
 
 def read_image(path: Path) -> Image.Image:

@@ -10,8 +10,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from llava_dvc import config
-from llava_dvc.outs import files_in, write_json
-from llava_dvc.plots import WORST
+from llava_dvc.outs import WORST, files_in, write_json
 from llava_dvc.recipe import Recipe
 
 METRICS = ("mae", "rmse", "bias", "accuracy", "f1_macro", "f1_weighted", "within_3")

@@ -1,5 +1,5 @@
-"""What makes a training step fast and small. Each function changes how a result is computed, not
-the result: `tests/test_speed.py` holds its loss and gradients to the plain path's.
+"""What makes training and counting fast and small. Each function changes how a result is computed,
+not the result: `tests/test_speed.py` holds its loss and gradients to the plain path's.
 """
 
 from functools import partial, wraps

@@ -7,6 +7,7 @@ ever a stage's output.
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -279,7 +280,10 @@ class Run:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        points = [Metric(name, float(value), now, step) for name, value in values.items()]
+        points = [
+            Metric(re.sub(r"[^\w./: -]", "_", name), float(value), now, step)  # a camera's name
+            for name, value in values.items()
+        ]
         self.client.log_batch(self.run_id, points)
         self.board([Summary.Value(tag=p.key, simple_value=p.value) for p in points], step)
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from transformers import (
 from trl import SFTConfig, SFTTrainer
 
 from llava_dvc import config, losses, preflight, speed
+from llava_dvc.border import one_size
 from llava_dvc.config import UserError
 from llava_dvc.conversation import IGNORED, Collator, longest, question_of, render_prompt
 from llava_dvc.counting import CountTree, ceiling, predict, quantile
@@ -62,7 +64,8 @@ def build_trainer(
     """The trainer, its adapter on the model, ready for its first step."""
     if processor.border:
         prompt = render_prompt(processor, train[0]["messages"])
-        processor.border.settle(model, processor, prompt, train[0]["image"].size)
+        size = one_size(chain(train["image"], val["image"]))
+        processor.border.settle(model, processor, prompt, size)
     length = longest(processor, train)
     rows = batch_share(recipe)
     recomputed = speed.checkpoints(recipe, model, rows * length)
@@ -170,6 +173,7 @@ class CountTrainer(SFTTrainer):
                 question,
                 self.max_count,
                 self.args.eval_batch_size,
+                stance="force_eager",
             )
         error = np.abs(quantile(answers.probabilities, 0.5) - np.array(val["count"]))
         metrics = {f"{metric_key_prefix}_mae": float(error.mean())}

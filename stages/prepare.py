@@ -23,7 +23,7 @@ def main(cfg: Config, data: Path, prepared: Path) -> None:
     with new_folder(prepared) as folder:
         build(frames, conversations, split, cfg.seed).save_to_disk(folder)
         write_json(folder / "report.json", found)
-    if warning := leak(found, cfg.split.strategy, cfg.split.gap):
+    if warning := leak(found, cfg.split.strategy):
         sys.stderr.write(f"{warning}\n")
     log(cfg, found, prepared)
 

@@ -73,19 +73,17 @@ def test_replies_are_those_of_generation(model, dropping):
     assert answers.replies == generate(model, dropping, batch, list(range(5)))
 
 
-def test_frames_of_two_sizes_are_an_error(model, dropping):
+def test_frames_of_two_sizes_are_an_error_before_anything_is_done(cfg, dropping, rows, tmp_path):
     images = [frame(0, (80, 30)), frame(1, (64, 48))]
-    with pytest.raises(UserError, match="a frame is 64x48 and the first was 80x30; bring all"):
+    model = load_backbone(cfg.backbone)
+    with pytest.raises(UserError, match="frames are 80x30 and 64x48; bring all to one size"):
         predict(model, dropping, images, QUESTION, 60, 1)
-
-
-def test_an_image_that_is_not_at_one_place_is_an_error(model, dropping):
-    text, image = {"type": "text", "text": "Look here."}, {"type": "image", "text": None}
-    late = [{"role": "user", "content": [text, image]}]
-    prompt = render_prompt(dropping, QUESTION)
-    dropping.border.settle(model, dropping, prompt, (80, 30))
-    with pytest.raises(UserError, match="image is not at the same place in every line"):
-        encode(dropping, [frame(0, (80, 30))] * 2, [prompt, render_prompt(dropping, late)])
+    other = rows.select([0]).map(lambda _: {"image": frame(1, (80, 30))})
+    with pytest.raises(UserError, match="frames are 64x48 and 80x30; bring all to one size"):
+        build_trainer(
+            model, dropping, rows, other, peft_config(cfg.adapter, model), cfg.train, seed=0,
+            checkpoints=tmp_path,
+        )  # fmt: skip
 
 
 def test_it_trains(cfg, padded, dropping, rows, tmp_path):

@@ -171,7 +171,7 @@ TABLE = [
     ("data.exclude", ["seq_000001.jpg"], {"prepare"}),
     ("split.gap", 3, {"prepare"}),
     ("prompt.phrasings", "first", {"prepare"}),
-    ("image.geometry", "pad", {"baseline", "train"}),
+    ("image.geometry", "squash", {"baseline", "train"}),
     ("backbone.quantization", "none", {"baseline", "train"}),
     ("adapter.r", 8, {"train"}),
     ("train.learning_rate", 0.001, {"train"}),

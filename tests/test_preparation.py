@@ -1,5 +1,7 @@
 """What prepared/ holds of a frame, and when a split is called leaking."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -35,8 +37,9 @@ def test_a_row_has_its_frame_and_camera(frames):
 
 
 def test_a_split_that_leaks_is_called_so(frames, tmp_path):
-    def warning(strategy, gap):
-        return leak(report(frames, split(strategy, frames, gap), tmp_path), strategy, gap)
+    def warning(strategy, rows):
+        return leak(report(rows, split(strategy, rows, 0), tmp_path), strategy)
 
-    assert "split.strategy: is random with gap 0, and guessing" in warning("random", 0)
-    assert warning("temporal", 20) is None
+    assert "split.strategy: is random, and guessing" in warning("random", frames)
+    assert warning("temporal", frames) is None
+    assert warning("random", [replace(row, count=4) for row in frames]) is None

@@ -6,8 +6,8 @@ import pytest
 from huggingface_hub import ModelCard
 
 from llava_dvc.evaluation import scores, table, verdict
-from llava_dvc.outs import read_json
-from llava_dvc.plots import WORST, draw_all
+from llava_dvc.outs import WORST, read_json
+from llava_dvc.plots import draw_all
 from llava_dvc.publishing import build
 from llava_dvc.recipe import WEIGHTS, Recipe, versions
 from tests.conftest import frame

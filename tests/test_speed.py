@@ -18,6 +18,7 @@ from llava_dvc.backbone import load_backbone
 from llava_dvc.config import Config
 from llava_dvc.conversation import Collator, longest, question_of
 from llava_dvc.counting import predict
+from llava_dvc.passes import recompute
 from llava_dvc.training import CountTrainer, build_trainer
 from tests.conftest import conversation
 
@@ -54,6 +55,9 @@ def trainer_of(cfg: Config, processor: LlavaProcessor, rows: Dataset, folder: Pa
 
 def loss_and_gradients(trainer: CountTrainer, batch: dict) -> tuple[float, dict[str, Tensor]]:
     trainer.model.train()
+    if trainer.args.gradient_checkpointing:
+        recompute(trainer)
+        assert trainer.model.get_base_model().is_gradient_checkpointing
     loss = trainer.compute_loss(trainer.model, dict(batch))
     loss.backward()
     return loss.item(), {
