@@ -133,8 +133,8 @@ def predict(
         with as_trained(model), compiling:
             scores = score(model, batch, tree)
             replies += greedy_replies(model, processor, batch, scores, tree)
-        found = count_log_probabilities(scores.nodes, tree).exp()
-        probabilities.append(found.double().cpu().numpy())
+        found = count_log_probabilities(scores.nodes, tree)
+        probabilities.append(found.double().softmax(dim=-1).cpu().numpy())
         compiling = torch.compiler.set_stance(stance)
     return Answers(np.concatenate(probabilities), replies)
 
@@ -170,32 +170,42 @@ def loader(
 
 @torch.inference_mode()
 def score(model: Any, batch: dict[str, Tensor], tree: CountTree) -> Scores:
-    """Score the tree behind every prompt.
-
-    The prompt and all nodes go in as one sequence; a 4-D mask lets a node see the prompt, its
-    ancestors and itself. The frames' prompts must be of one length (one question, one image size).
+    """Score the tree behind every prompt, prompts and nodes in one pass. The prompts must be of one
+    length (one question, one image size).
     """
     ids = batch["input_ids"]
-    frames, length = ids.shape
-    lineage = tree.ancestry().to(ids.device)
-    nodes = torch.tensor(tree.tokens, dtype=ids.dtype, device=ids.device).expand(frames, -1)
-    seen = torch.ones(length + nodes.shape[1], length + nodes.shape[1], device=ids.device)
-    seen = seen.tril().bool()
-    seen[length:, length:] = lineage[1:, 1:]
-    depth = lineage.sum(dim=1)[1:] - 2  # the first token after the prompt has depth 0
-    positions = torch.cat([torch.arange(length, device=ids.device), length + depth])
-    output = model(
-        input_ids=torch.cat([ids, nodes], dim=1),
-        pixel_values=batch["pixel_values"],
-        attention_mask=additive(seen, model.dtype).expand(frames, 1, -1, -1),
-        position_ids=positions.expand(frames, -1),
-        logits_to_keep=len(tree.tokens) + 1,
-        use_cache=True,
-    )
+    ends = torch.full((len(ids),), ids.shape[1], device=ids.device)
+    prompts = {"input_ids": ids, "pixel_values": batch["pixel_values"], "logits_to_keep": 1}
+    output = model(**with_tree(prompts, ends, tree, model.dtype), use_cache=True)
     return Scores(output.logits.float().log_softmax(dim=-1), output.past_key_values)
 
 
-def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
+def with_tree(
+    inputs: dict[str, Any], starts: Tensor, tree: CountTree, dtype: torch.dtype
+) -> dict[str, Any]:
+    """The batch with the tree's nodes behind every row: they see the row's prompt, which ends where
+    its answer `starts`, their ancestors and themselves.
+    """
+    ids = inputs["input_ids"]
+    rows, length = ids.shape
+    nodes = torch.tensor(tree.tokens, dtype=ids.dtype, device=ids.device).expand(rows, -1)
+    lineage = tree.ancestry().to(ids.device)[1:, 1:]
+    everything = torch.arange(length, device=ids.device)
+    seen = torch.ones(length + len(lineage), length + len(lineage), device=ids.device).tril().bool()
+    seen = seen.repeat(rows, 1, 1)
+    seen[:, length:, :length] = (everything < starts[:, None])[:, None]
+    seen[:, length:, length:] = lineage
+    depth = lineage.sum(dim=1) - 1  # the first token after the prompt has depth 0
+    places = torch.cat([everything.expand(rows, -1), starts[:, None] + depth], dim=1)
+    return inputs | {
+        "input_ids": torch.cat([ids, nodes], dim=1),
+        "attention_mask": _additive(seen[:, None], dtype),
+        "position_ids": places,
+        "logits_to_keep": inputs["logits_to_keep"] + len(lineage),
+    }
+
+
+def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
     """0 where a token may look, the least number elsewhere."""
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(
         ~seen, torch.finfo(dtype).min
@@ -264,7 +274,7 @@ def _ends(
     depth = lineage[list(nodes)].sum(dim=1, keepdim=True) - 1
     output = model(
         input_ids=torch.tensor(tokens)[:, None].to(model.device),
-        attention_mask=additive(seen.to(model.device), model.dtype),
+        attention_mask=_additive(seen.to(model.device), model.dtype),
         position_ids=(length + depth).to(model.device),
         past_key_values=scores.cache,
         use_cache=True,

@@ -9,39 +9,12 @@ numbers into the training pass: the answer's own tokens never visit a neighbour'
 - `expected`: squared error of the expected count (RAFT, ICLR 2025), in units of the same width.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from llava_dvc.counting import CountTree, additive, count_log_probabilities
+from llava_dvc.counting import CountTree, count_log_probabilities
 
 WIDTH = 1.5  # people: standard deviation of a label
-
-
-def with_tree(
-    inputs: dict[str, Any], starts: Tensor, tree: CountTree, dtype: torch.dtype
-) -> dict[str, Any]:
-    """The batch with the tree's nodes behind every row: they see the row's prompt, which ends where
-    its answer `starts`, their ancestors and themselves.
-    """
-    ids = inputs["input_ids"]
-    rows, length = ids.shape
-    nodes = torch.tensor(tree.tokens, dtype=ids.dtype, device=ids.device).expand(rows, -1)
-    lineage = tree.ancestry().to(ids.device)[1:, 1:]
-    everything = torch.arange(length, device=ids.device)
-    seen = torch.ones(length + len(lineage), length + len(lineage), device=ids.device).tril().bool()
-    seen = seen.repeat(rows, 1, 1)
-    seen[:, length:, :length] = (everything < starts[:, None])[:, None]
-    seen[:, length:, length:] = lineage
-    depth = lineage.sum(dim=1) - 1  # the first token after the prompt has depth 0
-    places = torch.cat([everything.expand(rows, -1), starts[:, None] + depth], dim=1)
-    return inputs | {
-        "input_ids": torch.cat([ids, nodes], dim=1),
-        "attention_mask": additive(seen[:, None], dtype),
-        "position_ids": places,
-        "logits_to_keep": inputs["logits_to_keep"] + len(lineage),
-    }
 
 
 def of_counts(logits: Tensor, ends: Tensor, tree: CountTree, counts: Tensor, kind: str) -> Tensor:

@@ -31,7 +31,7 @@ from llava_dvc import config, losses, preflight, speed
 from llava_dvc.border import one_size
 from llava_dvc.config import UserError
 from llava_dvc.conversation import IGNORED, Collator, longest, question_of, render_prompt
-from llava_dvc.counting import CountTree, ceiling, predict, quantile
+from llava_dvc.counting import CountTree, ceiling, predict, quantile, with_tree
 from llava_dvc.outs import files_in, sha256, state_root
 
 MANIFEST = "manifest.json"
@@ -144,7 +144,7 @@ class CountTrainer(SFTTrainer):
         labels, counts, starts = (inputs.pop(name) for name in names)
         kept = inputs["logits_to_keep"]
         if self.tree:
-            inputs = losses.with_tree(inputs, starts, self.tree, self.model.dtype)
+            inputs = with_tree(inputs, starts, self.tree, self.model.dtype)
         output = model(**inputs, use_cache=False)
         logits = output.logits[:, : kept - 1].float()
         answers = labels[:, 1 - kept :]

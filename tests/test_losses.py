@@ -6,8 +6,8 @@ import torch
 from llava_dvc.adapter import peft_config
 from llava_dvc.backbone import load_backbone
 from llava_dvc.conversation import Collator, encode, question_of, render_prompt
-from llava_dvc.counting import CountTree, count_log_probabilities, score
-from llava_dvc.losses import WIDTH, label_distribution, of_counts, with_tree
+from llava_dvc.counting import CountTree, count_log_probabilities, score, with_tree
+from llava_dvc.losses import WIDTH, label_distribution, of_counts
 from llava_dvc.training import build_trainer
 
 
