@@ -11,7 +11,7 @@ from transformers import (
     LlavaProcessor,
 )
 
-from llava_dvc import availability, config, speed
+from llava_dvc import attention, availability, config, speed
 from llava_dvc.border import Border
 from llava_dvc.conversation import CHAT_TEMPLATE
 from llava_dvc.geometry import image_processor
@@ -33,7 +33,7 @@ def load_backbone(backbone: config.Backbone) -> LlavaForConditionalGeneration:
             revision=backbone.revision,
             dtype=getattr(torch, backbone.dtype),
             device_map={"": device_of(backbone)},
-            attn_implementation="sdpa",
+            attn_implementation={"text_config": attention.NAME, "vision_config": "sdpa"},
             quantization_config=_quantization(backbone),
             use_safetensors=True,
         )

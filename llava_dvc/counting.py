@@ -191,15 +191,13 @@ def with_tree(
     nodes = torch.tensor(tree.tokens, dtype=ids.dtype, device=ids.device).expand(rows, -1)
     lineage = tree.ancestry().to(ids.device)[1:, 1:]
     everything = torch.arange(length, device=ids.device)
-    seen = torch.ones(length + len(lineage), length + len(lineage), device=ids.device).tril().bool()
-    seen = seen.repeat(rows, 1, 1)
-    seen[:, length:, :length] = (everything < starts[:, None])[:, None]
-    seen[:, length:, length:] = lineage
+    prompts = (everything < starts[:, None])[:, None].expand(-1, len(lineage), -1)
+    seen = torch.cat([prompts, lineage.expand(rows, -1, -1)], dim=2)
     depth = lineage.sum(dim=1) - 1  # the first token after the prompt has depth 0
     places = torch.cat([everything.expand(rows, -1), starts[:, None] + depth], dim=1)
     return inputs | {
         "input_ids": torch.cat([ids, nodes], dim=1),
-        "attention_mask": _additive(seen[:, None], dtype),
+        "attention_mask": _additive(seen[:, None], dtype) if len(lineage) else None,
         "position_ids": places,
         "logits_to_keep": inputs["logits_to_keep"] + len(lineage),
     }

@@ -8,10 +8,10 @@ from llava_dvc.adapter import load_adapter
 from llava_dvc.config import Config, flatten, run_stage
 from llava_dvc.dataset import load_split
 from llava_dvc.evaluation import INTERNAL, predictions, scores, table, temperature
+from llava_dvc.folding import fold_and_compile
 from llava_dvc.outs import new_file, new_folder, read_json, write_json
 from llava_dvc.plots import draw_all
 from llava_dvc.recipe import adapter_sha256
-from llava_dvc.speed import compile_parts
 
 
 def main(
@@ -26,7 +26,7 @@ def main(
     val, rows = load_split(prepared, "val"), load_split(prepared, "eval")
     model, processor, _ = load_adapter(adapter)
     if cfg.evaluate.compile:
-        compile_parts(model)
+        fold_and_compile(model)
     spread = temperature(model, processor, val, cfg.evaluate)
     frames = predictions(model, processor, rows, cfg.evaluate, spread)
     found = scores(frames, spread)
