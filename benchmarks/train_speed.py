@@ -39,7 +39,6 @@ from transformers import (
 from trl import SFTConfig, SFTTrainer
 
 from benchmarks.settings import overridden
-from llava_dvc.adapter import peft_config
 from llava_dvc.backbone import load_backbone, load_processor
 from llava_dvc.config import Config, load_config
 from llava_dvc.dataset import FEATURES
@@ -175,7 +174,7 @@ def ours(cfg: Config, rows: Dataset) -> SFTTrainer:
         processor,
         rows,
         rows.select(range(2)),
-        peft_config(cfg.adapter, model),
+        cfg.adapter,
         cfg.train,
         seed=cfg.seed,
         checkpoints=Path(tempfile.mkdtemp()),

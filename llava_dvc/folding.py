@@ -30,7 +30,8 @@ class Folded(nn.Module):
         super().__init__()
         weights, downs, ups = zip(*map(_parts, layers), strict=True)
         self.down = torch.cat(downs)
-        self.weight = torch.cat([torch.cat(weights), torch.block_diag(*ups)], dim=1)
+        own = torch.block_diag(*ups)  # type: ignore[no-untyped-call]
+        self.weight = torch.cat([torch.cat(weights), own], dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(..., width)` to the layers' outputs, one behind the other."""
@@ -58,7 +59,7 @@ def _parts(layer: Any) -> tuple[Tensor, Tensor, Tensor]:
 def _weight(layer: Any) -> Tensor:
     if not isinstance(layer, Linear4bit):
         return layer.weight.data  # type: ignore[no-any-return]
-    whole = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+    whole: Tensor = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
     return whole.to(layer.compute_dtype)
 
 

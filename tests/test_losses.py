@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from llava_dvc.adapter import peft_config
 from llava_dvc.backbone import load_backbone
 from llava_dvc.conversation import Collator, encode, question_of, render_prompt
 from llava_dvc.counting import CountTree, count_log_probabilities, score, with_tree
@@ -72,7 +71,7 @@ def test_it_is_added_to_cross_entropy(cfg, processor, rows, tmp_path, kind):
         model = load_backbone(cfg.backbone)
         recipe = cfg.train.model_copy(update={"loss": name})
         trainer = build_trainer(
-            model, processor, rows, rows, peft_config(cfg.adapter, model), recipe, seed=0,
+            model, processor, rows, rows, cfg.adapter, recipe, seed=0,
             checkpoints=tmp_path / name,
         )  # fmt: skip
         batch = Collator(processor)([rows[0], rows[3]])

@@ -13,7 +13,6 @@ from torch import Tensor
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from llava_dvc import speed
-from llava_dvc.adapter import peft_config
 from llava_dvc.backbone import load_backbone
 from llava_dvc.config import Config
 from llava_dvc.conversation import Collator, longest
@@ -40,7 +39,7 @@ def trainer_of(cfg: Config, processor: LlavaProcessor, rows: Dataset, folder: Pa
         processor,
         rows,
         rows,
-        peft_config(cfg.adapter, model),
+        cfg.adapter,
         cfg.train,
         seed=3,
         checkpoints=folder,
