@@ -76,10 +76,13 @@ def with_geometry(processor: LlavaProcessor, image: config.Image) -> LlavaProces
 def _quantization(backbone: config.Backbone) -> BitsAndBytesConfig | None:
     if backbone.quantization == "none":
         return None
+    # FSDP spreads only tensors of a floating format: the same bits, called otherwise.
+    spread = os.environ.get("ACCELERATE_USE_FSDP") == "true"
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=getattr(torch, backbone.dtype),
+        bnb_4bit_quant_storage=getattr(torch, backbone.dtype if spread else "uint8"),
         llm_int8_skip_modules=KEPT_WHOLE,
     )

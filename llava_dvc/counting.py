@@ -168,7 +168,7 @@ def loader(
     )
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def score(model: Any, batch: dict[str, Tensor], tree: CountTree) -> Scores:
     """Score the tree behind every prompt, prompts and nodes in one pass. The prompts must be of one
     length (one question, one image size).
@@ -252,7 +252,7 @@ def greedy_replies(
     return [reply or "" for reply in replies]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _ends(
     model: Any,
     batch: dict[str, Tensor],
@@ -284,7 +284,7 @@ def _ends(
     ]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def generate(
     model: Any, processor: LlavaProcessor, batch: dict[str, Tensor], rows: list[int]
 ) -> list[str]:
