@@ -36,8 +36,9 @@ from llava_dvc.augment import mirrored, picture
 from llava_dvc.border import one_size
 from llava_dvc.config import UserError
 from llava_dvc.conversation import IGNORED, Collator, longest, question_of, render_prompt
-from llava_dvc.counting import CountTree, ceiling, predict, with_tree
+from llava_dvc.counting import ceiling, predict
 from llava_dvc.outs import files_in, sha256, state_root
+from llava_dvc.tree import CountTree
 from llava_dvc.validation import Validations, Weights, absolute_error
 
 MANIFEST = "manifest.json"
@@ -113,7 +114,7 @@ def build_trainer(
     if recipe.loss != "ce":
         prompt = render_prompt(processor, train[0]["messages"])
         trainer.kind = recipe.loss
-        trainer.tree = CountTree.build(processor, prompt, trainer.max_count)
+        trainer.tree = CountTree.build(processor, prompt, trainer.max_count).to(model.device)
     # TRL makes adapters of a 4-bit model bf16, in which a small learning rate moves few of their
     # entries.
     adapted = [(n, p) for n, p in trainer.model.named_parameters() if p.requires_grad]
@@ -168,7 +169,7 @@ class CountTrainer(SFTTrainer):
         labels, counts, starts = (inputs.pop(name) for name in names)
         kept = inputs["logits_to_keep"]
         if self.tree:
-            inputs = with_tree(inputs, starts, self.tree, self.model.dtype)
+            inputs = self.tree.behind(inputs, starts, self.model.dtype)
         output = model(**inputs, use_cache=False)
         logits = output.logits[:, : kept - 1].float()
         answers = labels[:, 1 - kept :]

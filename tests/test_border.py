@@ -69,7 +69,7 @@ def test_replies_are_those_of_generation(model, dropping):
     images = [frame(seed, (80, 30)) for seed in range(5)]
     answers = predict(model, dropping, images, QUESTION, 60, 2)
     batch = encode(dropping, images, [render_prompt(dropping, QUESTION)] * 5)
-    assert answers.replies == generate(model, dropping, batch, list(range(5)))
+    assert answers.replies == generate(model, dropping, batch)
 
 
 def test_frames_of_two_sizes_are_an_error_before_anything_is_done(cfg, dropping, rows, tmp_path):
