@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -79,14 +79,13 @@ def predict(
     tree = CountTree.build(processor, prompt, max_count).to(model.device)
     if processor.border:
         processor.border.settle(model, processor, prompt, one_size(frames))
-    found = []
-    compiling: AbstractContextManager[Any] = nullcontext()
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
     for batch in loader(processor, frames, prompt, batch_size, model.device):
-        with as_trained(model), compiling:
+        # A stance holds from where it is made, not from where it is entered.
+        with as_trained(model), torch.compiler.set_stance(stance) if found else nullcontext():
             scores = score(model, batch, tree)
             written = reply(model, batch["input_ids"].shape[1], scores, tree)
             found.append((tree.log_probabilities(scores.nodes), *written))
-        compiling = torch.compiler.set_stance(stance)
     logs, numbers, ended = (torch.cat(parts).cpu() for parts in zip(*found, strict=True))
     replies = [str(number) for number in numbers.tolist()]
     strays = (~ended).nonzero().flatten().tolist()
