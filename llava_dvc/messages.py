@@ -1,6 +1,7 @@
 """messages.txt: example conversations, in which `{count}` stands for the label."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,8 @@ def _question(content: object) -> str:
             raise ValueError(f"expected one image and then one text from the user. {_EXAMPLE}")
     if not text.strip():
         raise ValueError("the question is blank. Write one.")
+    if re.search("[\ud800-\udfff]", text):
+        raise ValueError("the question holds half of a character, \\ud800 to \\udfff. Remove it.")
     for mark in (PLACEHOLDER, "<image>"):
         if mark in text:
             raise ValueError(f"the question holds {mark}, which is put in for you. Remove it.")

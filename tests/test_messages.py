@@ -71,6 +71,7 @@ def test_comments_and_blank_lines_are_passed_over(tmp_path):
         (example(question=[{"type": "text", "text": " "}]), "the question is blank"),
         (example(question=[{"type": "text", "text": "{count}?"}]), "the question holds {count}"),
         (example(question=[{"type": "text", "text": "<image>?"}]), "the question holds <image>"),
+        (example(question=[{"type": "text", "text": "\ud83d?"}]), "the question holds half of a"),
         (example(answer="{count} people"), "the assistant text is '{count} people', expected just"),
         (example(answer="31"), "the assistant text is '31', expected just {count}"),
     ],
