@@ -1,8 +1,11 @@
 """What is never done, looked up in the code itself: running what came with a model or a file."""
 
 import ast
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -79,3 +82,17 @@ def test_an_adapter_in_a_pickle_is_refused(backbone, processor, cfg, tmp_path):
     weights.unlink()
     with pytest.raises(UserError, match=r"adapter_model.safetensors: not found"):
         load_adapter(tmp_path)
+
+
+def test_nothing_is_reported_to_anyone():
+    code = "import llava_dvc, huggingface_hub as h; print(h.constants.HF_HUB_DISABLE_TELEMETRY)"
+    kept = {k: v for k, v in os.environ.items() if not k.endswith("DISABLE_TELEMETRY")}
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; import os; print(os.environ['MLFLOW_DISABLE_TELEMETRY'])"],
+        env=kept,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["True", "true"]
+    assert "analytics = false" in (ROOT / ".dvc" / "config").read_text()
