@@ -6,9 +6,9 @@ import pickletools
 import shutil
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from zipfile import is_zipfile
 
 import mlflow
 import numpy as np
@@ -314,24 +314,6 @@ def test_a_users_mistake_is_one_line(
     assert {path.name for path in broken.glob("prepared/*")} <= {"report.json"}
 
 
-def test_two_processes_train_the_same_adapter(built: Path, tmp_path: Path):
-    """The batch is shared, not doubled: rounding apart, nothing changes, and one process writes."""
-    repo = tmp_path / "two"
-    shutil.copytree(built, repo, symlinks=True)
-    set_param(repo, "train.launcher", "torchrun --nproc_per_node 2")
-    assert ran(repro(repo, "train")) == ["train"]
-    one, two = (load_file(r / "models/adapter/adapter_model.safetensors") for r in (built, repo))
-    assert one.keys() == two.keys()
-    for name, tensor in one.items():
-        assert torch.allclose(two[name], tensor, atol=1e-4), name
-    trained = runs(repo, "tags.stage = 'train'") or runs(repo, "tags.`key.train` != ''")
-    curves = [
-        run for run in trained if run.data.params.get("train.launcher", "").startswith("torch")
-    ]
-    assert len(curves) == 1
-    assert not list((repo / "checkpoints").glob("*/checkpoint-*"))
-
-
 def test_bad_rows_are_skipped_when_asked_up_to_a_limit(built: Path, tmp_path: Path):
     repo = tmp_path / "skipping"
     shutil.copytree(built, repo, symlinks=True, ignore=shutil.ignore_patterns("mlflow.db*"))
@@ -405,6 +387,27 @@ def test_no_out_is_a_pickle(built: Path):
     for path in (file for out in outs for file in files_in(out)):
         assert path.suffix in READERS, path
         READERS[path.suffix](path)
-        assert not zipfile.is_zipfile(path)  # as torch.save writes
+        assert not is_zipfile(path)  # as torch.save writes
         with pytest.raises(ValueError, match=r"."):
             list(pickletools.genops(path.read_bytes()))
+
+
+# --- several processes ------------------------------------------------------------------------
+
+
+def test_two_processes_train_the_same_adapter(built: Path, tmp_path: Path):
+    """The batch is shared, not doubled: rounding apart, nothing changes, and one process writes."""
+    repo = tmp_path / "two"
+    shutil.copytree(built, repo, symlinks=True)
+    set_param(repo, "train.launcher", "torchrun --nproc_per_node 2")
+    assert ran(repro(repo, "train")) == ["train"]
+    one, two = (load_file(r / "models/adapter/adapter_model.safetensors") for r in (built, repo))
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        assert torch.allclose(two[name], tensor, atol=1e-4), name
+    trained = runs(repo, "tags.stage = 'train'") or runs(repo, "tags.`key.train` != ''")
+    curves = [
+        run for run in trained if run.data.params.get("train.launcher", "").startswith("torch")
+    ]
+    assert len(curves) == 1
+    assert not list((repo / "checkpoints").glob("*/checkpoint-*"))
