@@ -5,11 +5,12 @@ from transformers import TrainerCallback
 
 from llava_dvc.adapter import load_adapter, peft_config, save_adapter
 from llava_dvc.backbone import load_backbone
+from llava_dvc.checkpoints import last_checkpoint
 from llava_dvc.conversation import IGNORED, Collator, question_of, render_prompt
 from llava_dvc.counting import predict
 from llava_dvc.preflight import Asked
 from llava_dvc.recipe import Recipe, versions
-from llava_dvc.training import build_trainer, fit, last_checkpoint, mirrored
+from llava_dvc.training import build_trainer, fit, mirrored
 
 
 class Stop(Exception):
