@@ -1,15 +1,19 @@
 """Checkpoints that a killed training resumes from: whole, and of the same training."""
 
+import contextlib
 import hashlib
 import json
+import os
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+import yaml
 from accelerate import PartialState
 from filelock import FileLock, Timeout
 from transformers import TrainerCallback
@@ -17,8 +21,11 @@ from transformers import TrainerCallback
 from llava_dvc import config
 from llava_dvc.config import UserError
 from llava_dvc.outs import files_in, sha256, state_root
+from llava_dvc.recipe import versions
 
 MANIFEST = "manifest.json"
+PATIENCE = 60  # seconds in which a training that was told to stop writes its checkpoint
+PIPELINE = Path("dvc.yaml")
 
 
 class SealCheckpoint(TrainerCallback):
@@ -35,6 +42,45 @@ class SealCheckpoint(TrainerCallback):
             json.dumps({"sizes": sizes, "sha256": sha256(*map(folder.joinpath, sizes))})
         )
         partial.rename(folder / MANIFEST)
+
+
+class StopOnSignal(TrainerCallback):
+    """On SIGTERM and Ctrl-C: a checkpoint after the step under way, then an exit like the signal's.
+
+    For one process. Of several, each would stop at a step of its own and wait for the others for
+    ever: they end at once, and resume from the last checkpoint that `train.save_every` made.
+    """
+
+    signals = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self) -> None:
+        self.caught: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        if PartialState().num_processes == 1:
+            self._before = {number: signal.signal(number, self._catch) for number in self.signals}
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.caught:
+            control.should_save = control.should_training_stop = True
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if self.caught:
+            sys.exit(128 + self.caught)
+
+    def _catch(self, number: int, frame: FrameType | None) -> None:
+        if self.caught and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.caught = number
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 its reader may have been stopped too
+        with contextlib.suppress(OSError):
+            sys.stderr.write(
+                f"{signal.Signals(number).name}: stopping with a checkpoint after this step; "
+                "`dvc repro` goes on from it\n"
+            )
 
 
 def last_checkpoint(folder: Path) -> str | None:
@@ -57,22 +103,16 @@ def _is_whole(checkpoint: Path) -> bool:
 
 
 def run_key(prepared: Path, cfg: config.Config) -> str:
-    """Digest of everything that decides the adapter: data, backbone, settings, our code, package
-    versions.
+    """Digest of everything that decides the adapter: data, backbone, the code and settings that
+    dvc.yaml declares for train, package versions.
     """
-    code = [
-        Path(str(module.__file__))
-        for name, module in sorted(sys.modules.items())
-        if name.startswith("llava_dvc.") and name.split(".")[1] not in {"config", "tracking", "cli"}
-    ]
+    train = yaml.safe_load(PIPELINE.read_text(encoding="utf-8"))["stages"]["train"]
+    code = [Path(dep) for dep in train["deps"] if dep.endswith(".py")]
     backbone = Path(cfg.backbone.name)
     inputs = sha256(prepared, *code, *([backbone] if backbone.is_dir() else []))
-    packages = {
-        name: version(name) for name in ("torch", "transformers", "trl", "peft", "bitsandbytes")
-    }
-    settings = cfg.model_dump(include={"seed", "image", "backbone", "adapter", "train"})
+    settings = cfg.model_dump(include=set(train["params"]))
     settings["train"].pop("workers")
-    text = json.dumps([inputs, packages, settings], sort_keys=True)
+    text = json.dumps([inputs, versions(), settings], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -85,17 +125,33 @@ def checkpoint_folder(key: str) -> Iterator[Path]:
     """A folder that is this training's alone while it runs, kept when it is killed and removed when
     it succeeds.
 
-    The lock is held for the life of the training: a killed `dvc` leaves its stage running, and the
-    next `dvc repro` would start a second one beside it.
+    The lock is held for the life of the training: a killed `dvc` can leave its stage running, and
+    the next `dvc repro` would start a second one beside it.
     """
     folder = checkpoints_of(key)
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_suffix(".lock"), timeout=0)
+    with _alone(folder):
+        yield folder
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Holds the folder's lock; another holder, who may be just stopping, is waited for a while."""
+    lock, holder = FileLock(folder.with_suffix(".lock")), folder / "pid"
     try:
-        with lock:
-            yield folder
-            shutil.rmtree(folder)
+        lock.acquire(timeout=0)
     except Timeout:
-        raise UserError(
-            f"{folder}: another training of the same settings is running; wait for it or stop it"
-        ) from None
+        pid = holder.read_text() if holder.exists() else "unknown"
+        other = f"{folder}: another training of the same settings is running (PID {pid})"
+        sys.stderr.write(f"{other}; waiting {PATIENCE} s for it\n")
+        try:
+            lock.acquire(timeout=PATIENCE)
+        except Timeout:
+            raise UserError(f"{other}; wait for it or stop it, then run `dvc repro`") from None
+    try:
+        folder.mkdir(exist_ok=True)  # the one that was waited for may have removed it
+        holder.write_text(str(os.getpid()))
+        yield
+    finally:
+        lock.release()

@@ -23,7 +23,7 @@ from trl import SFTConfig, SFTTrainer
 
 from llava_dvc import config, losses, preflight, speed
 from llava_dvc.border import one_size
-from llava_dvc.checkpoints import SealCheckpoint, last_checkpoint
+from llava_dvc.checkpoints import SealCheckpoint, StopOnSignal, last_checkpoint
 from llava_dvc.config import UserError
 from llava_dvc.conversation import IGNORED, Collator, longest, question_of, render_prompt
 from llava_dvc.counting import CountTree, ceiling, predict, quantile, with_tree
@@ -70,7 +70,7 @@ def build_trainer(
         eval_dataset=val,
         processing_class=processor,
         peft_config=peft_config,
-        callbacks=[SealCheckpoint(), *callbacks],
+        callbacks=[SealCheckpoint(), StopOnSignal(), *callbacks],
     )
     trainer.max_count = ceiling(train["count"])
     if recipe.loss != "ce":
