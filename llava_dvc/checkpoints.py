@@ -29,7 +29,21 @@ PIPELINE = Path("dvc.yaml")
 
 
 class SealCheckpoint(TrainerCallback):
-    """Writes a manifest last: nothing else tells a whole Trainer checkpoint from half of one."""
+    """Writes a manifest last: nothing else tells a whole Trainer checkpoint from half of one.
+
+    A checkpoint of an epoch's last step waits for the evaluation there, which a training resumed
+    from it would leave out.
+    """
+
+    def __init__(self) -> None:
+        self._due = False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if control.should_save and _ends_epoch(state):
+            control.should_save, self._due = False, True
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        control.should_save, self._due = control.should_save or self._due, False
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         PartialState().wait_for_everyone()  # every process has its random state in there
@@ -65,6 +79,10 @@ class StopOnSignal(TrainerCallback):
         if self.caught:
             control.should_save = control.should_training_stop = True
 
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.caught and not _ends_epoch(state):  # the Trainer takes any stop for an end
+            control.should_evaluate = False
+
     def on_train_end(self, *_: Any, **__: Any) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
@@ -81,6 +99,10 @@ class StopOnSignal(TrainerCallback):
                 f"{signal.Signals(number).name}: stopping with a checkpoint after this step; "
                 "`dvc repro` goes on from it\n"
             )
+
+
+def _ends_epoch(state: Any) -> bool:
+    return float(state.epoch).is_integer()
 
 
 def last_checkpoint(folder: Path) -> str | None:

@@ -4,9 +4,12 @@ import os
 import sqlite3
 import sys
 from contextlib import closing
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.parse import unquote, urlparse
+from urllib.request import urlopen
 
 from filelock import FileLock
 
@@ -49,18 +52,54 @@ def connect() -> tuple[Any, str]:
     uri = tracking_uri()
     mlflow.set_tracking_uri(uri)
     with lock():
+        local = uri == f"sqlite:///{database()}"  # MLflow puts the URI into the environment itself
+        if local and not database().exists():
+            make_database()
         client = mlflow.MlflowClient(uri)
         experiment = client.get_experiment_by_name(EXPERIMENT)
         if experiment:
-            if not os.environ.get("MLFLOW_TRACKING_URI"):
+            if local:
                 follow(experiment.artifact_location)
             return client, str(experiment.experiment_id)
-        local = uri.startswith("sqlite:")
-        location = (state_root() / ARTIFACTS).as_uri() if local else None
-        # MLflow's pages open on model training instead of chat traces.
-        tags = {"mlflow.experimentKind": "custom_model_development"}
-        made = client.create_experiment(EXPERIMENT, artifact_location=location, tags=tags)
-        return client, str(made)
+        return client, create_experiment(client, uri)
+
+
+def make_database() -> None:
+    """Under another name until it is whole: MLflow cannot open a store whose making was killed."""
+    import mlflow
+
+    partial = database().with_name(f".{database().name}.partial")
+    for left in partial.parent.glob(f"{partial.name}*"):
+        left.unlink()
+    uri = f"sqlite:///{partial}"
+    create_experiment(mlflow.MlflowClient(uri, uri), uri)
+    partial.rename(database())
+
+
+def create_experiment(client: Any, uri: str) -> str:
+    """Returns its id."""
+    local = uri.startswith("sqlite:")
+    location = (state_root() / ARTIFACTS).as_uri() if local else None
+    # MLflow's pages open on model training instead of chat traces.
+    tags = {"mlflow.experimentKind": "custom_model_development"}
+    return str(client.create_experiment(EXPERIMENT, artifact_location=location, tags=tags))
+
+
+def answers(seconds: float) -> bool:
+    """Whether the store takes a write within so many seconds; True where there is no telling."""
+    uri = tracking_uri()
+    path = Path(uri.removeprefix("sqlite:///"))
+    try:
+        if uri.startswith("sqlite:///") and path.exists():
+            with closing(sqlite3.connect(path, timeout=seconds)) as connection:
+                connection.execute("BEGIN IMMEDIATE")
+        elif uri.startswith("http"):
+            urlopen(f"{uri.rstrip('/')}/health", timeout=seconds).close()
+    except HTTPError:
+        return True
+    except (sqlite3.Error, OSError, HTTPException):
+        return False
+    return True
 
 
 def follow(location: str) -> None:

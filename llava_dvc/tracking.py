@@ -15,22 +15,20 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import Any
+from typing import Any, NamedTuple
 
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
-
+from llava_dvc.board import Board
 from llava_dvc.config import Config, flatten
 from llava_dvc.machine import Machine
 from llava_dvc.outs import state_root
 from llava_dvc.provenance import backbone_revision, code, dvc_md5, environment
 from llava_dvc.recipe import adapter_sha256
-from llava_dvc.store import connect, tracking_uri
+from llava_dvc.store import answers, connect, tracking_uri
 
 TRIES = 3
-GRACE = 1.0  # seconds that the stage's end waits for a tracker that fails
-PATIENCE = 5.0  # the same for one that says nothing, uploads apart
+QUIET = 0.4  # seconds without progress at a stage's end, after which the tracker is asked for an
+ANSWER = 0.6  # answer within so many
+UPLOAD = 2.0  # the same as QUIET while something large is under way
 LONGEST = 6000  # characters of a param, by MLflow's rules
 SOURCE = {"mlflow.source.name": "dvc.yaml", "mlflow.source.type": "PROJECT"}
 TRAINER_NAMES = {
@@ -59,10 +57,13 @@ def open_run(
     run = Run(run_name(stage, key))
     tags = {"stage": stage, f"key.{stage}": key, **SOURCE, **code(), **environment(), **tags}
     tags["backbone_revision"] = backbone_revision(cfg.backbone)
-    run.submit(lambda: run.open(tags, f"key.{stage}", adopt), slow=True)
+    run.submit(lambda: run.open(tags, f"key.{stage}", adopt))
     run.params(flatten(cfg.model_dump(include=sections, mode="json")))
     try:
         yield run
+    except (KeyboardInterrupt, SystemExit):
+        run.close("KILLED")
+        raise
     except BaseException:
         run.close("FAILED")
         raise
@@ -93,6 +94,16 @@ def run_name(stage: str, key: str) -> str:
     return os.environ.get("DVC_EXP_NAME") or f"{revision[:7]}-{key[:6]}"
 
 
+class Job(NamedTuple):
+    """What a run's worker does next."""
+
+    send: Callable[[], None]
+    slow: bool = False
+    """It may take minutes."""
+    local: bool = False
+    """It needs no tracker."""
+
+
 class Run:
     """What a stage logs, sent in the background and in order; nothing here ever raises into the
     stage.
@@ -102,14 +113,14 @@ class Run:
         self.name = name
         self.client: Any = None
         self.run_id: str | None = None
-        self.logged_step = -1
+        self._logged: dict[str, int] = {}  # last step of each curve
         self.started = time.time()
         self._folder = name
-        self._board: EventFileWriter | None = None
+        self._board: Board | None = None
         self._machine = Machine()
         self._lost = self._failing = self._uploading = False
         self._done = 0
-        self._waiting: SimpleQueue[tuple[Callable[[], None], bool] | None] = SimpleQueue()
+        self._waiting: SimpleQueue[Job | None] = SimpleQueue()
         # A daemon: a tracker that hangs must not keep the process from ending.
         self._worker = Thread(target=self._work, daemon=True)
         self._worker.start()
@@ -135,7 +146,7 @@ class Run:
         self.run_id, self.started = info.run_id, info.start_time / 1000
         self._folder = known.get("tensorboard", info.run_name)
         self.client.update_run(self.run_id, status="RUNNING", name=self.name)
-        self.logged_step = self._last_step()
+        self._logged = self._last_steps()
         self._set_tags(tags)
 
     def params(self, values: Mapping[str, Any]) -> None:
@@ -163,6 +174,7 @@ class Run:
             self._points({name: v for name, v in values.items() if known.get(name) != v}, 0)
 
         self.submit(send)
+        self.draw(lambda board: board.points(_named(values), 0))
 
     def step(self, values: Mapping[str, float], step: int) -> None:
         """A point of the training's curves; steps that an earlier leg of the run logged are left
@@ -170,10 +182,12 @@ class Run:
         """
 
         def send() -> None:
-            if step > self.logged_step:
-                self._points(values, step)
+            new = {name: v for name, v in values.items() if step > self._logged.get(name, -1)}
+            self._points(new, step)
+            self._logged |= dict.fromkeys(new, step)
 
         self.submit(send)
+        self.draw(lambda board: board.points(_named(values), step))
 
     def picture(self, path: Path) -> None:
         """A PNG as an artifact and on TensorBoard."""
@@ -183,14 +197,8 @@ class Run:
         with Image.open(path) as image:
             width, height = image.size
 
-        def send() -> None:
-            self.client.log_artifact(self.run_id, path, "plots")
-            png = Summary.Image(
-                encoded_image_string=content, width=width, height=height, colorspace=3
-            )
-            self.board([Summary.Value(tag=path.stem, image=png)], 0)
-
-        self.submit(send, slow=True)
+        self.artifact(path, "plots")
+        self.draw(lambda board: board.picture(path.stem, content, width, height))
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         self.submit(lambda: self.client.log_artifact(self.run_id, path, folder), slow=True)
@@ -233,17 +241,19 @@ class Run:
 
         self.submit(send, slow=True)
 
-    def board(self, values: list[Any], step: int) -> None:
-        """Write to `runs/<name of the run when it began>/`."""
-        if self._board is None:
-            self._board = EventFileWriter(str(state_root() / "runs" / self._folder))
-        event = Event(wall_time=time.time(), step=step, summary=Summary(value=values))
-        self._board.add_event(event)
+    def draw(self, draw: Callable[[Board], None]) -> None:
+        """On TensorBoard, in `runs/<name of the run when it began>/`, also without the tracker."""
+
+        def local() -> None:
+            self._board = self._board or Board(state_root() / "runs" / self._folder)
+            draw(self._board)
+
+        self._waiting.put(Job(local, local=True))
 
     def submit(self, send: Callable[[], None], slow: bool = False) -> None:
         """Do `send` in the background; `slow` is for what may take minutes."""
         if not self._lost:
-            self._waiting.put((send, slow))
+            self._waiting.put(Job(send, slow))
 
     def close(self, status: str) -> None:
         """End the run, and wait for what is under way while the tracker does its part."""
@@ -253,25 +263,35 @@ class Run:
         done, since = self._done, time.monotonic()
         while self._worker.is_alive():
             self._worker.join(0.05)
-            if self._done != done or self._uploading:
+            quiet = time.monotonic() - since
+            if self._done != done:
                 done, since = self._done, time.monotonic()
-            if time.monotonic() - since > (GRACE if self._failing else PATIENCE):
-                return self._give_up("it does not answer")
-        if self._board is not None:
+            elif quiet > (UPLOAD if self._uploading else QUIET):
+                if not answers(ANSWER) and self._done == done:
+                    self._give_up("it does not answer")
+                    break
+                since = time.monotonic()
+        self._finish_board()
+
+    def _finish_board(self) -> None:
+        """Draw what waits behind a call that hangs, too."""
+        while not self._waiting.empty():
+            job = self._waiting.get()
+            if job and job.local:
+                job.send()
+        if self._board:
             self._board.close()
-        return None
 
     def _work(self) -> None:
         while True:
             try:
-                job = self._waiting.get(timeout=self._machine.due())
+                job = self._waiting.get(timeout=None if self._lost else self._machine.due())
             except Empty:
-                job = (self._sample, False)
+                job = Job(self._sample)
             if job is None:
                 return
-            send, slow = job
-            self._uploading = slow and not self._failing
-            self._try(send)
+            self._uploading = job.slow and not self._failing
+            job.send() if job.local else self._try(job.send)
             self._done, self._uploading = self._done + 1, False
 
     def _try(self, send: Callable[[], None]) -> None:
@@ -329,12 +349,8 @@ class Run:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        points = [
-            Metric(re.sub(r"[^\w./: -]", "_", name), float(value), now, step)  # a camera's name
-            for name, value in values.items()
-        ]
+        points = [Metric(n, float(value), now, step) for n, value in _named(values).items()]
         self.client.log_batch(self.run_id, points)
-        self.board([Summary.Value(tag=p.key, simple_value=p.value) for p in points], step)
 
     def _set_tags(self, values: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
@@ -345,9 +361,12 @@ class Run:
     def _search(self, experiment: str, query: str) -> list[Any]:
         return list(self.client.search_runs([experiment], query, order_by=["start_time ASC"]))
 
-    def _last_step(self) -> int:
-        history = self.client.get_metric_history(self.run_id, "train/loss")
-        return max((point.step for point in history), default=-1)
+    def _last_steps(self) -> dict[str, int]:
+        return {
+            name: max(point.step for point in history)
+            for name in TRAINER_NAMES.values()
+            if (history := self.client.get_metric_history(self.run_id, name))
+        }
 
 
 def trainer_callback(run: Run) -> Any:
@@ -355,11 +374,26 @@ def trainer_callback(run: Run) -> Any:
     from transformers import TrainerCallback
 
     class Report(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            for logs in state.log_history:  # of the checkpoint: what a killed leg could not send
+                self.on_log(args, state, control, logs, step=logs["step"])
+
         def on_log(
-            self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any
+            self,
+            args: Any,
+            state: Any,
+            control: Any,
+            logs: dict[str, float],
+            step: int | None = None,
+            **_: Any,
         ) -> None:
             known = {TRAINER_NAMES[name]: v for name, v in logs.items() if name in TRAINER_NAMES}
             if state.is_world_process_zero and known:
-                run.step(known, state.global_step)
+                run.step(known, state.global_step if step is None else step)
 
     return Report()
+
+
+def _named(values: Mapping[str, float]) -> dict[str, float]:
+    """By names that MLflow takes: a camera's may have any letter."""
+    return {re.sub(r"[^\w./: -]", "_", name): value for name, value in values.items()}

@@ -70,7 +70,7 @@ def build_trainer(
         eval_dataset=val,
         processing_class=processor,
         peft_config=peft_config,
-        callbacks=[SealCheckpoint(), StopOnSignal(), *callbacks],
+        callbacks=[StopOnSignal(), SealCheckpoint(), *callbacks],
     )
     trainer.max_count = ceiling(train["count"])
     if recipe.loss != "ce":
