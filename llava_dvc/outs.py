@@ -103,9 +103,9 @@ def check_room(path: Path) -> None:
     on and exits 0.
     """
     size = sum(file.stat().st_size for file in files_in(path))
-    free = shutil.disk_usage(path).free
-    if free < size + SPARE:
-        raise UserError(
-            f"{path}: {free / 2**20:.0f} MiB free on its disk, DVC's copy needs "
-            f"{(size + SPARE) / 2**20:.0f} MiB; make room and run `dvc repro` again"
-        )
+    for place in (path, state_root() / ".dvc" / "cache"):
+        if place.exists() and shutil.disk_usage(place).free < size + SPARE:
+            raise UserError(
+                f"{place}: {shutil.disk_usage(place).free / 2**20:.0f} MiB free on its disk, DVC's "
+                f"copy needs {(size + SPARE) / 2**20:.0f} MiB; make room and run `dvc repro` again"
+            )

@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import subprocess
+import time
 
 import psutil
 import pytest
@@ -38,7 +39,7 @@ def kill(process: subprocess.Popen[str], victim: str) -> None:
 def disturb(bench: Bench, stage: str, rng: random.Random) -> bool:
     """Run `stage` and kill it; False if it had ended before."""
     victim, moment = rng.choice(["stage", "dvc", "both"]), rng.random() * bench.seconds[stage]
-    process = start(bench.repo, stage)
+    process, since = start(bench.repo, stage), time.monotonic()
     try:
         output, _ = process.communicate(timeout=moment)
     except subprocess.TimeoutExpired:
@@ -48,6 +49,7 @@ def disturb(bench: Bench, stage: str, rng: random.Random) -> bool:
         assert process.returncode != 0
         return True
     assert process.returncode == 0, output
+    bench.seconds[stage] = time.monotonic() - since
     return False
 
 
