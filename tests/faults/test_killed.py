@@ -19,6 +19,7 @@ from tests.faults.conftest import (
     query,
     start,
 )
+from tests.test_pipeline import set_param
 
 
 def kill(process: subprocess.Popen[str], victim: str) -> None:
@@ -93,3 +94,46 @@ def test_a_killed_training_goes_on(bench: Bench, rng: random.Random):
         assert drawn.keys() == bench.curve.keys()
         for name, points in bench.curve.items():
             assert drawn[name] == [(step, pytest.approx(value)) for step, value in points]
+
+
+def test_a_checkpoint_cut_in_half_is_not_gone_on_from(bench: Bench):
+    bench.reset("train")
+    process = start(bench.repo, "train")
+    checkpoints = bench.repo / "checkpoints"
+    while not (sealed := list(checkpoints.glob("*/checkpoint-1?/manifest.json"))):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    found = sealed[0].parents[1].glob("checkpoint-*/optimizer.pt")
+    last = max((path.parent for path in found), key=lambda path: int(path.name.split("-")[1]))
+    weights = last / "optimizer.pt"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    process = start(bench.repo, "train")
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert f"{last.name}: not whole, deleted" in output
+    bench.is_as_uninterrupted("train")
+    assert adapter_sha256(bench.repo / "models" / "adapter") == bench.adapter
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_dvc_told_to_stop_leaves_a_checkpoint_of_the_step(bench: Bench, number: int):
+    """Nothing else would have saved one: `save_every` is beyond the training's end."""
+    bench.reset("train")
+    set_param(bench.repo, "train.save_every", 1000)
+    process = start(bench.repo, "train")
+    while not query(bench.repo, "select * from metrics where key = 'train/loss'"):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    if number == signal.SIGTERM:
+        process.send_signal(number)  # to dvc alone, which hands nothing on and dies
+    else:
+        os.killpg(process.pid, number)  # as a terminal does
+    output, _ = process.communicate()
+    assert process.returncode != 0
+    assert "stopping with a checkpoint" in output
+    (manifest,) = (bench.repo / "checkpoints").glob("*/checkpoint-*/manifest.json")
+    finish(bench, "train")
+    assert adapter_sha256(bench.repo / "models" / "adapter") == bench.adapter
+    assert not manifest.exists()
