@@ -26,8 +26,8 @@ from llava_dvc.recipe import adapter_sha256
 from llava_dvc.store import answers, connect, tracking_uri
 
 TRIES = 3
-QUIET = 0.4  # seconds without progress at a stage's end, after which the tracker is asked for an
-ANSWER = 0.6  # answer within so many
+QUIET = 0.3  # seconds without progress at a stage's end, after which the tracker is asked for an
+ANSWER = 0.5  # answer within so many
 UPLOAD = 2.0  # the same as QUIET while something large is under way
 LONGEST = 6000  # characters of a param, by MLflow's rules
 SOURCE = {"mlflow.source.name": "dvc.yaml", "mlflow.source.type": "PROJECT"}
