@@ -38,15 +38,25 @@ def offer(client: Any, run_id: str, predictions: Path, result: Mapping[str, Any]
             return
         for name, value in tags.items():
             client.set_model_version_tag(MODEL, version.version, name, value)
-        champion = by_alias(client, CHAMPION)
-        if champion is None or champion.version != version.version:
-            client.set_registered_model_alias(MODEL, CHALLENGER, version.version)
-            wins, why = challenge(client, version, champion, predictions)
-            client.update_model_version(MODEL, version.version, f"MAE {result['mae']}: {why}")
-            if wins:
-                client.set_registered_model_alias(MODEL, CHAMPION, version.version)
-            role = CHAMPION if wins else CHALLENGER
-            sys.stdout.write(f"{MODEL} version {version.version} is {role}: {why}\n")
+        settle(client, version, predictions)
+
+
+def settle(client: Any, version: Any, predictions: Path) -> None:
+    """Give `version` the aliases that are its own, and write down why."""
+    champion = by_alias(client, CHAMPION)
+    if champion is not None and champion.version == version.version:
+        return
+    client.set_registered_model_alias(MODEL, CHALLENGER, version.version)
+    wins, why = challenge(client, version, champion, predictions)
+    now = by_alias(client, CHAMPION)
+    if (now and now.version) != (champion and champion.version):  # another machine was faster
+        return settle(client, version, predictions)
+    if wins:
+        client.set_registered_model_alias(MODEL, CHAMPION, version.version)
+    client.update_model_version(MODEL, version.version, f"MAE {version.tags['mae']}: {why}")
+    role = CHAMPION if wins else CHALLENGER
+    sys.stdout.write(f"{MODEL} version {version.version} is {role}: {why}\n")
+    return None
 
 
 def challenge(client: Any, version: Any, champion: Any, predictions: Path) -> tuple[bool, str]:
@@ -89,7 +99,8 @@ def create(client: Any, run: Any, tags: Mapping[str, str]) -> Any:
     from mlflow.exceptions import MlflowException
 
     query = f"tags.adapter = '{tags['adapter']}'"
-    model = client.search_logged_models([run.info.experiment_id], filter_string=query)[0]
+    found = client.search_logged_models([run.info.experiment_id], filter_string=query)
+    model = next(model for model in found if model.status == "READY")
     with suppress(MlflowException):  # it exists
         client.create_registered_model(MODEL, description="Counts the people in a camera's frames")
     where, run_id = model.artifact_location, run.info.run_id

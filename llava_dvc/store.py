@@ -1,5 +1,6 @@
 """The MLflow store: where it is, made once, and mended after the repository has moved."""
 
+import json
 import os
 import sqlite3
 import sys
@@ -15,6 +16,21 @@ from llava_dvc.outs import state_root
 
 EXPERIMENT = "llava-dvc"
 ARTIFACTS = "mlartifacts"
+VIEW = "results"
+COLUMNS = {  # of the table at #/experiments/ID/runs?viewStateShareKey=results, by MLflow's own names
+    "searchFilter": "tags.stage = 'result'",
+    "orderByKey": "metrics.`mae`",
+    "orderByAsc": True,
+    "startTime": "ALL",
+    "lifecycleFilter": "Active",
+    "modelVersionFilter": "All Runs",
+    "datasetsFilter": [],
+    "selectedColumns": [
+        "attributes.`Models`",
+        *(f"metrics.`{name}`" for name in ("mae", "mae_ci_low", "mae_ci_high", "rmse", "accuracy")),
+        *(f"params.`{name}`" for name in ("train.learning_rate", "evaluate.decode")),
+    ],
+}
 PATHS = (  # where MLflow writes down absolute artifact paths
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -44,6 +60,7 @@ def connect() -> tuple[Any, str]:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow
 
     uri = tracking_uri()
@@ -57,8 +74,10 @@ def connect() -> tuple[Any, str]:
             return client, str(experiment.experiment_id)
         local = uri.startswith("sqlite:")
         location = (state_root() / ARTIFACTS).as_uri() if local else None
-        # MLflow's pages open on model training instead of chat traces.
-        tags = {"mlflow.experimentKind": "custom_model_development"}
+        tags = {
+            "mlflow.experimentKind": "custom_model_development",
+            f"mlflow.sharedViewState.{VIEW}": json.dumps(COLUMNS),
+        }
         made = client.create_experiment(EXPERIMENT, artifact_location=location, tags=tags)
         return client, str(made)
 

@@ -58,7 +58,8 @@ def open_run(
     """
     run = Run(run_name(stage, key))
     tags = {"stage": stage, f"key.{stage}": key, **SOURCE, **code(), **environment(), **tags}
-    tags["backbone_revision"] = backbone_revision(cfg.backbone)
+    if "backbone" in sections:
+        tags["backbone_revision"] = backbone_revision(cfg.backbone)
     run.submit(lambda: run.open(tags, f"key.{stage}", adopt), slow=True)
     run.params(flatten(cfg.model_dump(include=sections, mode="json")))
     try:
@@ -117,15 +118,18 @@ class Run:
     def open(self, tags: Mapping[str, str], key: str, adopt: str | None) -> None:
         """Find the run by its `key` tag, else an adapter's run that has none yet, else make it."""
         self.client, experiment = connect()
+        self._machine.sample()  # the next one tells of the time since
         found = self._search(experiment, f"tags.`{key}` = '{tags[key]}'")
+        trained: list[Any] = []
         if found:
             self.name = found[0].info.run_name
         elif adopt:
             trained = self._search(experiment, f"tags.adapter = '{adopt}' and tags.key.train != ''")
-            tags = {**tags, "training_run": trained[0].info.run_id} if trained else tags
             found = [run for run in trained if key not in run.data.tags]
         if not found:
             tags = {**tags, "tensorboard": self.name}
+            if trained:
+                tags["training_run"] = trained[0].info.run_id
             run = self.client.create_run(experiment, run_name=self.name, tags=tags)
             self.run_id, self.started = run.info.run_id, run.info.start_time / 1000
             return
@@ -309,21 +313,21 @@ class Run:
             self.client.log_batch(self.run_id, points)
 
     def _store(self, folder: Path, adapter: str) -> None:
-        import mlflow
         from mlflow.entities import LoggedModelOutput
 
-        _, experiment = connect()
+        experiment = self.client.get_run(self.run_id).info.experiment_id
         query = f"tags.adapter = '{adapter}'"
-        if self.client.search_logged_models([experiment], filter_string=query):
+        stored = self.client.search_logged_models([experiment], filter_string=query)
+        if any(model.status == "READY" for model in stored):  # the others were cut off
             return
-        logged = mlflow.create_external_model(
-            name="adapter", source_run_id=self.run_id, model_type="peft", experiment_id=experiment
+        # Not mlflow.create_external_model, which tags it with the user and git's remote URL.
+        tags = {"adapter": adapter, **SOURCE}
+        model = self.client.create_logged_model(
+            experiment, "adapter", self.run_id, tags, None, "peft"
         )
-        self.client.log_model_artifacts(logged.model_id, str(folder))
-        output = LoggedModelOutput(logged.model_id, step=0)
-        self.client.log_outputs(self.run_id, models=[output])
-        # Last: an upload that was cut off leaves a model that nobody finds.
-        self.client.set_logged_model_tags(logged.model_id, {"adapter": adapter})
+        self.client.log_model_artifacts(model.model_id, str(folder))
+        self.client.finalize_logged_model(model.model_id, "READY")
+        self.client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, step=0)])
 
     def _points(self, values: Mapping[str, float], step: int) -> None:
         from mlflow.entities import Metric
