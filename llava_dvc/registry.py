@@ -38,25 +38,25 @@ def offer(client: Any, run_id: str, predictions: Path, result: Mapping[str, Any]
             return
         for name, value in tags.items():
             client.set_model_version_tag(MODEL, version.version, name, value)
-        settle(client, version, predictions)
+        champion = by_alias(client, CHAMPION)
+        if champion is None or champion.version != version.version:
+            settle(client, version, predictions)
 
 
 def settle(client: Any, version: Any, predictions: Path) -> None:
     """Give `version` the aliases that are its own, and write down why."""
-    champion = by_alias(client, CHAMPION)
-    if champion is not None and champion.version == version.version:
-        return
     client.set_registered_model_alias(MODEL, CHALLENGER, version.version)
-    wins, why = challenge(client, version, champion, predictions)
-    now = by_alias(client, CHAMPION)
-    if (now and now.version) != (champion and champion.version):  # another machine was faster
-        return settle(client, version, predictions)
+    while True:
+        champion = by_alias(client, CHAMPION)
+        wins, why = challenge(client, version, champion, predictions)
+        now = by_alias(client, CHAMPION)
+        if (now and now.version) == (champion and champion.version):
+            break  # else another machine's adapter has just taken the place
     if wins:
         client.set_registered_model_alias(MODEL, CHAMPION, version.version)
     client.update_model_version(MODEL, version.version, f"MAE {version.tags['mae']}: {why}")
     role = CHAMPION if wins else CHALLENGER
     sys.stdout.write(f"{MODEL} version {version.version} is {role}: {why}\n")
-    return None
 
 
 def challenge(client: Any, version: Any, champion: Any, predictions: Path) -> tuple[bool, str]:

@@ -17,7 +17,7 @@ from llava_dvc.outs import state_root
 EXPERIMENT = "llava-dvc"
 ARTIFACTS = "mlartifacts"
 VIEW = "results"
-COLUMNS = {  # of the table at #/experiments/ID/runs?viewStateShareKey=results, by MLflow's own names
+COLUMNS = {  # of the table at #/experiments/ID/runs?viewStateShareKey=results, as MLflow names them
     "searchFilter": "tags.stage = 'result'",
     "orderByKey": "metrics.`mae`",
     "orderByAsc": True,

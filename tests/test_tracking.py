@@ -1,20 +1,10 @@
 import socket
 
-import mlflow
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from llava_dvc import tracking
 from llava_dvc.plots import plt
-
-
-@pytest.fixture
-def store(tmp_path, monkeypatch):
-    """A fresh repository root; returns a client of its store."""
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.delenv("DVC_EXP_NAME", raising=False)
-    return lambda: mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
 
 
 def open_train(cfg, key="k1"):

@@ -10,17 +10,15 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from PIL import Image
-from safetensors.numpy import save_file
 
 from llava_dvc import tracking
 from llava_dvc.config import Config, flatten, load_config
 from llava_dvc.metrics import evaluation
 from llava_dvc.plots import draw_all
-from llava_dvc.recipe import WEIGHTS, Recipe, adapter_sha256
+from llava_dvc.recipe import adapter_sha256
+from tests.results import DATA, predictions, write_adapter
 
-DATA = "5f76978a5918f6998b3d3dd7b808d2c3.dir"
 EPOCHS, STEPS = 3, 60
 PRESET = Path(__file__).parents[2] / "presets" / "tiny.yaml"
 
@@ -33,17 +31,6 @@ def main(seed: int, learning_rate: float, noise: float) -> None:
     adapter = write_adapter(root / "models" / "adapter", cfg, seed)
     train(cfg, adapter, noise)
     evaluate(cfg, adapter, root, noise)
-
-
-def write_adapter(folder: Path, cfg: Config, seed: int) -> Path:
-    folder.mkdir(parents=True)
-    weights = np.random.default_rng(seed).normal(size=(64, 8)).astype(np.float32)
-    save_file({"base_model.model.lora_A.weight": weights}, folder / WEIGHTS)
-    Recipe(
-        backbone=cfg.backbone, image=cfg.image, question="How many people?", decode="mean",
-        max_count=50, temperature=1.0, versions={},
-    ).write(folder)  # fmt: skip
-    return folder
 
 
 def train(cfg: Config, adapter: Path, noise: float) -> None:
@@ -78,30 +65,6 @@ def evaluate(cfg: Config, adapter: Path, root: Path, noise: float) -> None:
         for picture in sorted(draw_all(frames, found, images, root / "plots")):
             run.picture(picture)
         run.candidate(adapter, csv, {**found, **cfg.evaluate.model_dump()})
-
-
-def predictions(seed: int, noise: float) -> pd.DataFrame:
-    """Sixty frames, the same for every seed, counted with an error of about `noise` people."""
-    walk = np.random.default_rng(0).integers(-3, 4, 60).cumsum()
-    count = np.clip(25 + walk, 8, 45)
-    luck = np.random.default_rng(seed)
-    predicted = np.clip(np.rint(count + luck.normal(scale=1.25 * noise, size=60)), 0, 99).astype(
-        int
-    )
-    return pd.DataFrame(
-        {
-            "frame": [f"seq_{number:06d}.jpg" for number in range(241, 301)],
-            "camera": None,
-            "count": count,
-            "predicted": predicted,
-            "low": np.maximum(predicted - 4, 0),
-            "high": predicted + 4,
-            "expected": predicted + 0.25,
-            "reply": predicted.astype(str),
-            "nll": luck.gamma(2.0, 1.2, 60),
-            "pit": luck.uniform(size=60),
-        }
-    )
 
 
 if __name__ == "__main__":
