@@ -47,22 +47,32 @@ def settle(client: Any, version: Any, predictions: Path) -> None:
     """Give `version` the aliases that are its own, and write down why."""
     client.set_registered_model_alias(MODEL, CHALLENGER, version.version)
     while True:
-        champion = by_alias(client, CHAMPION)
+        champion = reigning(client)
         wins, why = challenge(client, version, champion, predictions)
-        now = by_alias(client, CHAMPION)
-        if (now and now.version) == (champion and champion.version):
+        if reigning(client).version == champion.version:
             break  # else another machine's adapter has just taken the place
-    if wins:
-        client.set_registered_model_alias(MODEL, CHAMPION, version.version)
+    best = version if wins else champion
+    client.set_registered_model_alias(MODEL, CHAMPION, best.version)
     client.update_model_version(MODEL, version.version, f"MAE {version.tags['mae']}: {why}")
     role = CHAMPION if wins else CHALLENGER
     sys.stdout.write(f"{MODEL} version {version.version} is {role}: {why}\n")
 
 
+def reigning(client: Any) -> Any:
+    """The champion; before there is one, the oldest version: of several that are registered at once
+    on an empty store, all agree on it.
+    """
+    named = by_alias(client, CHAMPION)
+    if named is not None:
+        return named
+    numbers = [int(found.version) for found in client.search_model_versions(f"name = '{MODEL}'")]
+    return client.get_model_version(MODEL, str(min(numbers)))
+
+
 def challenge(client: Any, version: Any, champion: Any, predictions: Path) -> tuple[bool, str]:
     """Whether `version` takes the place of `champion`, and why."""
-    if champion is None:
-        return True, "there was no champion"
+    if champion.version == version.version:
+        return True, "the first adapter"
     rival = f"champion (version {champion.version})"
     if champion.tags["data_md5"] != version.tags["data_md5"]:
         return False, f"the {rival} was evaluated on other data, which cannot be compared"

@@ -338,7 +338,8 @@ class Run:
             for name, value in values.items()
         ]
         self.client.log_batch(self.run_id, points)
-        self.board([Summary.Value(tag=p.key, simple_value=p.value) for p in points], step)
+        named = {p.key if "/" in p.key else f"result/{p.key}": p.value for p in points}  # one group
+        self.board([Summary.Value(tag=tag, simple_value=v) for tag, v in named.items()], step)
 
     def _set_tags(self, values: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag

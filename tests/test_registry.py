@@ -20,7 +20,15 @@ def roles(client):
 def test_the_first_adapter_takes_both_places(store, cfg, tmp_path, capfd):
     _, first = log_result(cfg, tmp_path, 1, predictions(1, 5.0))
     assert roles(store()) == {"challenger": first, "champion": first}
-    assert "version 1 is champion: there was no champion" in capfd.readouterr().out
+    assert "version 1 is champion: the first adapter" in capfd.readouterr().out
+
+
+def test_of_several_first_adapters_the_oldest_reigns(store, cfg, tmp_path):
+    """As when machines register at once: the second finds the first without an alias yet."""
+    _, first = log_result(cfg, tmp_path, 1, predictions(1, 1.02))
+    store().delete_registered_model_alias(registry.MODEL, registry.CHAMPION)
+    _, second = log_result(cfg, tmp_path, 2, predictions(2, 1.0))
+    assert roles(store()) == {"challenger": second, "champion": first}
 
 
 def test_a_better_adapter_takes_the_champions_place(store, cfg, tmp_path, capfd):
