@@ -170,9 +170,10 @@ def fetch(version: Any, folder: Path) -> None:
 
     try:
         with tempfile.TemporaryDirectory() as there:
-            uri = f"models:/{MODEL}/{version.version}"
-            copytree(mlflow.artifacts.download_artifacts(uri, dst_path=there), folder,
-                     dirs_exist_ok=True)  # fmt: skip
+            found = mlflow.artifacts.download_artifacts(
+                version.source, dst_path=there, tracking_uri=tracking_uri()
+            )
+            copytree(found, folder, dirs_exist_ok=True)
     except (MlflowException, OSError) as error:
         raise UserError(
             f"{MODEL} version {version.version}: its files cannot be fetched "

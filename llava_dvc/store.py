@@ -63,8 +63,7 @@ def connect() -> tuple[Any, str]:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow
 
-    uri = tracking_uri()
-    mlflow.set_tracking_uri(uri)
+    uri = tracking_uri()  # not mlflow.set_tracking_uri: it sets the variable for all that follows
     with lock():
         client = mlflow.MlflowClient(uri)
         experiment = client.get_experiment_by_name(EXPERIMENT)

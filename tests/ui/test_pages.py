@@ -12,8 +12,8 @@ from pathlib import Path
 import mlflow
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import TimeoutException, WebDriverException
 from selenium.webdriver.common.by import By
-from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -36,10 +36,11 @@ class Page:
 
     def until(self, holds: Callable[[], object]) -> object:
         """What `holds` returns as soon as it is true; elements may be replaced while it looks."""
-        ignored = (Exception,)
-        return WebDriverWait(self.driver, PATIENCE, ignored_exceptions=ignored).until(
-            lambda _: holds(), f"{self.driver.current_url} shows: {self.text()[-3000:]}"
-        )
+        wait = WebDriverWait(self.driver, PATIENCE, ignored_exceptions=[WebDriverException])
+        try:
+            return wait.until(lambda _: holds())
+        except TimeoutException:
+            pytest.fail(f"{self.driver.current_url} shows only:\n{self.text()[-3000:]}")
 
     def shows(self, *words: str) -> None:
         self.until(lambda: all(word in self.text() for word in words))
@@ -49,6 +50,13 @@ class Page:
 
     def all(self, css: str) -> list[WebElement]:
         return self.driver.find_elements(By.CSS_SELECTOR, css)
+
+    def click(self, css: str) -> None:
+        def clicked() -> bool:
+            self.driver.find_element(By.CSS_SELECTOR, css).click()
+            return True
+
+        self.until(clicked)
 
     def picture(self, css: str) -> tuple[int, int]:
         """Pixels of the loaded picture there, wide and high."""
@@ -127,11 +135,10 @@ def test_two_runs_are_compared_on_parallel_coordinates(page, logged, experiment,
     page.open(f'{logged.server}/#/compare-runs?runs={ids}&experiments=["{experiment}"]')
     page.shows("Parallel Coordinates Plot", "train.learning_rate", "brave-cat", "wise-elk")
     page.until(lambda: page.all("g.parcoords"))
-    box = page.all("input[id^='rc_select'], .ant-select input, [role=combobox]")[-1]
-    box.send_keys("mae", Keys.ENTER)
-    page.until(lambda: "mae" in [e.text for e in page.all("g.parcoords .axis-title")])
-    axes = [element.text for element in page.all("g.parcoords .axis-title")]
-    assert "train.learning_rate" in axes
+    page.all("input[role=combobox]")[-1].send_keys("mae")
+    page.click(".du-bois-light-select-item-option[title=mae], [role=option][title=mae]")
+    page.until(lambda: "mae" in [axis.text for axis in page.all("g.parcoords .axis-title")])
+    assert "train.learning_rate" in [axis.text for axis in page.all("g.parcoords .axis-title")]
     for run in chosen:
         assert str(run.data.metrics["mae"]) in page.text()
 
@@ -148,7 +155,7 @@ def test_a_runs_plots_are_shown(page, logged, experiment, runs):
 def test_a_runs_curves_are_shown(page, logged, experiment, runs):
     run = runs["calm-owl"].info.run_id
     page.open(f"{logged.server}/#/experiments/{experiment}/runs/{run}/model-metrics")
-    page.shows("train (2)", "loss", "learning_rate")
+    page.shows("loss", "learning_rate", "calm-owl (train/loss)", "calm-owl (val/mae)")
     assert page.until(lambda: page.all(".js-plotly-plot .scatterlayer path.js-line"))
 
 
@@ -177,7 +184,7 @@ def tensorboard(logged: Logged) -> Iterator[str]:
 
 def test_tensorboard_shows_scalars(page, tensorboard):
     page.open(f"{tensorboard}/#scalars")
-    page.shows("brave-cat/runs/brave-cat", "wise-elk/runs/wise-elk", "result/mae")
+    page.shows("brave-cat/runs/brave-cat", "wise-elk/runs/wise-elk", "tag: train/loss")
     assert page.until(lambda: page.all("line-chart, .scalar-card, tf-line-chart-data-loader"))
 
 
