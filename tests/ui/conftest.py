@@ -31,7 +31,7 @@ FLAGS = (
     "--disable-background-networking --disable-component-update --disable-dev-shm-usage "
     "--window-size=1600,1100 --force-color-profile=srgb"
 )
-PATIENCE = 90  # seconds, for a machine that is busy
+PATIENCE = 120  # seconds, for a machine that is busy
 
 
 def pytest_configure(config: pytest.Config) -> None:
