@@ -40,6 +40,7 @@ format: setup ## Format the code and mend what ruff can
 	$(RUN) ruff check --fix
 
 ui: setup ## Open MLflow on http://127.0.0.1:5000 and TensorBoard on http://127.0.0.1:6006
+	@echo "results: http://127.0.0.1:5000/#/experiments/1/runs?viewStateShareKey=results&workflowType=machine_learning"
 	$(RUN) tensorboard --logdir runs --host 127.0.0.1 --port 6006 & \
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(RUN) mlflow server --workers 1 \
 		--backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000

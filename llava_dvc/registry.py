@@ -40,19 +40,39 @@ def offer(client: Any, run_id: str, predictions: Path, result: Mapping[str, Any]
             client.set_model_version_tag(MODEL, version.version, name, value)
         champion = by_alias(client, CHAMPION)
         if champion is None or champion.version != version.version:
-            client.set_registered_model_alias(MODEL, CHALLENGER, version.version)
-            wins, why = challenge(client, version, champion, predictions)
-            client.update_model_version(MODEL, version.version, f"MAE {result['mae']}: {why}")
-            if wins:
-                client.set_registered_model_alias(MODEL, CHAMPION, version.version)
-            role = CHAMPION if wins else CHALLENGER
-            sys.stdout.write(f"{MODEL} version {version.version} is {role}: {why}\n")
+            settle(client, version, predictions)
+
+
+def settle(client: Any, version: Any, predictions: Path) -> None:
+    """Give `version` the aliases that are its own, and write down why."""
+    client.set_registered_model_alias(MODEL, CHALLENGER, version.version)
+    while True:
+        champion = reigning(client)
+        wins, why = challenge(client, version, champion, predictions)
+        if reigning(client).version == champion.version:
+            break  # else another machine's adapter has just taken the place
+    best = version if wins else champion
+    client.set_registered_model_alias(MODEL, CHAMPION, best.version)
+    client.update_model_version(MODEL, version.version, f"MAE {version.tags['mae']}: {why}")
+    role = CHAMPION if wins else CHALLENGER
+    sys.stdout.write(f"{MODEL} version {version.version} is {role}: {why}\n")
+
+
+def reigning(client: Any) -> Any:
+    """The champion; before there is one, the oldest version: of several that are registered at once
+    on an empty store, all agree on it.
+    """
+    named = by_alias(client, CHAMPION)
+    if named is not None:
+        return named
+    numbers = [int(found.version) for found in client.search_model_versions(f"name = '{MODEL}'")]
+    return client.get_model_version(MODEL, str(min(numbers)))
 
 
 def challenge(client: Any, version: Any, champion: Any, predictions: Path) -> tuple[bool, str]:
     """Whether `version` takes the place of `champion`, and why."""
-    if champion is None:
-        return True, "there was no champion"
+    if champion.version == version.version:
+        return True, "the first adapter"
     rival = f"champion (version {champion.version})"
     if champion.tags["data_md5"] != version.tags["data_md5"]:
         return False, f"the {rival} was evaluated on other data, which cannot be compared"
@@ -89,7 +109,8 @@ def create(client: Any, run: Any, tags: Mapping[str, str]) -> Any:
     from mlflow.exceptions import MlflowException
 
     query = f"tags.adapter = '{tags['adapter']}'"
-    model = client.search_logged_models([run.info.experiment_id], filter_string=query)[0]
+    found = client.search_logged_models([run.info.experiment_id], filter_string=query)
+    model = next(model for model in found if model.status == "READY")
     with suppress(MlflowException):  # it exists
         client.create_registered_model(MODEL, description="Counts the people in a camera's frames")
     where, run_id = model.artifact_location, run.info.run_id
@@ -149,9 +170,10 @@ def fetch(version: Any, folder: Path) -> None:
 
     try:
         with tempfile.TemporaryDirectory() as there:
-            uri = f"models:/{MODEL}/{version.version}"
-            copytree(mlflow.artifacts.download_artifacts(uri, dst_path=there), folder,
-                     dirs_exist_ok=True)  # fmt: skip
+            found = mlflow.artifacts.download_artifacts(
+                version.source, dst_path=there, tracking_uri=tracking_uri()
+            )
+            copytree(found, folder, dirs_exist_ok=True)
     except (MlflowException, OSError) as error:
         raise UserError(
             f"{MODEL} version {version.version}: its files cannot be fetched "

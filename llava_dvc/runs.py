@@ -92,9 +92,10 @@ def _row(shown: dict[str, Any]) -> Row:
     params = (data.get("params") or {}).get("params.yaml", {}).get("data") or {}
     metrics = (data.get("metrics") or {}).get(METRICS, {}).get("data") or {}
     error = shown.get("error") or {}
+    revision = "-" if shown["rev"] == "workspace" else shown["rev"][:7]
     return Row(
-        name=shown.get("name") or shown["rev"][:7],
-        revision=shown["rev"][:7],
+        name=shown.get("name") or shown["rev"],
+        revision=revision,
         adapter=((data.get("outs") or {}).get(ADAPTER) or {}).get("hash"),
         data=((data.get("deps") or {}).get("data") or {}).get("hash"),
         evaluate={

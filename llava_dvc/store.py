@@ -1,5 +1,6 @@
 """The MLflow store: where it is, made once, and mended after the repository has moved."""
 
+import json
 import os
 import sqlite3
 import sys
@@ -18,6 +19,21 @@ from llava_dvc.outs import state_root
 
 EXPERIMENT = "llava-dvc"
 ARTIFACTS = "mlartifacts"
+VIEW = "results"
+COLUMNS = {  # of the table at #/experiments/ID/runs?viewStateShareKey=results, as MLflow names them
+    "searchFilter": "tags.stage = 'result'",
+    "orderByKey": "metrics.`mae`",
+    "orderByAsc": True,
+    "startTime": "ALL",
+    "lifecycleFilter": "Active",
+    "modelVersionFilter": "All Runs",
+    "datasetsFilter": [],
+    "selectedColumns": [
+        "attributes.`Models`",
+        *(f"metrics.`{name}`" for name in ("mae", "mae_ci_low", "mae_ci_high", "rmse", "accuracy")),
+        *(f"params.`{name}`" for name in ("train.learning_rate", "evaluate.decode")),
+    ],
+}
 PATHS = (  # where MLflow writes down absolute artifact paths
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -47,12 +63,12 @@ def connect() -> tuple[Any, str]:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow
 
-    uri = tracking_uri()
-    mlflow.set_tracking_uri(uri)
+    uri = tracking_uri()  # not mlflow.set_tracking_uri: it sets the variable for all that follows
     with lock():
-        local = uri == f"sqlite:///{database()}"  # MLflow puts the URI into the environment itself
+        local = uri == f"sqlite:///{database()}"
         if local and not database().exists():
             make_database()
         client = mlflow.MlflowClient(uri)
@@ -80,8 +96,10 @@ def create_experiment(client: Any, uri: str) -> str:
     """Returns its id."""
     local = uri.startswith("sqlite:")
     location = (state_root() / ARTIFACTS).as_uri() if local else None
-    # MLflow's pages open on model training instead of chat traces.
-    tags = {"mlflow.experimentKind": "custom_model_development"}
+    tags = {
+        "mlflow.experimentKind": "custom_model_development",
+        f"mlflow.sharedViewState.{VIEW}": json.dumps(COLUMNS),
+    }
     return str(client.create_experiment(EXPERIMENT, artifact_location=location, tags=tags))
 
 

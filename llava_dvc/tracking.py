@@ -56,7 +56,8 @@ def open_run(
     """
     run = Run(run_name(stage, key))
     tags = {"stage": stage, f"key.{stage}": key, **SOURCE, **code(), **environment(), **tags}
-    tags["backbone_revision"] = backbone_revision(cfg.backbone)
+    if "backbone" in sections:
+        tags["backbone_revision"] = backbone_revision(cfg.backbone)
     run.submit(lambda: run.open(tags, f"key.{stage}", adopt))
     run.params(flatten(cfg.model_dump(include=sections, mode="json")))
     try:
@@ -118,7 +119,7 @@ class Run:
         self._folder = name
         self._board: Board | None = None
         self._machine = Machine()
-        self._lost = self._failing = self._uploading = False
+        self._lost = self._uploading = False
         self._done = 0
         self._waiting: SimpleQueue[Job | None] = SimpleQueue()
         # A daemon: a tracker that hangs must not keep the process from ending.
@@ -128,15 +129,18 @@ class Run:
     def open(self, tags: Mapping[str, str], key: str, adopt: str | None) -> None:
         """Find the run by its `key` tag, else an adapter's run that has none yet, else make it."""
         self.client, experiment = connect()
+        self._machine.sample()  # the next one tells of the time since
         found = self._search(experiment, f"tags.`{key}` = '{tags[key]}'")
+        trained: list[Any] = []
         if found:
             self.name = found[0].info.run_name
         elif adopt:
             trained = self._search(experiment, f"tags.adapter = '{adopt}' and tags.key.train != ''")
-            tags = {**tags, "training_run": trained[0].info.run_id} if trained else tags
             found = [run for run in trained if key not in run.data.tags]
         if not found:
             tags = {**tags, "tensorboard": self.name}
+            if trained:
+                tags["training_run"] = trained[0].info.run_id
             run = self.client.create_run(experiment, run_name=self.name, tags=tags)
             self.run_id, self.started = run.info.run_id, run.info.start_time / 1000
             return
@@ -174,7 +178,8 @@ class Run:
             self._points({name: v for name, v in values.items() if known.get(name) != v}, 0)
 
         self.submit(send)
-        self.draw(lambda board: board.points(_named(values), 0))
+        grouped = {n if "/" in n else f"result/{n}": v for n, v in _named(values).items()}
+        self.draw(lambda board: board.points(grouped, 0))
 
     def step(self, values: Mapping[str, float], step: int) -> None:
         """A point of the training's curves; steps that an earlier leg of the run logged are left
@@ -290,7 +295,7 @@ class Run:
                 job = Job(self._sample)
             if job is None:
                 return
-            self._uploading = job.slow and not self._failing
+            self._uploading = job.slow
             job.send() if job.local else self._try(job.send)
             self._done, self._uploading = self._done + 1, False
 
@@ -301,11 +306,10 @@ class Run:
                 return
             try:
                 send()
-                self._failing = False
                 return
             except Exception as error:  # whatever a tracker raises must not reach the training
                 reason = " ".join(str(error).split())[:200]
-                self._failing, self._uploading = True, False
+                self._uploading = False
                 time.sleep(0.2 * attempt)
         self._give_up(reason)
 
@@ -329,21 +333,21 @@ class Run:
             self.client.log_batch(self.run_id, points)
 
     def _store(self, folder: Path, adapter: str) -> None:
-        import mlflow
         from mlflow.entities import LoggedModelOutput
 
-        _, experiment = connect()
+        experiment = self.client.get_run(self.run_id).info.experiment_id
         query = f"tags.adapter = '{adapter}'"
-        if self.client.search_logged_models([experiment], filter_string=query):
+        stored = self.client.search_logged_models([experiment], filter_string=query)
+        if any(model.status == "READY" for model in stored):  # the others were cut off
             return
-        logged = mlflow.create_external_model(
-            name="adapter", source_run_id=self.run_id, model_type="peft", experiment_id=experiment
+        # Not mlflow.create_external_model, which tags it with the user and git's remote URL.
+        tags = {"adapter": adapter, **SOURCE}
+        model = self.client.create_logged_model(
+            experiment, "adapter", self.run_id, tags, None, "peft"
         )
-        self.client.log_model_artifacts(logged.model_id, str(folder))
-        output = LoggedModelOutput(logged.model_id, step=0)
-        self.client.log_outputs(self.run_id, models=[output])
-        # Last: an upload that was cut off leaves a model that nobody finds.
-        self.client.set_logged_model_tags(logged.model_id, {"adapter": adapter})
+        self.client.log_model_artifacts(model.model_id, str(folder))
+        self.client.finalize_logged_model(model.model_id, "READY")
+        self.client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, step=0)])
 
     def _points(self, values: Mapping[str, float], step: int) -> None:
         from mlflow.entities import Metric
