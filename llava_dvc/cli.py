@@ -61,6 +61,18 @@ def predict(arguments: argparse.Namespace) -> None:
     count_files(arguments.paths, arguments.adapter)
 
 
+def runs(arguments: argparse.Namespace) -> None:
+    """Show experiments beside their MLflow runs, or mend the store of a moved repository."""
+    if arguments.relocate:
+        from llava_dvc.store import relocate
+
+        sys.stdout.write(f"{relocate()}\n")
+    else:
+        from llava_dvc.runs import table
+
+        sys.stdout.write(table())
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="llava-dvc", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -93,4 +105,12 @@ def _parser() -> argparse.ArgumentParser:
         help="models/adapter if not given",
     )
     command.set_defaults(run=predict)
+
+    command = commands.add_parser("runs", help="show experiments beside their MLflow runs")
+    command.add_argument(
+        "--relocate",
+        action="store_true",
+        help="instead, mend the artifact paths of the local store after the repository was moved",
+    )
+    command.set_defaults(run=runs)
     return parser

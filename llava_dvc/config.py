@@ -25,6 +25,8 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from llava_dvc.process import full_disk
+
 PARAMS = Path("params.yaml")
 
 
@@ -224,14 +226,20 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def run_stage(main: Callable[..., None]) -> None:
-    """Call a stage's `main(cfg, *paths)` with the command line's paths; a UserError ends it with
-    its text alone.
+    """Call a stage's `main(cfg, *paths)` with the command line's paths; a UserError, Ctrl-C and a
+    full disk end it with a line alone.
     """
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     try:
         main(load_config(), *map(Path, sys.argv[1:]))
     except UserError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("error: interrupted; `dvc repro` goes on")
+    except Exception as error:
+        if folder := full_disk(error):
+            sys.exit(f"error: {folder}: the disk is full; make room and run `dvc repro` again")
+        raise
 
 
 def _lines(error: ValidationError) -> Iterator[str]:
