@@ -8,9 +8,10 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -38,6 +39,12 @@ WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds between tries
 PATIENCE = 180.0  # seconds, after which nothing is tried again
 TIMEOUT = 300.0  # seconds without a byte
 TRANSIENT = {408, 409, 412, 425, 429, 500, 502, 503, 504}
+
+
+class _Busy(Exception):
+    """As if the answer had been 409."""
+
+    response = SimpleNamespace(status_code=409, headers={})
 
 
 @dataclass(frozen=True)
@@ -84,9 +91,11 @@ def _token() -> str:
 
 
 def _create(api: HfApi, repo: str, *, private: bool) -> None:
-    # The client looks for an address in the answer that the repository is there already.
-    with suppress(KeyError):
+    try:
         api.create_repo(repo, private=private, exist_ok=True)
+    except KeyError:  # the client looks for an address in a 409: there already, or another is busy
+        if not api.repo_exists(repo):
+            raise _Busy from None
 
 
 def _head(api: HfApi, repo: str, *, private: bool) -> str | None:
@@ -153,7 +162,7 @@ def _patiently(call: Callable[[], Result]) -> Result:
         try:
             get_session().timeout = TIMEOUT
             return call()
-        except (HTTPError, json.JSONDecodeError) as error:
+        except (HTTPError, json.JSONDecodeError, _Busy) as error:
             seconds = max(wait, _asked_to_wait(error))
             if not _may_pass(error) or time.monotonic() - start + seconds > PATIENCE:
                 raise
@@ -200,7 +209,7 @@ def _one_line(repo: str, token: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (HTTPError, OSError, ValueError, RuntimeError) as error:
+    except (HTTPError, OSError, ValueError, RuntimeError, _Busy) as error:
         cause = error.__cause__ if isinstance(error, RuntimeError) else None  # of an LFS upload
         line = _line(repo, cause if isinstance(cause, Exception) else error)
         secrets = [token, urlsplit(constants.ENDPOINT).password]

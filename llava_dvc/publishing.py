@@ -63,6 +63,7 @@ def listing(folder: Path) -> list[dict[str, Any]]:
     return [
         {"path": name, "size": path.stat().st_size, "sha256": _digest(path, "sha256")}
         for name, path in own_files(folder).items()
+        if name != MANIFEST
     ]
 
 
@@ -100,13 +101,9 @@ def md5_of(backbone: config.Backbone, **files: Path) -> dict[str, str]:
 
 
 def own_files(folder: Path) -> dict[str, Path]:
-    """All but the manifest and what is published by itself, by path."""
+    """All but what is published by itself, by path."""
     named = {path.relative_to(folder).as_posix(): path for path in files_in(folder)}
-    return {
-        name: path
-        for name, path in named.items()
-        if name != MANIFEST and not name.startswith(f"{MERGED}/")
-    }
+    return {name: path for name, path in named.items() if not name.startswith(f"{MERGED}/")}
 
 
 def _digest(path: Path, how: str) -> str:

@@ -41,7 +41,6 @@ class Repo:
     private: bool
     commits: list[Commit] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
-    refuses_parent: bool = False
 
     def __post_init__(self) -> None:
         self.add({".gitattributes": GITATTRIBUTES}, "initial commit")
@@ -65,7 +64,9 @@ class Fault:
 
     pattern: str
     how: int | str
-    """A status to answer with; or `cut`, half-way through the request; `lost`, before the answer."""
+    """A status to answer with; `cut` in mid-request; `lost`: done, and the answer cut off; or
+    `overtaken` by a commit of somebody else's.
+    """
     times: int
     headers: dict[str, str]
     body: bytes = b'{"error": "ordered by a test"}'
@@ -85,7 +86,12 @@ class Hub:
         self.url = ""
 
     def fail(
-        self, pattern: str, how: int | str, times: int = 1, body: bytes | None = None, **headers: str
+        self,
+        pattern: str,
+        how: int | str,
+        times: int = 1,
+        body: bytes | None = None,
+        **headers: str,
     ) -> None:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         self.faults.append(Fault(pattern, how, times, named, body or Fault.body))
@@ -153,6 +159,9 @@ class Handler(BaseHTTPRequestHandler):
             status, headers, content = fault.how, fault.headers, fault.body
         else:
             with self.hub.lock:
+                if fault and fault.how == "overtaken":
+                    for repo in self.hub.repos.values():
+                        repo.add(repo.commits[-1].files | {"other.txt": b"other"}, "somebody else")
                 status, headers, content = self.route(path, body)
         if fault and fault.how == "lost":
             return self.cut(path, "lost")
@@ -303,8 +312,8 @@ def make_tag(handler: Handler, body: bytes, name: str, revision: str) -> Answer:
     return answer({})
 
 
-def info(handler: Handler, _: bytes, name: str, revision: str = "main") -> Answer:
-    commit = handler.commit(name, revision)
+def info(handler: Handler, _: bytes, name: str, revision: str | None) -> Answer:
+    commit = handler.commit(name, revision or "main")
     siblings = [{"rfilename": path} for path in commit.files]
     private = handler.hub.repos[name].private
     return answer(
