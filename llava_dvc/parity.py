@@ -6,12 +6,14 @@ import csv
 import json
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from llava_dvc.config import Evaluate, UserError
 
 FRAMES = 32
+CR = "\ue00d"  # stands for one: a character that no one uses
 MODULE = "llava_dvc.parity"
 
 
@@ -25,10 +27,19 @@ def require(folder: Path, prepared: Path, predictions: Path, evaluate: Evaluate)
     compare(json.loads(done.stdout.splitlines()[-1]), predictions)
 
 
+def read_predictions(path: Path) -> dict[str, dict[str, str]]:
+    """Rows of predictions/eval.csv by frame."""
+    # A reply's lone CR is written without quotes, and csv would end the line there.
+    text = path.read_bytes().decode().replace("\r", CR)
+    rows = [
+        {k: v.replace(CR, "\r") for k, v in row.items()} for row in csv.DictReader(StringIO(text))
+    ]
+    return {row["frame"]: row for row in rows}
+
+
 def compare(answers: list[dict[str, Any]], predictions: Path) -> None:
     """Raises UserError when a frame's count or reply differs from its row in `predictions`."""
-    with predictions.open(newline="", encoding="utf-8") as file:
-        rows = {row["frame"]: row for row in csv.DictReader(file)}
+    rows = read_predictions(predictions)
     lines = []
     for answer in answers:
         row = rows[answer["frame"]]
