@@ -240,6 +240,7 @@ def script(facts: Facts) -> str:
         dtype=dtype,
         device=backbone.device,
         tuned="" if facts.merged else "model = PeftModel.from_pretrained(model, repo)\n",
+        exact=EXACT if four_bit and backbone.device == "cpu" else "",
         question=_quoted(facts.recipe.question),
         autocast="" if backbone.dtype == "float32" else computes,
     )
@@ -292,6 +293,11 @@ four_bit = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", \
 bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype={dtype}, llm_int8_skip_modules=whole)
 """
 
+EXACT = """\
+for layer in model.modules():
+    layer.support_avx512bf16_for_cpu = False  # else CPUs that can compute 4-bit layers in bfloat16
+"""
+
 SCRIPT = """import torch
 {peft}from PIL import Image
 from transformers import AutoImageProcessor, AutoProcessor, {bits}LlavaForConditionalGeneration
@@ -301,7 +307,7 @@ processor = AutoProcessor.from_pretrained(repo)
 processor.image_processor = AutoImageProcessor.from_pretrained(repo, backend="pil")
 {config}model = LlavaForConditionalGeneration.from_pretrained({base}{revision}, dtype={dtype}, \
 device_map="{device}"{quantized})
-{tuned}question = [{{"type": "image"}}, {{"type": "text", "text": {question}}}]
+{tuned}{exact}question = [{{"type": "image"}}, {{"type": "text", "text": {question}}}]
 prompt = processor.apply_chat_template([{{"role": "user", "content": question}}], \
 add_generation_prompt=True)
 inputs = processor(images=frame, text=prompt, add_special_tokens=False, return_tensors="pt")

@@ -100,13 +100,15 @@ def _create(api: HfApi, repo: str, *, private: bool) -> None:
 
 def _head(api: HfApi, repo: str, *, private: bool) -> str | None:
     """The latest commit of `repo`, if it has one."""
-    info = api.model_info(repo)
-    if private and info.private is False:
-        raise UserError(
-            f"publish.repo: {repo} is there and public, and publish.private is true; make it "
-            "private in its settings, or set publish.private to false"
-        )
-    return info.sha
+    with _absent_is_none():
+        info = api.model_info(repo, revision="main")
+        if private and info.private is False:
+            raise UserError(
+                f"publish.repo: {repo} is there and public, and publish.private is true; make it "
+                "private in its settings, or set publish.private to false"
+            )
+        return info.sha
+    return None
 
 
 def _commit(
@@ -115,14 +117,13 @@ def _commit(
     """The commit with `files`: the latest, when it has them already, as after a commit whose answer
     was lost; else a new one on top of it.
     """
-    head = _head(api, repo, private=private)
-    there = _listing(api, repo)
-    changed = [n for n, path in files.items() if there.get(n) not in (_sha256(path), _blob(path))]
+    head, there = _head(api, repo, private=private), _listing(api, repo)
+    changed = [n for n, path in files.items() if n not in there or not _same(there[n], path)]
     gone = [name for name in there if name not in files]
     if head and not changed and not gone:
         return head
     operations: list[Any] = [
-        *(CommitOperationAdd(name, files[name]) for name in changed),
+        *(CommitOperationAdd(name, files[name]) for name in changed or files),
         *(CommitOperationDelete(name) for name in gone),
     ]
     # Naming the parent keeps a commit that was cut off and lands later from being doubled.
@@ -130,16 +131,28 @@ def _commit(
     return str(made.oid)
 
 
-def _listing(api: HfApi, repo: str) -> dict[str, str]:
-    """Every file of `repo` and its digest: sha256 of one in LFS, else the git blob's sha1."""
-    try:
+def _listing(api: HfApi, repo: str) -> dict[str, RepoFile]:
+    """Every file of `repo` by its path."""
+    with _absent_is_none():
         tree = list(api.list_repo_tree(repo, recursive=True))
+        files = [entry for entry in tree if isinstance(entry, RepoFile)]
+        return {file.path: file for file in files if file.path != KEPT}
+    return {}
+
+
+@contextmanager
+def _absent_is_none() -> Iterator[None]:
+    """A repository without a commit has no revision and no tree."""
+    try:
+        yield
     except HTTPError as error:
-        if _status(error) == 404:  # no commit yet
-            return {}
-        raise
-    files = [entry for entry in tree if isinstance(entry, RepoFile) and entry.path != KEPT]
-    return {file.path: file.lfs.sha256 if file.lfs else file.blob_id for file in files}
+        if _status(error) != 404:
+            raise
+
+
+def _same(there: RepoFile, path: Path) -> bool:
+    """Whether a file of the repository has the bytes of `path`."""
+    return there.lfs.sha256 == _sha256(path) if there.lfs else there.blob_id == _blob(path)
 
 
 def _sha256(path: Path) -> str:
@@ -209,7 +222,7 @@ def _one_line(repo: str, token: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (HTTPError, OSError, ValueError, RuntimeError, _Busy) as error:
+    except (HTTPError, OSError, ValueError, KeyError, RuntimeError, _Busy) as error:
         cause = error.__cause__ if isinstance(error, RuntimeError) else None  # of an LFS upload
         line = _line(repo, cause if isinstance(cause, Exception) else error)
         secrets = [token, urlsplit(constants.ENDPOINT).password]

@@ -19,9 +19,8 @@ from llava_dvc.recipe import WEIGHTS
 def from_stage(folder: Path, publish: config.Publish) -> str:
     """Release `folder` if params.yaml asks for it; returns what to tell."""
     if not publish.push:
-        return "".join(
-            f"note: {line}; `llava-dvc push` refuses it\n" for line in objections(folder)
-        )
+        refused = "" if publish.force else "; `llava-dvc push` refuses it"
+        return "".join(f"note: {line}{refused}\n" for line in objections(folder))
     if os.environ.get("DVC_EXP_NAME"):
         return (
             "publish.push: is true, but nothing is uploaded from an experiment; `dvc exp apply` "

@@ -351,6 +351,19 @@ def test_an_endpoint_that_is_not_there(server, folder):
             hub.push(folder, {}, REPO, private=True, tag="v")
 
 
+def test_offline(server, folder):
+    done = call(folder, "push", HF_ENDPOINT=server.url, HF_HUB_OFFLINE="1")
+    assert done.stderr == "error: HF_HUB_OFFLINE: is set, so nothing is uploaded; unset it\n"
+
+
+def test_a_server_that_shows_neither_commits_nor_files(server, folder):
+    """Then the client's own comparison has to do."""
+    for _ in range(2):
+        server.fail(r"GET .*/(tree|revision)/main", 404, 2)
+        push(folder)
+    assert len(server.repos[REPO].commits) == 2
+
+
 def test_push_without_a_built_folder(folder):
     done = call(folder, "push", "elsewhere")
     assert done.returncode == 1

@@ -271,7 +271,7 @@ def no_processor(work: Work) -> None:
     [
         (
             other_count,
-            r"1 times in 32 frames \(seq_000041\.jpg: predicted '?\d+'?, .*eval\.csv has",
+            r"1 times in 32 frames \(seq_000092\.jpg: predicted \d+, .*eval\.csv has",
         ),
         (other_template, r"published: loaded afresh it answers other than it was evaluated"),
         (no_processor, r"published: does not load in a process of its own: "),
