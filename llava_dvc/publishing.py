@@ -72,6 +72,8 @@ def check(folder: Path) -> dict[str, Any]:
     says.
     """
     manifest: dict[str, Any] = read_json(folder / MANIFEST)
+    if not {"files", "inputs_md5", "adapter_sha256", "evaluate"} <= manifest.keys():
+        raise UserError(f"{folder / MANIFEST}: is none of ours; name a folder that publish built")
     listed = {file["path"]: file for file in manifest["files"]}
     found = {file["path"]: file for file in listing(folder)}
     changed = sorted(n for n in listed.keys() | found.keys() if listed.get(n) != found.get(n))

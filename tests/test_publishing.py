@@ -66,6 +66,7 @@ def damage(folder):
         (damage, r"adapter_model\.safetensors: is changed since manifest\.json was .* \(1 files"),
         (lambda f: (f / "recipe.json").unlink(), r"recipe\.json: is gone since"),
         (lambda f: (f / "notes.txt").touch(), r"notes\.txt: is new since"),
+        (lambda f: (f / "manifest.json").write_text("{}"), r"manifest\.json: is none of ours; na"),
         (lambda f: (f / "manifest.json").unlink(), r"manifest\.json: not found; run `dvc repro`"),
     ],
 )
