@@ -135,7 +135,7 @@ def text(facts: Facts) -> str:
 
 def _introduction(facts: Facts) -> str:
     train = facts.report["splits"]["train"]
-    what = "A LoRA adapter for {}" if not facts.merged else "{} and a LoRA adapter in one model,"
+    what = "A LoRA adapter for {}" if not facts.merged else "{} and a LoRA adapter in one model"
     revision = facts.recipe.backbone.revision
     base = f"`{facts.base}`" + (f" at revision `{revision}`" if revision else "")
     local = "" if revision else LOCAL.format(base=facts.base, path=facts.recipe.backbone.name)
