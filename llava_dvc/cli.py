@@ -54,6 +54,13 @@ def import_mall(arguments: argparse.Namespace) -> None:
     sys.stdout.write(f"data: {frames} frames; `dvc repro` trains on them\n")
 
 
+def push(arguments: argparse.Namespace) -> None:
+    """Upload a published folder to the Hub."""
+    from llava_dvc.release import release
+
+    sys.stdout.write(release(arguments.folder, load_config().publish))
+
+
 def predict(arguments: argparse.Namespace) -> None:
     """Count the people in image files."""
     from llava_dvc.prediction import count_files
@@ -94,6 +101,17 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("import-mall", help="fill data/ from a folder or zip of frames")
     command.add_argument("source", type=Path, metavar="FOLDER_OR_ZIP")
     command.set_defaults(run=import_mall)
+
+    command = commands.add_parser("push", help="upload a published folder to the Hub")
+    command.add_argument(
+        "folder",
+        nargs="?",
+        type=Path,
+        default=Path("published"),
+        metavar="FOLDER",
+        help="published if not given",
+    )
+    command.set_defaults(run=push)
 
     command = commands.add_parser("predict", help="count the people in image files")
     command.add_argument("paths", nargs="+", type=Path, metavar="IMAGE", help="an image file")

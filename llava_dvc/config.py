@@ -182,7 +182,12 @@ class Publish(Section):
     repo: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
     """Hub repository, `owner/name`."""
     private: bool
+    merge: bool
+    """Also make a model of its own, backbone and adapter in one, and evaluate that."""
     push: bool
+    """Upload when the stage has run; never inside an experiment."""
+    force: bool
+    """Upload even what counts worse than its baselines."""
 
 
 class Config(Section):
