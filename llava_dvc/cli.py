@@ -55,10 +55,24 @@ def import_mall(arguments: argparse.Namespace) -> None:
 
 
 def predict(arguments: argparse.Namespace) -> None:
-    """Count the people in image files."""
+    """Count the people in pictures and videos."""
     from llava_dvc.prediction import count_files
 
-    count_files(arguments.paths, arguments.adapter)
+    count_files(
+        arguments.paths,
+        arguments.adapter,
+        form=arguments.format,
+        every=arguments.every,
+        annotated=arguments.annotate,
+        timeline_file=arguments.timeline,
+    )
+
+
+def serve(arguments: argparse.Namespace) -> None:
+    """Count over HTTP until the process is told to stop."""
+    from llava_dvc.serve import serve
+
+    serve(arguments.adapter, arguments.host, arguments.port)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -83,14 +97,44 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("source", type=Path, metavar="FOLDER_OR_ZIP")
     command.set_defaults(run=import_mall)
 
-    command = commands.add_parser("predict", help="count the people in image files")
-    command.add_argument("paths", nargs="+", type=Path, metavar="IMAGE", help="an image file")
+    command = commands.add_parser("predict", help="count the people in pictures and videos")
     command.add_argument(
-        "--adapter",
-        type=Path,
-        default=Path("models/adapter"),
-        metavar="FOLDER",
-        help="models/adapter if not given",
+        "paths", nargs="+", metavar="PATH", help="a picture, a folder of them, a video, or a glob"
+    )
+    _adapter(command)
+    command.add_argument(
+        "--format",
+        choices=["table", "csv", "jsonl"],
+        help="a table on a terminal and CSV elsewhere, if not given",
+    )
+    command.add_argument(
+        "--every",
+        type=float,
+        default=1.0,
+        metavar="SECONDS",
+        help="between two frames of a video; 1 if not given",
+    )
+    command.add_argument(
+        "--annotate", type=Path, metavar="FOLDER", help="write the frames with their counts there"
+    )
+    command.add_argument(
+        "--timeline", type=Path, metavar="FILE.png", help="draw the count over time"
     )
     command.set_defaults(run=predict)
+
+    command = commands.add_parser("serve", help="count over HTTP, with a page to drop frames on")
+    _adapter(command)
+    command.add_argument("--host", default="127.0.0.1", help="127.0.0.1 if not given")
+    command.add_argument("--port", type=int, default=8000, help="8000 if not given; 0 for any")
+    command.set_defaults(run=serve)
     return parser
+
+
+def _adapter(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--adapter",
+        default=Path("models/adapter"),
+        metavar="ADAPTER",
+        help="a folder, a Hub id (owner/name or owner/name@revision), or champion; "
+        "models/adapter if not given",
+    )
