@@ -75,6 +75,13 @@ def serve(arguments: argparse.Namespace) -> None:
     serve(arguments.adapter, arguments.host, arguments.port)
 
 
+def vllm(arguments: argparse.Namespace) -> None:
+    """Print the command that serves an adapter with vLLM, or why it cannot be."""
+    from llava_dvc.vllm import command
+
+    sys.stdout.write(command(arguments.adapter) + "\n")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="llava-dvc", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -127,6 +134,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--host", default="127.0.0.1", help="127.0.0.1 if not given")
     command.add_argument("--port", type=int, default=8000, help="8000 if not given; 0 for any")
     command.set_defaults(run=serve)
+
+    command = commands.add_parser("vllm", help="print the command that serves an adapter with vLLM")
+    command.add_argument("adapter", type=Path, metavar="FOLDER", help="published, mostly")
+    command.set_defaults(run=vllm)
     return parser
 
 

@@ -18,7 +18,7 @@ from typing import Any, overload
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from peft import PeftModel
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from transformers import LlavaProcessor
 
 from llava_dvc.adapter import load_adapter
@@ -174,6 +174,8 @@ def read_image(source: Path | BytesIO, largest: int = MAX_PIXELS) -> Image.Image
             return ImageOps.exif_transpose(image).convert("RGB")
     except UserError:
         raise
+    except UnidentifiedImageError:
+        raise UserError(f"{name}: is none of {', '.join(IMAGE_FORMATS)}") from None
     except Exception as error:  # broken bytes make Pillow raise almost anything
         reason = " ".join(str(error).split()).removesuffix(f" {str(source)!r}")
         raise UserError(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import matplotlib
@@ -11,6 +12,7 @@ from llava_dvc.counter import Count
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.ticker import MaxNLocator
 
 MODEL = "#1f6f8b"
 
@@ -46,10 +48,10 @@ def annotate(image: Image.Image, count: Count, folder: Path, name: str) -> Path:
 
 
 def timeline(points: Sequence[Point], path: Path) -> None:
-    """Draw the counts with their 80 % bands over a video's minutes; over the frames' order where
+    """Draw the counts with their 80 % bands over a video's time; over the frames' order where
     they are no video's, or several videos'.
     """
-    times = [point.seconds / 60 for point in points if point.seconds is not None]
+    times = [point.seconds for point in points if point.seconds is not None]
     one_video = len(times) == len(points) and times == sorted(times)
     across = times if one_video else list(range(1, len(points) + 1))
     figure, axes = plt.subplots(figsize=(9, 3.6), layout="constrained")
@@ -60,11 +62,15 @@ def timeline(points: Sequence[Point], path: Path) -> None:
     axes.plot(
         across, [point.count for point in points], color=MODEL, linewidth=1.4, label="counted"
     )
-    axes.set(xlabel="minutes" if one_video else "frame", ylabel="people")
+    axes.set(xlabel="time" if one_video else "frame", ylabel="people")
+    if one_video:
+        axes.xaxis.set_major_locator(MaxNLocator(9, steps=[1, 1.5, 3, 6, 10]))  # 15, 30, 60 s
+        axes.xaxis.set_major_formatter(lambda seconds, _: str(timedelta(seconds=round(seconds))))
+    axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True))
     axes.set_ylim(bottom=0)
     axes.margins(x=0.01)
     axes.grid(alpha=0.2)
-    axes.legend(loc="upper right", frameon=False)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, metadata={"Software": None})
     plt.close(figure)

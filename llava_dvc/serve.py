@@ -26,6 +26,7 @@ from prometheus_client import (
 from prometheus_client import Counter as Tally
 from pydantic import BaseModel, Field
 from starlette.datastructures import UploadFile
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llava_dvc.batching import Batcher, Busy
@@ -35,6 +36,8 @@ from llava_dvc.frames import IMAGE_FORMATS
 
 MOST_BYTES = 20_000_000
 """Of a request's body."""
+MOST_DISCARDED = 10 * MOST_BYTES
+"""Of a larger body, before the connection is cut."""
 MOST_PIXELS = 25_000_000
 """Of a frame: more than a 4K camera's, and 75 MB when decoded."""
 UPLOAD_SECONDS = 30.0
@@ -142,11 +145,13 @@ def build_app(counter: Counter) -> FastAPI:
 
     @app.post("/count", responses=PROBLEMS, openapi_extra={"requestBody": REQUEST_BODY})
     async def count(request: Request) -> Answer:
-        """Count the people in one frame, sent as the body or as the `file` of a form."""
+        """Count the people in one frame, sent as the body or as a form's file."""
         try:
             data = await asyncio.wait_for(_upload(request), UPLOAD_SECONDS)
         except TimeoutError:
             raise HTTPException(408, f"the upload took over {UPLOAD_SECONDS:g} s") from None
+        except ClientDisconnect:
+            raise HTTPException(400, "the upload broke off") from None
         return await _count(batcher, decoders, data)
 
     @app.get("/health", responses={503: {"model": Problem}})
@@ -219,16 +224,21 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] != "/count":
-            return await self.app(scope, receive, send)
+            await self.app(scope, receive, send)
+            return
         received = 0
 
         async def limited() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > MOST_BYTES:
-                raise HTTPException(413, f"the body is over {MOST_BYTES:,} bytes; send less")
-            return message
+            if received <= MOST_BYTES:
+                return message
+            # Who sends and does not listen meanwhile never sees an answer that comes too early.
+            while message.get("more_body") and received < MOST_DISCARDED:
+                message = await receive()
+                received += len(message.get("body", b""))
+            raise HTTPException(413, f"the body is over {MOST_BYTES:,} bytes; send less")
 
         async def measured(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -240,7 +250,17 @@ class Gate:
 
 
 class Server(uvicorn.Server):
-    """Uvicorn, which on SIGTERM also answers what was sent before it could say that it ends."""
+    """Uvicorn, which says when it listens, and on SIGTERM also answers what was sent before it
+    could say that it ends.
+    """
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listening in sockets or []:
+            host, port = listening.getsockname()[:2]
+            name = f"[{host}]" if ":" in host else host
+            sys.stdout.write(f"counting on http://{name}:{port}\n")
+        sys.stdout.flush()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no new connection, give those that stand a moment for a last request, and answer
@@ -258,9 +278,6 @@ def serve(adapter: str | Path, host: str, port: int) -> None:
     listening = _bind(host, port)  # first: it fails at once, the model takes a while
     counter = Counter.from_pretrained(adapter)
     counter.count([Image.new("RGB", (640, 480))])  # the first pass is slow
-    host, port = listening.getsockname()[:2]
-    sys.stdout.write(f"counting on http://{f'[{host}]' if ':' in host else host}:{port}\n")
-    sys.stdout.flush()
     config = uvicorn.Config(
         build_app(counter),
         log_level="warning",
