@@ -2,16 +2,19 @@
 
 import json
 
+import numpy as np
 import pytest
 from peft import get_peft_model
 from peft.utils import get_peft_model_state_dict
+from PIL import ImageOps
 
 from llava_dvc.adapter import peft_config, save_adapter
 from llava_dvc.backbone import load_backbone
 from llava_dvc.config import UserError, load_config
+from llava_dvc.geometry import image_processor
 from llava_dvc.recipe import Recipe
 from llava_dvc.vllm import RANKS, command, objections
-from tests.conftest import ROOT
+from tests.conftest import ROOT, frame
 
 
 def adapted(cfg, adapter):
@@ -101,3 +104,12 @@ def test_a_folder_with_dora_is_refused(saved):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"use_dora": True}))
     with pytest.raises(UserError, match="it is DoRA"):
         command(saved)
+
+
+def test_squares_that_a_client_pads_are_what_pad_makes():
+    """docs/serving.md has clients pad, because vLLM takes the checkpoint's own image processor."""
+    image = frame(1, (640, 480))
+    square = ImageOps.pad(image, (640, 640), color=(122, 116, 104))
+    ours = image_processor("pad", 336)(image, return_tensors="np")["pixel_values"]
+    theirs = image_processor("crop", 336)(square, return_tensors="np")["pixel_values"]
+    np.testing.assert_array_equal(ours, theirs)
