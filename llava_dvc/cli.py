@@ -1,10 +1,12 @@
 """`llava-dvc`: what is done by hand, before and after the pipeline."""
 
 import argparse
+import os
 import shutil
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 from llava_dvc.config import PARAMS, UserError, load_config
 
@@ -58,14 +60,18 @@ def predict(arguments: argparse.Namespace) -> None:
     """Count the people in pictures and videos."""
     from llava_dvc.prediction import count_files
 
-    count_files(
-        arguments.paths,
-        arguments.adapter,
-        form=arguments.format,
-        every=arguments.every,
-        annotated=arguments.annotate,
-        timeline_file=arguments.timeline,
-    )
+    try:
+        count_files(
+            arguments.paths,
+            arguments.adapter,
+            form=arguments.format,
+            every=arguments.every,
+            annotated=arguments.annotate,
+            timeline_file=arguments.timeline,
+        )
+    except BrokenPipeError:  # `| head` has seen enough; Python would complain of it once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 def serve(arguments: argparse.Namespace) -> None:
@@ -104,6 +110,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("source", type=Path, metavar="FOLDER_OR_ZIP")
     command.set_defaults(run=import_mall)
 
+    _add_counting(commands)
+    return parser
+
+
+def _add_counting(commands: Any) -> None:
+    """predict, serve and vllm: what is done with an adapter."""
     command = commands.add_parser("predict", help="count the people in pictures and videos")
     command.add_argument(
         "paths", nargs="+", metavar="PATH", help="a picture, a folder of them, a video, or a glob"
@@ -138,7 +150,6 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("vllm", help="print the command that serves an adapter with vLLM")
     command.add_argument("adapter", type=Path, metavar="FOLDER", help="published, mostly")
     command.set_defaults(run=vllm)
-    return parser
 
 
 def _adapter(command: argparse.ArgumentParser) -> None:

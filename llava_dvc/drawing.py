@@ -41,7 +41,6 @@ def annotate(image: Image.Image, count: Count, folder: Path, name: str) -> Path:
         (left - edge, top - edge, right + edge, bottom + edge), edge, fill=(0, 0, 0, 170)
     )
     pen.text(place, text, (255, 255, 255), font)
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / _file_name(name)
     drawn.save(path, quality=92)
     return path
@@ -71,7 +70,6 @@ def timeline(points: Sequence[Point], path: Path) -> None:
     axes.margins(x=0.01)
     axes.grid(alpha=0.2)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, metadata={"Software": None})
     plt.close(figure)
 

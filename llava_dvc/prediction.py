@@ -55,29 +55,57 @@ def count_files(
     `annotated` is a folder for frames with their counts on them, `timeline_file` a picture of the
     count over time.
     """
-    if every <= 0:
-        raise UserError(f"--every: is {every:g}, expected seconds above 0")
+    _check(every, annotated, timeline_file)
     paths = find(patterns)
     counter = Counter.from_pretrained(adapter)
     failed: list[str] = []
     points: list[Point] = []
     show = Rows(form or ("table" if sys.stdout.isatty() else "csv"), paths)
-    size = counter.batch_size * CHUNK[counter.recipe.backbone.device]
     with tqdm(total=_expected(paths, every), unit="frame", disable=None) as bar:
-        for frames in chunks(read(paths, every, size, failed), size):
-            counts = counter.count([frame.image for frame in frames])
-            for frame, count in zip(frames, counts, strict=True):
-                show(frame, count)
-                if annotated:
-                    annotate(frame.image, count, annotated, frame.name)
-                points.append(Point(frame.seconds, count.low, count.count, count.high))
-            sys.stdout.flush()
-            bar.update(len(frames))
+        for frame, count in count_paths(counter, paths, every, failed):
+            show(frame, count)
+            if annotated:
+                annotate(frame.image, count, annotated, frame.name)
+            points.append(Point(frame.seconds, count.low, count.count, count.high))
+            bar.update()
     if timeline_file and points:
         timeline(points, timeline_file)
+    _report(failed, len(paths))
+
+
+def count_paths(
+    counter: Counter, paths: Sequence[Path], every: float, failed: list[str]
+) -> Iterator[tuple[Frame, Count]]:
+    """Every frame of `paths` in order with its count; what is wrong with the rest goes into
+    `failed`.
+    """
+    size = counter.batch_size * CHUNK[counter.recipe.backbone.device]
+    frames = read(paths, every, size, failed)
+    while chunk := list(islice(frames, size)):
+        yield from zip(chunk, counter.count([frame.image for frame in chunk]), strict=True)
+        sys.stdout.flush()
+
+
+def _check(every: float, annotated: Path | None, timeline_file: Path | None) -> None:
+    """What would else fail after all the work."""
+    if every <= 0:
+        raise UserError(f"--every: is {every:g}, expected seconds above 0")
+    if timeline_file and timeline_file.suffix.lower() != ".png":
+        raise UserError(f"--timeline: is {timeline_file}, expected a name that ends in .png")
+    for folder in filter(None, [annotated, timeline_file and timeline_file.parent]):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"{folder}: cannot be made ({error.strerror}); choose another"
+            ) from None
+
+
+def _report(failed: Sequence[str], files: int) -> None:
+    """Raises UserError with what could not be read, if there is anything."""
     if failed:
         more = [f"... and {len(failed) - SHOWN} more"] if len(failed) > SHOWN else []
-        head = f"{len(failed)} of {len(paths)} could not be read; all else is counted:"
+        head = f"{len(failed)} of {files} could not be read; all else is counted:"
         raise UserError("\n".join([head, *failed[:SHOWN], *more]))
 
 
@@ -125,9 +153,7 @@ def _expected(paths: Sequence[Path], every: float) -> int:
 
 
 def read(paths: Sequence[Path], every: float, size: int, failed: list[str]) -> Iterator[Frame]:
-    """The frames of `paths` in order, up to `size` of them decoded beforehand by other threads;
-    what is wrong with the rest goes into `failed`.
-    """
+    """The frames of `paths` in order, up to `size` of them decoded beforehand by other threads."""
     for films, alike in groupby(paths, _is_video):
         filmed = chain.from_iterable(_film(path, every) for path in alike)
         for frame in ahead(filmed, size) if films else in_parallel(_picture, alike, size):
@@ -171,12 +197,6 @@ def ahead(items: Iterable[T], size: int) -> Iterator[T]:
         while (item := waiting.popleft().result()) is not end:
             waiting.append(pool.submit(next, source, end))
             yield item  # type: ignore[misc]  # `end` is told apart above
-
-
-def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    rest = iter(items)
-    while chunk := list(islice(rest, size)):
-        yield chunk
 
 
 # --- showing ----------------------------------------------------------------------------------

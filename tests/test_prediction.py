@@ -2,9 +2,12 @@
 
 import csv
 import json
+import os
+import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import av
 import numpy as np
@@ -180,8 +183,32 @@ def test_nothing_behind_a_glob_is_an_error(tmp_path):
         find([str(tmp_path / "*.jpg")])
 
 
-def test_seconds_between_frames_are_above_zero(predict, clip):
-    assert predict("clip.mp4", "--every", "0")[1].startswith("error: --every: is 0")
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["--every", "0"], "--every: is 0, expected seconds above 0"),
+        (["--timeline", "count.txt"], "--timeline: is count.txt, expected a name that ends in"),
+        (["--annotate", "clip.mp4"], r"clip.mp4: cannot be made (File exists)"),
+        (["--timeline", "clip.mp4/a.png"], "clip.mp4: cannot be made"),
+    ],
+)
+def test_what_would_fail_in_the_end_fails_first(predict, clip, arguments, error):
+    output, said = predict("clip.mp4", *arguments)
+    assert output == ""
+    assert said.startswith(f"error: {error}")
+
+
+def test_a_reader_that_has_seen_enough_is_no_fault(pictures, adapter_folder):
+    command = [Path(sys.executable).with_name("llava-dvc"), "predict", *[pictures] * 3]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [*command, "--adapter", adapter_folder],
+        stdout=writing, stderr=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    os.close(writing)
+    assert done.returncode == 1
+    assert "Error" not in done.stderr
 
 
 def test_decoding_runs_in_parallel_keeps_order_and_is_bounded():
