@@ -20,11 +20,16 @@ from typing import Any
 
 import numpy as np
 
+HEADER = "| | seeds | MAE | RMSE | bias | greedy MAE | coverage | minutes | parameters | peak GiB |"
+
 FACTORS: dict[str, tuple[str, ...]] = {
     "default": (),
     "loss soft": ("train.loss=soft",),
     "loss expected": ("train.loss=expected",),
-    "no augmentation": ("train.augment=none",),
+    "no augmentation": ("train.augment=[]",),
+    "flip, light": ("train.augment=[flip,light]",),
+    "flip, blur": ("train.augment=[flip,blur]",),
+    "flip, light, blur": ("train.augment=[flip,light,blur]",),
     "squash": ("image.geometry=squash",),
     "border dropped": ("image.drop_border=true",),
     "crop": ("image.geometry=crop",),
@@ -32,6 +37,7 @@ FACTORS: dict[str, tuple[str, ...]] = {
     "language, projector": ("adapter.vision=false",),
     "rslora": ("adapter.method=rslora",),
     "dora": ("adapter.method=dora",),
+    "lora_plus": ("adapter.method=lora_plus",),
 }
 
 
@@ -64,7 +70,7 @@ def table(rows: Iterable[dict[str, Any]]) -> str:
     by_name: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         by_name[row["name"]].append(row)
-    lines = ["| | seeds | MAE | RMSE | bias | greedy MAE | coverage | minutes |", "|---" * 8 + "|"]
+    lines = [HEADER, "|---" * HEADER.count("| ") + "|"]
     for name in [name for name in FACTORS if name in by_name]:
         found = by_name[name]
         maes = [row["adapter"]["mae"] for row in found]
@@ -77,6 +83,8 @@ def table(rows: Iterable[dict[str, Any]]) -> str:
             f"{np.mean([row['adapter_greedy']['mae'] for row in found]):.2f}",
             f"{np.mean([row['coverage_80'] for row in found]):.0%}",
             f"{np.mean([sum(row['minutes']) for row in found]):.1f}",
+            f"{found[0]['parameters'] / 1e6:.2f} M",
+            f"{max(row['peak_gib'] for row in found):.2f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

@@ -28,17 +28,14 @@ from benchmarks.train_speed import (
 from llava_dvc.adapter import peft_config
 from llava_dvc.backbone import load_backbone, load_processor
 from llava_dvc.counting import predict
-from llava_dvc.speed import compile_parts
+from llava_dvc.folding import fold_and_compile
 
-UNPACKED, COMPILED = "backbone.unpacked=true", "evaluate.compile=true"
+FOLDED = "evaluate.compile=true"
 BASES = {
     "nf4": [],
-    "nf4, compiled": [COMPILED],
-    "kept unpacked": [UNPACKED],
-    "kept unpacked, compiled": [UNPACKED, COMPILED],
-    "nf4, compiled, no border": [COMPILED, "image.drop_border=true"],
-    "kept unpacked, compiled, no border": [UNPACKED, COMPILED, "image.drop_border=true"],
-    "bfloat16, compiled": ["backbone.quantization=none", COMPILED],
+    "nf4, folded": [FOLDED],
+    "nf4, folded, no border": [FOLDED, "image.drop_border=true"],
+    "bfloat16, folded": ["backbone.quantization=none", FOLDED],
 }
 
 
@@ -57,7 +54,7 @@ def main() -> None:
         model.add_adapter(peft_config(cfg.adapter, model))
         prefer_numbers(model, processor)
         if cfg.evaluate.compile:
-            compile_parts(model)
+            fold_and_compile(model)
         for batch in arguments.batch:
             speed = frames_per_second(model, processor, rows, batch)
             share = speed * arithmetic(model) / ceiling

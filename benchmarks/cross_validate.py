@@ -9,6 +9,7 @@ of the baselines on the same frames. `--block 660:800` evaluates one chosen bloc
 
 import argparse
 import json
+import resource
 import sys
 import tempfile
 import time
@@ -18,15 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import DatasetDict
 
 from benchmarks.settings import overridden
-from llava_dvc.adapter import peft_config
 from llava_dvc.backbone import load_backbone, load_processor
 from llava_dvc.baselines import ridge_features, train_mean, zero_shot
 from llava_dvc.config import PARAMS, Config, load_config
 from llava_dvc.counting import parse_count
-from llava_dvc.evaluation import predictions, temperature
+from llava_dvc.evaluation import predictions
 from llava_dvc.frames import read_conversations, read_frames
 from llava_dvc.metrics import Floats, coverage, summary
 from llava_dvc.preflight import Asked
@@ -44,6 +45,9 @@ class Fold:
     low: Floats
     high: Floats
     minutes: float
+    parameters: int
+    peak_gib: float
+    """Of memory, of the GPU's where there is one."""
 
 
 def main() -> None:
@@ -82,20 +86,33 @@ def run(cfg: Config, rows: DatasetDict, rivals: bool) -> Fold:
             processor,
             train,
             val,
-            peft_config(cfg.adapter, model),
+            cfg.adapter,
             cfg.train,
             seed=cfg.seed,
             checkpoints=Path(checkpoints),
         )
         tuned = fit(trainer, Asked(cfg.backbone, cfg.image, cfg.adapter))
     minutes = (time.monotonic() - began) / 60
-    spread = temperature(tuned.eval(), processor, val, cfg.evaluate)
-    found = predictions(tuned, processor, held_out, cfg.evaluate, spread)
+    found = predictions(tuned.model.eval(), processor, held_out, cfg.evaluate, tuned.temperature)
     answers["adapter"] = found["predicted"].to_numpy(float)
     written = found["reply"].map(parse_count)  # where it is no number, the decoded count stands
     answers["adapter_greedy"] = written.fillna(found["predicted"]).to_numpy(float)
     low, high = found["low"].to_numpy(float), found["high"].to_numpy(float)
-    return Fold(found["count"].to_numpy(float), answers, low, high, minutes)
+    return Fold(
+        count=found["count"].to_numpy(float),
+        answers=answers,
+        low=low,
+        high=high,
+        minutes=minutes,
+        parameters=sum(tensor.numel() for tensor in tuned.weights.values()),
+        peak_gib=peak_bytes() / 2**30,
+    )
+
+
+def peak_bytes() -> int:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def around(block: tuple[int, int], frames: int, gap: int, val: float) -> Split:
@@ -123,6 +140,8 @@ def figures(folds: list[Fold]) -> dict[str, Any]:
     low, high = (np.concatenate([getattr(fold, end) for fold in folds]) for end in ("low", "high"))
     found["coverage_80"] = round(coverage(count, low, high), 3)
     found["minutes"] = [round(fold.minutes, 1) for fold in folds]
+    found["parameters"] = folds[0].parameters
+    found["peak_gib"] = round(max(fold.peak_gib for fold in folds), 2)
     return found
 
 

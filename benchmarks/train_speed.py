@@ -39,7 +39,6 @@ from transformers import (
 from trl import SFTConfig, SFTTrainer
 
 from benchmarks.settings import overridden
-from llava_dvc.adapter import peft_config
 from llava_dvc.backbone import load_backbone, load_processor
 from llava_dvc.config import Config, load_config
 from llava_dvc.dataset import FEATURES
@@ -69,6 +68,7 @@ RECIPES: dict[str, list[str]] = {
     "float16": ["backbone.dtype=float16"],
     "two GPUs, batch 8": [*FAST],
     "two GPUs, batch 16": [*FAST, "train.batch_size=16"],
+    "two GPUs, FSDP": ["train.batch_size=16"],
 }
 
 
@@ -127,7 +127,9 @@ def main() -> None:
 
 def run_apart(name: str, arguments: argparse.Namespace, ceiling: float) -> dict[str, Any]:
     """One recipe in a fresh process; its failure is a row too."""
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2"] if "two" in name else []
+    kind = "fsdp" if "FSDP" in name else "ddp"
+    config = f"--config_file=presets/accelerate/{kind}.yaml"
+    launcher = ["-m", "accelerate.commands.launch", config] if "two" in name else []
     command = [sys.executable, *launcher, "-m", "benchmarks.train_speed", str(arguments.skeleton)]
     command += ["--recipe", name, "--weights", str(arguments.weights)]
     command += ["--steps", str(arguments.steps), "--ceiling", str(ceiling)]
@@ -175,7 +177,7 @@ def ours(cfg: Config, rows: Dataset) -> SFTTrainer:
         processor,
         rows,
         rows.select(range(2)),
-        peft_config(cfg.adapter, model),
+        cfg.adapter,
         cfg.train,
         seed=cfg.seed,
         checkpoints=Path(tempfile.mkdtemp()),

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel
 from peft.tuners.lora import LoraLayer
+from torch import Tensor
 from transformers import AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor
 
 from llava_dvc import config
@@ -45,9 +46,17 @@ def peft_config(adapter: config.Adapter, model: LlavaForConditionalGeneration) -
     )
 
 
-def save_adapter(model: PeftModel, processor: LlavaProcessor, recipe: Recipe, folder: Path) -> None:
-    """Write adapter, processor with its template, and recipe: the same bytes for the same model."""
-    model.save_pretrained(folder)
+def save_adapter(
+    model: PeftModel,
+    weights: dict[str, Tensor],
+    processor: LlavaProcessor,
+    recipe: Recipe,
+    folder: Path,
+) -> None:
+    """Write the adapter, which is `weights`, the processor with its template, and the recipe: the
+    same bytes for the same model.
+    """
+    model.save_pretrained(folder, state_dict=weights)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty form; publish writes the card
     processor.save_pretrained(folder)
     recipe.write(folder)

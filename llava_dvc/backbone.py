@@ -11,7 +11,7 @@ from transformers import (
     LlavaProcessor,
 )
 
-from llava_dvc import availability, config, speed
+from llava_dvc import attention, availability, config, speed
 from llava_dvc.border import Border
 from llava_dvc.conversation import CHAT_TEMPLATE
 from llava_dvc.geometry import image_processor
@@ -33,7 +33,7 @@ def load_backbone(backbone: config.Backbone) -> LlavaForConditionalGeneration:
             revision=backbone.revision,
             dtype=getattr(torch, backbone.dtype),
             device_map={"": device_of(backbone)},
-            attn_implementation="sdpa",
+            attn_implementation={"text_config": attention.NAME, "vision_config": "sdpa"},
             quantization_config=_quantization(backbone),
             use_safetensors=True,
         )
@@ -76,10 +76,13 @@ def with_geometry(processor: LlavaProcessor, image: config.Image) -> LlavaProces
 def _quantization(backbone: config.Backbone) -> BitsAndBytesConfig | None:
     if backbone.quantization == "none":
         return None
+    # FSDP spreads only tensors of a floating format: the same bits, called otherwise.
+    spread = os.environ.get("ACCELERATE_USE_FSDP") == "true"
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=getattr(torch, backbone.dtype),
+        bnb_4bit_quant_storage=getattr(torch, backbone.dtype if spread else "uint8"),
         llm_int8_skip_modules=KEPT_WHOLE,
     )

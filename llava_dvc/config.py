@@ -91,7 +91,7 @@ class Backbone(Section):
 
 
 class Adapter(Section):
-    method: Literal["lora", "rslora", "dora"]
+    method: Literal["lora", "rslora", "dora", "lora_plus"]
     r: int = Field(ge=1)
     alpha: float = Field(gt=0)
     dropout: float = Field(ge=0, lt=1)
@@ -117,8 +117,10 @@ class Train(Section):
     """What a wrong number costs: see llava_dvc/losses.py."""
     optimizer: Literal["adamw", "adamw_8bit"]
     """`adamw_8bit` keeps its two averages in 8 bits (arXiv 2110.02861): 6 bytes a weight less."""
-    augment: Literal["none", "flip"]
-    """`flip` trains on every frame and on its mirror image: an epoch is twice as long."""
+    augment: tuple[Literal["flip", "light", "blur"], ...]
+    """Other pictures of the same people. `flip` trains on every frame and on its mirror image: an
+    epoch is twice as long.
+    """
     checkpointing: Literal["auto"] | bool
     """Recompute activations in the backward pass: less memory, more time. `auto` does so where they
     would not fit into the GPU's free memory.
@@ -127,6 +129,12 @@ class Train(Section):
     """Compile the layers of language model and tower: faster steps after half a minute."""
     save_every: int = Field(ge=1)
     """Steps between two checkpoints that a killed run can resume from."""
+    validate_every: int | None = Field(ge=1)
+    """Steps between two countings of the validation frames, besides the one after every epoch. The
+    adapter that is kept is the one that counted them best.
+    """
+    patience: int | None = Field(ge=1)
+    """Stop after so many countings in a row that were not the best; null never stops early."""
     workers: int = Field(ge=0)
     """Processes that decode frames beside the training loop."""
 

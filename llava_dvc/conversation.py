@@ -2,13 +2,13 @@
 shares.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any
 
 import torch
 from datasets import Dataset
 from PIL.Image import Image
-from PIL.ImageOps import mirror
 from transformers import LlavaProcessor
 
 from llava_dvc.border import Border
@@ -117,19 +117,25 @@ class Collator:
     """Rows of a split to a training batch whose labels are the answer's digits and EOS, nothing
     else.
 
-    With a `length` all batches have one shape.
+    With a `length` all batches have one shape; `picture` gives what of a row is shown.
     """
 
-    def __init__(self, processor: LlavaProcessor, length: int | None = None) -> None:
+    def __init__(
+        self,
+        processor: LlavaProcessor,
+        length: int | None = None,
+        picture: Callable[[Any], Image] = itemgetter("image"),
+    ) -> None:
         self.processor = processor
         self.length = length
+        self.picture = picture
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> Batch:
         """`labels` is `(rows, length)`; `logits_to_keep` is how many last positions can have a
         label; `counts` and `answer_starts` are `(rows,)`.
         """
         texts = [render(self.processor, row["messages"]) for row in rows]
-        images = [mirror(row["image"]) if row.get("mirror") else row["image"] for row in rows]
+        images = [self.picture(row) for row in rows]
         batch = encode(self.processor, images, texts, self.length)
         ends = batch.pop("attention_mask").sum(dim=1).tolist()
         labels = torch.full_like(batch["input_ids"], IGNORED)

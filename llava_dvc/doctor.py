@@ -8,7 +8,6 @@ from datasets import Dataset
 from PIL import Image
 
 from llava_dvc import availability, preflight
-from llava_dvc.adapter import peft_config
 from llava_dvc.availability import Check
 from llava_dvc.backbone import load_backbone, load_processor
 from llava_dvc.config import Config, UserError
@@ -42,9 +41,8 @@ def row(check: Check) -> str:
 def _trainer(cfg: Config, rows: Dataset, folder: Path) -> CountTrainer:
     model = load_backbone(cfg.backbone)
     processor = load_processor(cfg.backbone, cfg.image)
-    adapter = peft_config(cfg.adapter, model)
     return build_trainer(
-        model, processor, rows, rows, adapter, cfg.train, seed=cfg.seed, checkpoints=folder
+        model, processor, rows, rows, cfg.adapter, cfg.train, seed=cfg.seed, checkpoints=folder
     )
 
 

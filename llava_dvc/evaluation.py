@@ -9,7 +9,7 @@ from datasets import Dataset
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from llava_dvc import config
-from llava_dvc.calibration import fit_temperature, tempered
+from llava_dvc.calibration import tempered
 from llava_dvc.config import UserError
 from llava_dvc.conversation import question_of
 from llava_dvc.counting import Answers, decode, expected, parse_count, predict, quantile
@@ -17,16 +17,6 @@ from llava_dvc.metrics import by_camera, evaluation
 
 TAIL = 0.1  # share of the mass below `low`, and above `high`
 INTERNAL = ["camera", "nll", "pit"]  # columns that predictions/eval.csv goes without
-
-
-def temperature(
-    model: LlavaForConditionalGeneration,
-    processor: LlavaProcessor,
-    val: Dataset,
-    evaluate: config.Evaluate,
-) -> float:
-    """Fitted on `val`, whose frames train nothing."""
-    return fit_temperature(_answers(model, processor, val, evaluate).probabilities, val["count"])
 
 
 def predictions(

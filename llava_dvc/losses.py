@@ -12,7 +12,7 @@ numbers into the training pass: the answer's own tokens never visit a neighbour'
 import torch
 from torch import Tensor
 
-from llava_dvc.counting import CountTree, count_log_probabilities
+from llava_dvc.tree import CountTree
 
 WIDTH = 1.5  # people: standard deviation of a label
 
@@ -25,7 +25,7 @@ def of_counts(logits: Tensor, ends: Tensor, tree: CountTree, counts: Tensor, kin
     rows = torch.arange(len(logits), device=logits.device)
     nodes = logits[:, logits.shape[1] - len(tree.tokens) :]
     nodes = torch.cat([logits[rows, ends][:, None], nodes], dim=1).float().log_softmax(dim=-1)
-    found = count_log_probabilities(nodes, tree)
+    found = tree.log_probabilities(nodes)
     people = torch.arange(found.shape[1], device=found.device)
     if kind == "soft":
         return -(label_distribution(counts, found.shape[1]) * found).sum()

@@ -28,7 +28,7 @@ class Recipe(Section):
     max_count: int
     """The largest count an answer can be."""
     temperature: float
-    """By which the distribution over counts is spread out; 1 before an evaluation has fitted it."""
+    """By which the distribution over counts is spread out; fitted on the validation frames."""
     versions: dict[str, str]
     """Packages that made the adapter."""
 

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
-from torch import Tensor, nn
-from torch.nn.functional import linear, scaled_dot_product_attention
+from torch import Tensor
+from torch.nn.functional import linear
 from transformers import Cache, LlavaConfig, LlavaForConditionalGeneration
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
-from transformers.models.llava.modeling_llava import LlavaModel
 
 from llava_dvc import config
+from llava_dvc.attention import attend
 
 SPARE = 0.8  # share of the free memory that activations may take
 
@@ -93,19 +93,9 @@ def _shortened(
     key, _ = apply_rotary_pos_emb(key, key, cos, sin)
     if past_key_values is not None:
         key, value = past_key_values.update(key, value, attention.layer_idx)
-    if attention_mask is None:
-        sees = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=key.device)
-        attention_mask = sees.tril(key.shape[2] - query.shape[2])
-    else:
-        attention_mask = attention_mask[..., layer.kept, :]
-    mixed = scaled_dot_product_attention(
-        query,
-        key,
-        value,
-        attention_mask,
-        scale=attention.scaling,
-        enable_gqa=attention.num_key_value_groups > 1,
-    )
+    if attention_mask is not None:
+        attention_mask = attention_mask[..., -query.shape[2] :, :]
+    mixed = attend(query, key, value, attention_mask, attention.scaling)
     hidden = hidden_states[:, layer.kept] + attention.o_proj(mixed.transpose(1, 2).flatten(2))
     output: Tensor = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
     return output
@@ -165,18 +155,6 @@ def compile_layers(model: LlavaForConditionalGeneration, backend: str = "inducto
     options: Any = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
     for layer in [*blocks, *model.model.language_model.layers[:-1]]:
         layer.compile(dynamic=False, backend=backend, options=dict(options))
-
-
-def compile_parts(model: Any, backend: str = "inductor") -> None:
-    """Compile what counting can: of the language model's layers the parts that know no cache."""
-    llava = next(module for module in model.modules() if isinstance(module, LlavaModel))
-    parts: list[nn.Module] = list(llava.vision_tower.encoder.layers[: blocks_read(llava.config)])
-    for layer in llava.language_model.layers[:-1]:
-        attention = layer.self_attn
-        parts += [layer.input_layernorm, layer.post_attention_layernorm, layer.mlp]
-        parts += [attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj]
-    for part in parts:
-        part.compile(dynamic=False, backend=backend)
 
 
 def checkpoints(recipe: config.Train, model: LlavaForConditionalGeneration, tokens: int) -> bool:

@@ -6,18 +6,21 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from accelerate import PartialState
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset
 from filelock import FileLock, Timeout
-from peft import LoraConfig, PeftModel
+from peft import PeftModel
+from peft.optimizers import create_loraplus_optimizer
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.nn.functional import cross_entropy
 from transformers import (
     LlavaForConditionalGeneration,
@@ -28,25 +31,47 @@ from transformers import (
 from trl import SFTConfig, SFTTrainer
 
 from llava_dvc import config, losses, preflight, speed
+from llava_dvc.adapter import peft_config
+from llava_dvc.augment import mirrored, picture
 from llava_dvc.border import one_size
 from llava_dvc.config import UserError
 from llava_dvc.conversation import IGNORED, Collator, longest, question_of, render_prompt
-from llava_dvc.counting import CountTree, ceiling, predict, quantile, with_tree
+from llava_dvc.counting import ceiling, predict
 from llava_dvc.outs import files_in, sha256, state_root
+from llava_dvc.tree import CountTree
+from llava_dvc.validation import Validations, Weights, absolute_error
 
 MANIFEST = "manifest.json"
 OPTIMIZERS = {"adamw": "adamw_torch_fused", "adamw_8bit": "adamw_bnb_8bit"}
+LORA_PLUS = 16.0  # how much faster lora_B learns than lora_A: arXiv 2402.12354
 
 
-def fit(trainer: "CountTrainer", asked: preflight.Asked) -> PeftModel:
-    """Train the adapter and return its model; goes on from the last whole checkpoint. Raises
-    UserError before the first step when the model is not what was `asked`.
+class Tuned(NamedTuple):
+    """What a training ends in."""
+
+    model: PeftModel
+    weights: Weights
+    """The adapter's, by the names of the model's parameters."""
+    temperature: float
+    """By which its distribution over counts is spread out."""
+
+
+def fit(trainer: "CountTrainer", asked: preflight.Asked) -> Tuned:
+    """Train, and return the adapter that counted the validation frames best; goes on from the last
+    whole checkpoint. Raises UserError before the first step when the model is not what was `asked`.
     """
     preflight.require(trainer, asked)
     with PartialState().main_process_first():  # it deletes broken ones
         last = last_checkpoint(Path(trainer.args.output_dir))
     trainer.train(resume_from_checkpoint=last)
-    return trainer.model
+    PartialState().wait_for_everyone()
+    found = trainer.validations
+    weights, temperature = found.weights(), found.temperature()
+    PartialState().wait_for_everyone()  # before the first of them clears up
+    for name, parameter in trainer.model.named_parameters():
+        if name in weights and not isinstance(parameter, DTensor):
+            parameter.data.copy_(weights[name])
+    return Tuned(trainer.model, weights, temperature)
 
 
 def build_trainer(
@@ -54,7 +79,7 @@ def build_trainer(
     processor: LlavaProcessor,
     train: Dataset,
     val: Dataset,
-    peft_config: LoraConfig,
+    adapter: config.Adapter,
     recipe: config.Train,
     *,
     seed: int,
@@ -72,18 +97,24 @@ def build_trainer(
     trainer = CountTrainer(
         model=model,
         args=_arguments(recipe, model, seed, checkpoints, rows, recomputed),
-        data_collator=Collator(processor, length if recipe.compile else None),
-        train_dataset=mirrored(train) if recipe.augment == "flip" else train,
+        data_collator=Collator(
+            processor,
+            length if recipe.compile else None,
+            partial(picture, kinds=recipe.augment),
+        ),
+        train_dataset=mirrored(train) if "flip" in recipe.augment else train,
         eval_dataset=val,
         processing_class=processor,
-        peft_config=peft_config,
-        callbacks=[SealCheckpoint(), *callbacks],
+        peft_config=peft_config(adapter, model),
+        callbacks=[SealCheckpoint(), Validate(recipe), *callbacks],
     )
     trainer.max_count = ceiling(train["count"])
+    trainer.validations = Validations(checkpoints / "validation", np.array(val["count"]))
+    trainer.lora_plus = adapter.method == "lora_plus"
     if recipe.loss != "ce":
         prompt = render_prompt(processor, train[0]["messages"])
         trainer.kind = recipe.loss
-        trainer.tree = CountTree.build(processor, prompt, trainer.max_count)
+        trainer.tree = CountTree.build(processor, prompt, trainer.max_count).to(model.device)
     # TRL makes adapters of a 4-bit model bf16, in which a small learning rate moves few of their
     # entries.
     adapted = [(n, p) for n, p in trainer.model.named_parameters() if p.requires_grad]
@@ -109,23 +140,17 @@ def batch_share(recipe: config.Train) -> int:
     return int(recipe.batch_size // processes)
 
 
-def mirrored(rows: Dataset) -> Dataset:
-    """Every row twice, the second time to be seen in a mirror: as many people, another picture.
-
-    Rows of their own, not a coin toss at loading: an epoch is the same whatever it is resumed from.
-    """
-    sides = [rows.add_column("mirror", [side] * len(rows)) for side in (False, True)]
-    return concatenate_datasets(sides)
-
-
 class CountTrainer(SFTTrainer):
     """SFTTrainer with the loss on the answer alone and an evaluation that counts people."""
 
     max_count: int
+    validations: Validations
+    lora_plus: bool
     kind: str = "ce"
     tree: CountTree | None = None
     """Scored beside the answer, for the kinds of loss that need every count's probability."""
     control: TrainerControl
+    optimizer: torch.optim.Optimizer | None
 
     def compute_loss(
         self,
@@ -144,7 +169,7 @@ class CountTrainer(SFTTrainer):
         labels, counts, starts = (inputs.pop(name) for name in names)
         kept = inputs["logits_to_keep"]
         if self.tree:
-            inputs = with_tree(inputs, starts, self.tree, self.model.dtype)
+            inputs = self.tree.behind(inputs, starts, self.model.dtype)
         output = model(**inputs, use_cache=False)
         logits = output.logits[:, : kept - 1].float()
         answers = labels[:, 1 - kept :]
@@ -175,13 +200,64 @@ class CountTrainer(SFTTrainer):
                 self.args.eval_batch_size,
                 stance="force_eager",
             )
-        error = np.abs(quantile(answers.probabilities, 0.5) - np.array(val["count"]))
-        metrics = {f"{metric_key_prefix}_mae": float(error.mean())}
+        found = answers.probabilities
+        weights = adapter_weights(self.model)  # of all processes that hold parts of them
+        if self.is_world_process_zero():
+            self.validations.add(self.state.global_step, found, weights)
+        error = absolute_error(found, self.validations.counts)
+        metrics = {f"{metric_key_prefix}_mae": error}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
         return metrics
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """As Trainer does, or LoRA+: lora_A slower and lora_B faster than the learning rate, which
+        is their geometric mean.
+        """
+        if self.lora_plus and self.optimizer is None:
+            kind, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer = create_loraplus_optimizer(
+                model or self.model,
+                kind,
+                **settings | {"lr": self.args.learning_rate / LORA_PLUS**0.5},
+                loraplus_lr_ratio=LORA_PLUS,
+                loraplus_weight_decay=self.args.weight_decay,
+            )
+        return super().create_optimizer(model)
+
+
+def adapter_weights(model: Any) -> Weights:
+    """Whole tensors on the CPU; with FSDP every process has to ask for them."""
+    learnt = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    whole = {n: p.full_tensor() if isinstance(p, DTensor) else p for n, p in learnt.items()}
+    return {name: tensor.to("cpu", copy=True) for name, tensor in whole.items()}
+
+
+class Validate(TrainerCallback):
+    """Has the validation frames counted every `train.validate_every` steps, and stops a training
+    that has not improved for `train.patience` countings.
+    """
+
+    def __init__(self, recipe: config.Train) -> None:
+        self.recipe = recipe
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        every = self.recipe.validate_every
+        if every and state.global_step % every == 0:
+            control.should_evaluate = True
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        counted = [entry["step"] for entry in state.log_history if "eval_mae" in entry]
+        if counted[-1:] == [state.global_step]:
+            control.should_evaluate = False
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        errors = [entry["eval_mae"] for entry in state.log_history if "eval_mae" in entry]
+        waited = len(errors) - 1 - errors.index(min(errors))
+        if self.recipe.patience and waited >= self.recipe.patience:
+            control.should_training_stop = True
 
 
 class SealCheckpoint(TrainerCallback):

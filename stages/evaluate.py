@@ -7,11 +7,11 @@ from llava_dvc import tracking
 from llava_dvc.adapter import load_adapter
 from llava_dvc.config import Config, flatten, run_stage
 from llava_dvc.dataset import load_split
-from llava_dvc.evaluation import INTERNAL, predictions, scores, table, temperature
+from llava_dvc.evaluation import INTERNAL, predictions, scores, table
+from llava_dvc.folding import fold_and_compile
 from llava_dvc.outs import new_file, new_folder, read_json, write_json
 from llava_dvc.plots import draw_all
 from llava_dvc.recipe import adapter_sha256
-from llava_dvc.speed import compile_parts
 
 
 def main(
@@ -23,13 +23,12 @@ def main(
     metrics: Path,
     plots: Path,
 ) -> None:
-    val, rows = load_split(prepared, "val"), load_split(prepared, "eval")
-    model, processor, _ = load_adapter(adapter)
+    rows = load_split(prepared, "eval")
+    model, processor, recipe = load_adapter(adapter)
     if cfg.evaluate.compile:
-        compile_parts(model)
-    spread = temperature(model, processor, val, cfg.evaluate)
-    frames = predictions(model, processor, rows, cfg.evaluate, spread)
-    found = scores(frames, spread)
+        fold_and_compile(model)
+    frames = predictions(model, processor, rows, cfg.evaluate, recipe.temperature)
+    found = scores(frames, recipe.temperature)
     with new_file(csv) as file:
         frames.drop(columns=INTERNAL).to_csv(file, index=False)
     write_json(metrics, found)

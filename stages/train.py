@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from llava_dvc import tracking
-from llava_dvc.adapter import peft_config, save_adapter
+from llava_dvc.adapter import save_adapter
 from llava_dvc.backbone import load_backbone, load_processor
 from llava_dvc.config import Config, run_stage
 from llava_dvc.counting import ceiling
@@ -27,24 +27,8 @@ def main(cfg: Config, prepared: Path, adapter: Path) -> None:
     data_md5 = read_json(prepared / "report.json")["data_md5"]
     model = load_backbone(cfg.backbone)
     processor = load_processor(cfg.backbone, cfg.image)
-    recipe = Recipe(
-        backbone=cfg.backbone,
-        image=cfg.image,
-        question=question(val),
-        decode="median",
-        max_count=ceiling(train["count"]),
-        temperature=1.0,
-        versions=versions(),
-    )
     trainer = partial(
-        build_trainer,
-        model,
-        processor,
-        train,
-        val,
-        peft_config(cfg.adapter, model),
-        cfg.train,
-        seed=cfg.seed,
+        build_trainer, model, processor, train, val, cfg.adapter, cfg.train, seed=cfg.seed
     )
     asked = Asked(cfg.backbone, cfg.image, cfg.adapter)
     key = run_key(prepared, cfg)
@@ -57,9 +41,18 @@ def main(cfg: Config, prepared: Path, adapter: Path) -> None:
         tracking.open_run("train", cfg, sections, key, {"data_md5": data_md5}) as run,
     ):
         callbacks = [tracking.trainer_callback(run)]
-        trained = fit(trainer(checkpoints=checkpoints, callbacks=callbacks), asked)
+        tuned = fit(trainer(checkpoints=checkpoints, callbacks=callbacks), asked)
+        recipe = Recipe(
+            backbone=cfg.backbone,
+            image=cfg.image,
+            question=question(val),
+            decode="median",
+            max_count=ceiling(train["count"]),
+            temperature=tuned.temperature,
+            versions=versions(),
+        )
         with new_folder(adapter) as folder:
-            save_adapter(trained, processor, recipe, folder)
+            save_adapter(tuned.model, tuned.weights, processor, recipe, folder)
         sha256 = adapter_sha256(adapter)
         run.tags({"adapter": sha256})
         run.dataset("train", data_md5, len(train))

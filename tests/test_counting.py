@@ -7,18 +7,18 @@ import torch
 from llava_dvc.conversation import answer_ids, encode, render_prompt
 from llava_dvc.counting import (
     Answers,
-    CountTree,
-    _ends,
+    Scores,
     ceiling,
-    count_log_probabilities,
     decode,
     expected,
     generate,
     parse_count,
     predict,
     quantile,
+    reply,
     score,
 )
+from llava_dvc.tree import CountTree
 from tests.conftest import conversation, frame
 
 
@@ -54,7 +54,7 @@ def test_one_pass_equals_scoring_every_number(backbone, processor, prompt):
     images = [frame(1), frame(2), frame(3)]
     tree = CountTree.build(processor, prompt, 60)
     scores = score(backbone, encode(processor, images, [prompt] * 3), tree)
-    quick = count_log_probabilities(scores.nodes, tree)
+    quick = tree.log_probabilities(scores.nodes)
     slow = brute_force(backbone, processor, images, prompt, 60)
     torch.testing.assert_close(quick, slow.log(), atol=2e-5, rtol=0)
 
@@ -62,7 +62,7 @@ def test_one_pass_equals_scoring_every_number(backbone, processor, prompt):
 def test_tree_shares_digits(processor, prompt):
     tree = CountTree.build(processor, prompt, 60)
     assert len(tree.tokens) == 6  # 1 to 6 begin longer numbers; 0, 7, 8 and 9 do not
-    assert len({tuple(path) for path in tree.paths}) == 61
+    assert len({tuple(path) for path in tree.paths.tolist()}) == 61
 
 
 def test_reply_is_what_generation_writes(backbone, processor, prompt):
@@ -70,25 +70,45 @@ def test_reply_is_what_generation_writes(backbone, processor, prompt):
     images = [frame(seed) for seed in range(6)]
     replies = predict(backbone, processor, images, question, 60, batch_size=4).replies
     batch = encode(processor, images, [prompt] * 6)
-    assert replies == generate(backbone, processor, batch, list(range(6)))
+    assert replies == generate(backbone, processor, batch)
 
 
-def test_the_token_behind_a_number_is_the_one_the_model_writes(backbone, processor, prompt):
+def test_what_follows_a_number_is_what_the_model_writes(backbone, processor, prompt):
     images = [frame(1), frame(2)]
     tree = CountTree.build(processor, prompt, 60)
     batch = encode(processor, images, [prompt] * 2)
     three, one = processor.tokenizer.convert_tokens_to_ids(["3", "1"])
-    found = [(tree.tokens.index(three) + 1, one)] * 2
-    with torch.inference_mode():
+    with torch.no_grad():
         logits = backbone(**encode(processor, images, [f"{prompt}31"] * 2)).logits
-    written = logits[:, -1].argmax(dim=-1).tolist()
-    for row, token in enumerate(written):
-        # As if the model's own next token were the end: nothing else says that it is 31.
+    following = logits[:, -1].argmax(dim=-1).tolist()
+
+    def answer(end):
+        """As if the model had written 31 and `end` were the end token."""
         scores = score(backbone, batch, tree)
-        ended = _ends(backbone, batch, scores, replace(tree, end=token), found)
-        assert ended == [other == token for other in written]
-        assert ended[row]
-    assert _ends(backbone, batch, score(backbone, batch, tree), tree, found) == [False, False]
+        nodes = scores.nodes.clone()
+        nodes[:, 0, three] = nodes[:, tree.tokens.tolist().index(three) + 1, one] = 1
+        length = batch["input_ids"].shape[1]
+        return reply(backbone, length, Scores(nodes, scores.kept), replace(tree, end=end))
+
+    for token in following:  # nothing else says that the reply is 31
+        counts, ended = answer(token)
+        assert counts.tolist() == [31, 31]
+        assert ended.tolist() == [other == token for other in following]
+    assert answer(tree.end)[1].tolist() == [token == tree.end for token in following]
+
+
+def test_greedy_reads_one_and_two_digits_and_nothing_else(processor, prompt):
+    tree = CountTree.build(processor, prompt, 60)
+    tokenizer = processor.tokenizer
+    three, one, seven = tokenizer.convert_tokens_to_ids(["3", "1", "7"])
+    behind = tree.tokens.tolist().index(three) + 1
+    nodes = torch.zeros(4, len(tree.tokens) + 1, len(tokenizer))
+    nodes[:3, 0, three] = 1
+    nodes[0, behind, one] = nodes[1, behind, tree.end] = nodes[2, behind, tree.end + 5] = 1
+    nodes[3, 0, seven] = 1
+    counts, written = tree.greedy(nodes)
+    assert written.tolist() == [True, True, False, True]
+    assert counts[[0, 1, 3]].tolist() == [31, 3, 7]
 
 
 def test_batch_size_does_not_change_the_answer(backbone, processor):

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from llava_dvc.adapter import peft_config
 from llava_dvc.backbone import load_backbone
 from llava_dvc.conversation import Collator, encode, question_of, render_prompt
-from llava_dvc.counting import CountTree, count_log_probabilities, score, with_tree
+from llava_dvc.counting import score
 from llava_dvc.losses import WIDTH, label_distribution, of_counts
 from llava_dvc.training import build_trainer
+from llava_dvc.tree import CountTree
 
 
 @pytest.fixture
@@ -26,14 +26,14 @@ def test_training_scores_what_counting_scores(backbone, processor, rows, tree):
     prompt = render_prompt(processor, question_of(few[0]["messages"]))
     asked = encode(processor, [row["image"] for row in few], [prompt] * 3)
     with torch.inference_mode():
-        logits = backbone(**with_tree(given, starts, tree, backbone.dtype)).logits
+        logits = backbone(**tree.behind(given, starts, backbone.dtype)).logits
         plain = backbone(**given).logits
-        expected = count_log_probabilities(score(backbone, asked, tree).nodes, tree)
+        expected = tree.log_probabilities(score(backbone, asked, tree).nodes)
     ends = starts - 1 - (length - kept)
     nodes = torch.cat(
         [logits[torch.arange(3), ends][:, None], logits[:, -len(tree.tokens) :]], dim=1
     )
-    found = count_log_probabilities(nodes.log_softmax(-1), tree)
+    found = tree.log_probabilities(nodes.log_softmax(-1))
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
     torch.testing.assert_close(logits[:, :kept], plain, atol=1e-4, rtol=1e-4)
 
@@ -50,11 +50,10 @@ def test_a_label_is_spread_over_its_neighbours():
 @pytest.mark.parametrize("kind", ["soft", "expected"])
 def test_a_near_miss_costs_less_than_a_far_one(tree, kind):
     """Logits that write 31 with certainty: a slip in the tens costs more than one in the units."""
-    size = max(token for _, token in tree.choices) + 1
+    size = int(tree.chosen.max()) + 1
     logits = torch.zeros(1, len(tree.tokens) + 1, size)
-    for choice in tree.paths[31]:
-        node, token = tree.choices[choice]
-        logits[0, node, token] = 12
+    way = tree.paths[31]
+    logits[0, tree.at[way], tree.chosen[way]] = 12
     cost = {
         count: float(of_counts(logits, torch.tensor([0]), tree, torch.tensor([count]), kind))
         for count in (31, 30, 21, 13)
@@ -72,7 +71,7 @@ def test_it_is_added_to_cross_entropy(cfg, processor, rows, tmp_path, kind):
         model = load_backbone(cfg.backbone)
         recipe = cfg.train.model_copy(update={"loss": name})
         trainer = build_trainer(
-            model, processor, rows, rows, peft_config(cfg.adapter, model), recipe, seed=0,
+            model, processor, rows, rows, cfg.adapter, recipe, seed=0,
             checkpoints=tmp_path / name,
         )  # fmt: skip
         batch = Collator(processor)([rows[0], rows[3]])

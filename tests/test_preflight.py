@@ -22,7 +22,7 @@ RATE = 1.4e-5
 
 
 @pytest.fixture
-def build(cfg, rows, tmp_path):
+def build(cfg, rows, tmp_path, monkeypatch):
     """Makes a trainer from the tiny preset with changes, and what was asked for."""
 
     def call(
@@ -36,14 +36,16 @@ def build(cfg, rows, tmp_path):
         )
         asked = Asked(backbone, cfg.image.model_copy(update={"geometry": geometry}), adapter)
         model = load_backbone(asked.backbone)
-        peft = peft_config(asked.adapter, model)
-        peft.target_modules = targets or peft.target_modules
+        if targets:
+            peft = peft_config(asked.adapter, model)
+            peft.target_modules = targets
+            monkeypatch.setattr(training, "peft_config", lambda *_: peft)
         recipe = cfg.train.model_copy(
-            update={"checkpointing": checkpointing, "compile": compiled, "augment": "none"}
+            update={"checkpointing": checkpointing, "compile": compiled, "augment": ()}
         )
         trainer = build_trainer(
-            model, processor or load_processor(asked.backbone, asked.image), rows, rows, peft,
-            recipe, seed=cfg.seed, checkpoints=tmp_path,
+            model, processor or load_processor(asked.backbone, asked.image), rows, rows,
+            asked.adapter, recipe, seed=cfg.seed, checkpoints=tmp_path,
         )  # fmt: skip
         return trainer, asked
 
@@ -393,13 +395,13 @@ def test_training_is_the_same_without_the_checks(cfg, processor, rows, tmp_path,
     def train(folder):
         model = load_backbone(cfg.backbone)
         adapter = cfg.adapter.model_copy(update={"dropout": 0.1})
-        recipe = cfg.train.model_copy(update={"augment": "none"})
+        recipe = cfg.train.model_copy(update={"augment": ()})
         trainer = build_trainer(
             model, processor, rows.select(range(4)), rows.select(range(2)),
-            peft_config(adapter, model), recipe, seed=cfg.seed, checkpoints=folder,
+            adapter, recipe, seed=cfg.seed, checkpoints=folder,
         )  # fmt: skip
         trained = fit(trainer, Asked(cfg.backbone, cfg.image, adapter))
-        return [p for n, p in trained.named_parameters() if "lora_" in n]
+        return [p for n, p in trained.model.named_parameters() if "lora_" in n]
 
     checked = train(tmp_path / "a")
     monkeypatch.setattr(preflight, "require", lambda *_: None)
@@ -411,7 +413,7 @@ def test_training_stops_before_its_first_step(cfg, processor, rows, tmp_path, mo
     model = load_backbone(cfg.backbone)
     other = cfg.backbone.model_copy(update={"quantization": "none"})
     trainer = build_trainer(
-        model, processor, rows, rows, peft_config(cfg.adapter, model), cfg.train,
+        model, processor, rows, rows, cfg.adapter, cfg.train,
         seed=0, checkpoints=tmp_path,
     )  # fmt: skip
     with pytest.raises(UserError, match=r"backbone\.quantization: is none"):

@@ -1,15 +1,21 @@
+from functools import partial
+
+import numpy as np
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
+from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from llava_dvc.adapter import load_adapter, peft_config, save_adapter
+from llava_dvc import training
+from llava_dvc.adapter import load_adapter, save_adapter
+from llava_dvc.augment import mirrored, picture
 from llava_dvc.backbone import load_backbone
 from llava_dvc.conversation import IGNORED, Collator, question_of, render_prompt
-from llava_dvc.counting import predict
+from llava_dvc.counting import Answers, predict
 from llava_dvc.preflight import Asked
 from llava_dvc.recipe import Recipe, versions
-from llava_dvc.training import build_trainer, fit, last_checkpoint, mirrored
+from llava_dvc.training import build_trainer, fit, last_checkpoint
 
 
 class Stop(Exception):
@@ -33,13 +39,13 @@ def train(cfg, processor, rows, folder, callbacks=(), **changes):
         processor,
         rows,
         rows.select(range(2)),
-        peft_config(adapter, model),
+        adapter,
         cfg.train,
         seed=cfg.seed,
         checkpoints=folder,
         callbacks=callbacks,
     )
-    return fit(trainer, Asked(cfg.backbone, cfg.image, adapter))
+    return fit(trainer, Asked(cfg.backbone, cfg.image, adapter)).model
 
 
 def weights(model):
@@ -73,7 +79,7 @@ def test_prediction_asks_in_the_words_of_training(processor, rows):
     assert torch.equal(batch["input_ids"][:, :first], prompt)
 
 
-@pytest.mark.parametrize("method", ["lora", "rslora", "dora"])
+@pytest.mark.parametrize("method", ["lora", "rslora", "dora", "lora_plus"])
 def test_only_the_adapter_learns(cfg, processor, rows, tmp_path, method):
     before = weights(train(cfg, processor, rows, tmp_path / "a", [], method=method))
     model = load_backbone(cfg.backbone)
@@ -131,7 +137,7 @@ def test_saved_adapter_answers_as_in_memory(cfg, processor, rows, tmp_path):
     )  # fmt: skip
     first, second = tmp_path / "one", tmp_path / "two"
     for folder in (first, second):
-        save_adapter(model, processor, recipe, folder)
+        save_adapter(model, weights(model), processor, recipe, folder)
     names = sorted(p.name for p in first.iterdir())
     assert [(first / n).read_bytes() for n in names] == [(second / n).read_bytes() for n in names]
     images = list(rows["image"])
@@ -146,10 +152,48 @@ def test_saved_adapter_answers_as_in_memory(cfg, processor, rows, tmp_path):
     assert not any("language_model" in name for name in towers)
 
 
+@pytest.fixture
+def counted(monkeypatch):
+    """Has the validation frames counted as told instead: `right` or not, one answer a counting."""
+
+    def install(*right):
+        said = iter(right)
+
+        def predict(model, processor, frames, question, max_count, batch_size, **_):
+            counts = [3, 12] if next(said) else [9, 9]
+            return Answers(np.eye(max_count + 1)[counts], [str(count) for count in counts])
+
+        monkeypatch.setattr(training, "predict", predict)
+
+    return install
+
+
+def test_the_adapter_that_counts_best_is_kept(cfg, processor, rows, tmp_path, counted):
+    counted(True, False)
+    recipe = cfg_with(cfg, epochs=2)
+    tuned = train(recipe, processor, rows, tmp_path)
+    steps = {int(p.stem) for p in (tmp_path / "validation").glob("*.npy")}
+    assert len(steps) == 2
+    kept = tmp_path / "validation" / f"{min(steps)}.safetensors"
+    assert all(torch.equal(p, load_file(kept)[n]) for n, p in weights(tuned).items())
+    counted(False, True)
+    other = train(recipe, processor, rows, tmp_path / "other")
+    assert not all(torch.equal(weights(other)[n], p) for n, p in weights(tuned).items())
+
+
+def test_training_stops_when_it_has_not_counted_better_for_long(
+    cfg, processor, rows, tmp_path, counted
+):
+    counted(False, True, True, False)
+    recipe = cfg_with(cfg, epochs=20, validate_every=3, patience=2)
+    train(recipe, processor, rows, tmp_path)
+    assert sorted(int(p.stem) for p in (tmp_path / "validation").glob("*.npy")) == [3, 6, 8, 9]
+
+
 def test_a_mirrored_frame_is_seen_from_the_other_side(processor, rows):
     both = mirrored(rows)
     assert both["count"][:] == rows["count"][:] * 2
-    batch = Collator(processor)([both[1], both[9]])
+    batch = Collator(processor, picture=partial(picture, kinds=()))([both[1], both[9]])
     straight, turned = batch["pixel_values"]
     assert not torch.equal(straight, turned)
     torch.testing.assert_close(straight, turned.flip(-1), atol=0.05, rtol=0)

@@ -1,0 +1,61 @@
+"""Counting with folded adapters gives the answers of the layers they came from."""
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import get_peft_model
+from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+from llava_dvc.adapter import peft_config
+from llava_dvc.backbone import load_backbone
+from llava_dvc.config import Config
+from llava_dvc.conversation import question_of
+from llava_dvc.counting import predict
+from llava_dvc.folding import Folded, fold_and_compile
+from tests.test_speed import changed
+
+
+def tuned(cfg: Config) -> LlavaForConditionalGeneration:
+    """A backbone with an adapter that says something."""
+    model = load_backbone(cfg.backbone)
+    torch.manual_seed(5)
+    model = get_peft_model(model, peft_config(cfg.adapter, model))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+        elif "magnitude" in name:
+            parameter.data *= torch.rand_like(parameter) + 0.5
+    return model.eval()
+
+
+@pytest.mark.parametrize("method", ["lora", "rslora", "dora"])
+@pytest.mark.parametrize("quantization", ["nf4", "none"])
+def test_folded_layers_answer_alike(
+    method: str, quantization: str, cfg: Config, processor: LlavaProcessor, rows: Dataset
+) -> None:
+    cfg = changed(cfg, adapter={"method": method}, backbone={"quantization": quantization})
+    plain, folded = tuned(cfg), tuned(cfg)
+    untuned = load_backbone(cfg.backbone)
+    fold_and_compile(folded, backend="aot_eager")
+    images, question = list(rows["image"])[:5], question_of(rows[0]["messages"])  # a batch and one
+    one, other, without = (
+        predict(model, processor, images, question, 60, 4) for model in (plain, folded, untuned)
+    )
+    assert one.replies == other.replies
+    assert abs(one.probabilities - other.probabilities).max() < 1e-6
+    assert abs(one.probabilities - without.probabilities).max() > 1e-4
+
+
+def test_what_is_folded_is_let_go(cfg: Config) -> None:
+    model = tuned(cfg)
+    fold_and_compile(model, backend="aot_eager")
+    first, *_, last = model.get_base_model().model.language_model.layers
+    kept = [name for name, _ in first.named_parameters() if "lora_" in name]
+    assert kept == []
+    assert any("lora_" in name for name, _ in last.named_parameters())
+
+
+def test_layers_that_share_an_input_are_one_product() -> None:
+    first, second = torch.nn.Linear(6, 3, bias=False), torch.nn.Linear(6, 2, bias=False)
+    x = torch.randn(4, 6)
+    torch.testing.assert_close(Folded([first, second])(x), torch.cat([first(x), second(x)], dim=-1))
