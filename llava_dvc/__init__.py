@@ -14,6 +14,9 @@ __all__ = ["Count", "Counter"]
 # OpenMP's default, to wait for the other threads by spinning, makes a step several times slower as
 # soon as anything else runs on the same cores, a second experiment for one.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Nothing about a run is reported to anyone.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # Notes to the libraries' own maintainers, in every stage's output.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -10,6 +10,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration, LlavaProc
 
 from llava_dvc import config
 from llava_dvc.backbone import load_backbone, with_geometry
+from llava_dvc.config import UserError
 from llava_dvc.recipe import Recipe
 from llava_dvc.speed import blocks_read
 
@@ -65,9 +66,11 @@ def save_adapter(
 def load_adapter(folder: Path) -> tuple[PeftModel, LlavaProcessor, Recipe]:
     """Backbone and adapter, ready to answer, with the processor they were trained with."""
     recipe = Recipe.read(folder)
+    if not (folder / "adapter_model.safetensors").is_file():  # PEFT would take a pickle instead
+        raise UserError(f"{folder}/adapter_model.safetensors: not found; take a whole adapter")
     model = PeftModel.from_pretrained(load_backbone(recipe.backbone), folder)
     merge_float32(model)
-    processor = AutoProcessor.from_pretrained(folder)
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
     return model.eval(), with_geometry(processor, recipe.image), recipe
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -139,6 +140,11 @@ def _read_config(backbone: config.Backbone) -> LlavaConfig:
     folder = Path(backbone.name)
     if folder.is_dir() or backbone.name.startswith(("backbones/", "/", ".")):
         _require_files(folder)
+    elif not re.fullmatch(r"[0-9a-f]{40}", backbone.revision or ""):
+        raise UserError(
+            f"backbone.revision: is {backbone.revision or 'null'}, and what a Hub name or branch "
+            f"stands for can change; pin {backbone.name} to a commit, 40 hexadecimal digits"
+        )
     with one_line(backbone):
         values, _ = LlavaConfig.get_config_dict(backbone.name, revision=backbone.revision)
     if values.get("model_type") != "llava":

@@ -57,7 +57,9 @@ def device_of(backbone: config.Backbone) -> str:
 def load_processor(backbone: config.Backbone, image: config.Image) -> LlavaProcessor:
     """The checkpoint's processor with our geometry and our chat template in place of its own."""
     with availability.one_line(backbone):
-        processor = AutoProcessor.from_pretrained(backbone.name, revision=backbone.revision)
+        processor = AutoProcessor.from_pretrained(
+            backbone.name, revision=backbone.revision, trust_remote_code=False
+        )
     processor.chat_template = CHAT_TEMPLATE
     return with_geometry(processor, image)
 

@@ -5,14 +5,25 @@ why this module may stay out of the stages' `deps`.
 """
 
 import difflib
+import reprlib
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 PARAMS = Path("params.yaml")
 
@@ -22,12 +33,24 @@ class UserError(ValueError):
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and kind in (int, float, int | None):
+            raise PydanticCustomError("number", "expected a number")
+        return value
 
 
 class Data(Section):
     exclude: tuple[str, ...]
     """Names of frames to leave out, relative to data/frames/."""
+    on_error: Literal["stop", "skip"]
+    """What bad rows and files do: stop prepare, or be left out, listed and logged."""
+    max_skipped: int = Field(ge=0)
+    """More rows and files than this stop even then."""
 
 
 class Split(Section):
@@ -44,11 +67,16 @@ class Split(Section):
     """A frame number that overrides `eval`: everything after it is evaluation."""
 
     @model_validator(mode="after")
-    def _leaves_something_to_train_on(self) -> "Split":
+    def _can_be_done(self) -> "Split":
         if self.eval + self.val >= 1:
             raise ValueError(
                 f"split.eval + split.val is {self.eval + self.val:g}: nothing is left to train on; "
                 "make them smaller"
+            )
+        if self.train_until is not None and self.strategy != "temporal":
+            raise ValueError(
+                f"split.train_until: is {self.train_until}, but split.strategy is "
+                f"{self.strategy}; set train_until to null, or strategy to temporal"
             )
         return self
 
@@ -176,6 +204,10 @@ def load_config(path: Path = PARAMS) -> Config:
         raise UserError(f"{path}: not found. Run from the repository's root.") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: byte {error.start} is not UTF-8. Save it as UTF-8.") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: has no sections. Copy presets/tiny.yaml over it.")
     try:
         return Config.model_validate(values)
     except ValidationError as error:
@@ -203,23 +235,69 @@ def run_stage(main: Callable[..., None]) -> None:
 
 
 def _lines(error: ValidationError) -> Iterator[str]:
-    """One line a mistake: a misspelt key is not reported as missing too."""
+    """One line a mistake: a misspelt key is not reported as missing too, nor a value that is none
+    of several types once for each.
+    """
     meant = {_meant(p["loc"]) for p in error.errors() if p["type"] == "extra_forbidden"}
-    for problem in error.errors():
-        where = ".".join(map(str, problem["loc"]))
-        match problem["type"]:
-            case "extra_forbidden":
-                yield f"{where}: unknown key; did you mean {_meant(problem['loc'])}?"
-            case "missing" if where not in meant:
-                yield f"{where}: missing; add it (presets/tiny.yaml shows every key)"
-            case "missing":
-                pass
-            case "literal_error":
-                yield f"{where}: is {problem['input']!r}, expected {problem['ctx']['expected']}"
-            case "value_error":
-                yield str(problem["ctx"]["error"])
-            case _:
-                yield f"{where}: is {problem['input']!r}; {problem['msg']}"
+    found = dict.fromkeys(_line(p) for p in error.errors())
+    missing = {f"{where}: {_MISSING}" for where in meant}
+    yield from (line for line in found if line not in missing)
+
+
+_MISSING = "missing; add it (presets/tiny.yaml shows every key)"
+
+
+def _line(problem: ErrorDetails) -> str:
+    where, kind = _place(problem["loc"])
+    value = reprlib.repr(problem["input"])
+    choices = _choices(kind)
+    match problem["type"]:
+        case "extra_forbidden":
+            return f"{where}: unknown key; did you mean {_meant(problem['loc'])}?"
+        case "missing":
+            return f"{where}: {_MISSING}"
+        case "value_error":
+            return str(problem["ctx"]["error"])
+        case "model_type" | "model_attributes_type":
+            return f"{where}: is {value}, expected a section with keys of its own"
+        case "tuple_type":
+            return f"{where}: is {value}, expected a list"
+        case _ if choices:
+            expected = f"{', '.join(choices[:-1])} or {choices[-1]}"
+            return f"{where}: is {value}, expected {expected}{_nearest(problem['input'], choices)}"
+        case _:
+            return f"{where}: is {value}; {problem['msg']}"
+
+
+def _place(location: tuple[int | str, ...]) -> tuple[str, Any]:
+    """A value's name in params.yaml, and its type; which member of a union failed is left out."""
+    kind: Any = Config
+    names: list[str] = []
+    for part in location:
+        fields = getattr(kind, "model_fields", None)
+        if fields is None and not isinstance(part, int):
+            break
+        names.append(str(part))
+        field = (fields or {}).get(str(part))
+        kind = field.annotation if field else None
+    return ".".join(names), kind
+
+
+def _choices(kind: Any) -> list[str]:
+    """The words that a value can be, as YAML has them; none when it can be more than words."""
+    if kind is bool:
+        return ["true", "false"]
+    if get_origin(kind) is Literal:
+        return [repr(word) for word in get_args(kind)]
+    if get_origin(kind) in (Union, UnionType):
+        return [word for part in get_args(kind) for word in _choices(part)]
+    return []
+
+
+def _nearest(value: object, choices: list[str]) -> str:
+    words = [choice.strip("'") for choice in choices]
+    near = difflib.get_close_matches(str(value).lower(), words, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _meant(location: tuple[int | str, ...]) -> str:

@@ -1,25 +1,39 @@
-"""Read `prepared/`: a Hugging Face DatasetDict of frames with their conversations."""
+"""`prepared/`, written and read: a Hugging Face DatasetDict of frames with their conversations.
 
+It is what `DatasetDict.save_to_disk` would write, but a batch at a time: neither memory nor a
+second copy on disk grows with the number of frames.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from datasets import Dataset, Features, Image, List, Value, load_from_disk
+import pyarrow as pa
+from datasets import Dataset, DatasetInfo, Features, Image, List, Value, load_from_disk
 
 from llava_dvc.config import UserError
+from llava_dvc.outs import write_json
 
 CONTENT = List({"type": Value("string"), "text": Value("string")})
 FEATURES = Features(
     {
         "frame": Value("string"),
-        "image": Image(),
+        "image": Image(mode="RGB"),  # upright by its EXIF tag, as pictures.rgb has it
         "count": Value("int64"),
         "camera": Value("string"),
         "messages": List({"role": Value("string"), "content": CONTENT}),
     }
 )
+SHARD = 500_000_000  # bytes of a file, at most
+FRAMING = 64 * 2**10  # what a batch takes in a file besides its values, and more
+BATCH_ROWS, BATCH_BYTES = 100, 16_000_000
+
+Row = dict[str, Any]
 
 
 def load_split(prepared: Path, name: str) -> Dataset:
-    """Raises UserError when prepared/ is not there."""
+    """The rows of a split, mapped into memory; raises UserError when prepared/ is not there."""
     try:
         return load_from_disk(str(prepared / name))
     except FileNotFoundError:
@@ -30,3 +44,82 @@ def question(rows: Dataset) -> str:
     """The text of the question that evaluation asks."""
     parts = rows[0]["messages"][0]["content"]
     return str(next(part["text"] for part in parts if part["type"] == "text"))
+
+
+def write_splits(folder: Path, splits: Mapping[str, Iterable[Row]]) -> None:
+    """Write `folder` in full: the same bytes for the same rows."""
+    write_json(folder / "dataset_dict.json", {"splits": list(splits)})
+    for name, rows in splits.items():
+        write_split(folder / name, rows)
+
+
+def write_split(folder: Path, rows: Iterable[Row], limit: int = SHARD) -> None:
+    """Rows as FEATURES has them, a picture as its file's bytes, in files of at most `limit` bytes
+    (unless one batch alone is larger).
+    """
+    folder.mkdir()
+    shards = _Shards(folder, limit)
+    for batch in _batches(rows):
+        shards.write(batch)
+    digest = hashlib.sha256()
+    names = []
+    for place, path in enumerate(shards.close()):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+        names.append(f"data-{place:05}-of-{len(shards.paths):05}.arrow")
+        path.rename(folder / names[-1])
+    DatasetInfo(features=FEATURES).write_to_directory(str(folder))
+    write_json(folder / "state.json", _state(names, digest.hexdigest()[:16]))
+
+
+def _batches(rows: Iterable[Row]) -> Iterator[pa.RecordBatch]:
+    waiting: list[Row] = []
+    size = 0
+    for row in rows:
+        waiting.append(row)
+        size += len(row["image"]["bytes"])
+        if len(waiting) == BATCH_ROWS or size >= BATCH_BYTES:
+            yield pa.RecordBatch.from_pylist(waiting, schema=FEATURES.arrow_schema)
+            waiting, size = [], 0
+    if waiting:
+        yield pa.RecordBatch.from_pylist(waiting, schema=FEATURES.arrow_schema)
+
+
+class _Shards:
+    """Arrow files of at most `limit` bytes, opened as they are needed; one at least."""
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self.folder, self.limit = folder, limit
+        self.paths: list[Path] = []
+        self._open()
+
+    def _open(self) -> None:
+        self.paths.append(self.folder / f"{len(self.paths)}.arrow")
+        self._file = pa.OSFile(str(self.paths[-1]), "wb")
+        self._stream = pa.ipc.new_stream(self._file, FEATURES.arrow_schema)
+        self._start = self._file.tell()
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        begun = self._file.tell()
+        if begun > self._start and begun + batch.nbytes + FRAMING > self.limit:
+            self.close()
+            self._open()
+        self._stream.write_batch(batch)
+
+    def close(self) -> list[Path]:
+        self._stream.close()
+        self._file.close()
+        return self.paths
+
+
+def _state(names: Sequence[str], digest: str) -> dict[str, Any]:
+    """As load_from_disk reads it; the fingerprint is that of the contents."""
+    return {
+        "_data_files": [{"filename": name} for name in names],
+        "_fingerprint": digest,
+        "_format_columns": None,
+        "_format_kwargs": {},
+        "_format_type": None,
+        "_output_all_columns": False,
+        "_split": None,
+    }

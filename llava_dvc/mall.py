@@ -320,10 +320,12 @@ def _require_equal(root: Path, copied: Mapping[int, int], counts: Mapping[int, i
 
 def _renamed(error: UserError, names: Mapping[Path, Path]) -> UserError:
     """The same error about the places the user knows, not our temporary ones."""
-    problems = error.problems if isinstance(error, DataError) else [str(error)]
+    if isinstance(error, DataError):
+        return error.renamed(names)
+    text = str(error)
     for ours, theirs in names.items():
-        problems = [problem.replace(str(ours), str(theirs)) for problem in problems]
-    return DataError(problems)
+        text = text.replace(str(ours), str(theirs))
+    return UserError(text)
 
 
 def _swap(new: Path, old: Path, aside: Path) -> None:

@@ -2,7 +2,9 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,12 @@ import numpy as np
 import yaml
 from datasets import Dataset, DatasetDict
 
-from llava_dvc.dataset import FEATURES
-from llava_dvc.frames import Conversation, Frame
+from llava_dvc.dataset import FEATURES, Row
+from llava_dvc.frames import Frame
+from llava_dvc.messages import Conversation
 from llava_dvc.metrics import summary
-from llava_dvc.outs import sha256
+from llava_dvc.outs import new_folder, sha256, write_json
+from llava_dvc.problems import DataError, Problem, by_kind, listing
 from llava_dvc.split import Split, interpolate
 
 REMEDIES = {  # of a split that leaks
@@ -23,23 +27,30 @@ REMEDIES = {  # of a split that leaks
 }
 
 
-def build(
+def splits(
     frames: Sequence[Frame], conversations: Sequence[Conversation], split: Split, seed: int
-) -> DatasetDict:
-    """Splits train, val and eval.
+) -> dict[str, Iterator[Row]]:
+    """The rows of train, val and eval; a picture is read when its row is.
 
     The conversations are spread evenly over the training frames by `seed`; the others are asked the
     first one.
     """
     order = np.random.default_rng(seed).permutation(len(split.train)) % len(conversations)
-    asked = [conversations[index] for index in order]
     first = conversations[0]
+    return {
+        "train": _rows(frames, split.train, (conversations[index] for index in order)),
+        "val": _rows(frames, split.val, repeat(first)),
+        "eval": _rows(frames, split.eval, repeat(first)),
+    }
+
+
+def build(
+    frames: Sequence[Frame], conversations: Sequence[Conversation], split: Split, seed: int
+) -> DatasetDict:
+    """The splits in memory, for a few frames."""
+    parts = splits(frames, conversations, split, seed)
     return DatasetDict(
-        {
-            "train": _rows(frames, split.train, asked),
-            "val": _rows(frames, split.val, [first] * len(split.val)),
-            "eval": _rows(frames, split.eval, [first] * len(split.eval)),
-        }
+        {name: Dataset.from_list(list(rows), features=FEATURES) for name, rows in parts.items()}
     )
 
 
@@ -53,8 +64,10 @@ def numbers(frames: Sequence[Frame]) -> list[int]:
     return list(range(1, len(frames) + 1))
 
 
-def report(frames: Sequence[Frame], split: Split, data: Path) -> dict[str, Any]:
-    """What is in the data, how it was split, and how far the split leaks.
+def report(
+    frames: Sequence[Frame], split: Split, data: Path, skipped: Sequence[Problem] = ()
+) -> dict[str, Any]:
+    """What is in the data, what was skipped, how it was split, and how far the split leaks.
 
     `blind_interpolation` scores answers for eval that are interpolated in time from the other
     labels, without a look at any picture; `best_constant` the one number that is best for eval.
@@ -64,7 +77,7 @@ def report(frames: Sequence[Frame], split: Split, data: Path) -> dict[str, Any]:
     return {
         "data_md5": data_md5(data),
         "frames": len(frames),
-        "rejected": [],
+        **rejected(skipped),
         "left_out": [frames[index].name for index in split.left_out],
         "histogram": {str(count): n for count, n in sorted(Counter(counts.tolist()).items())},
         "splits": {
@@ -78,6 +91,25 @@ def report(frames: Sequence[Frame], split: Split, data: Path) -> dict[str, Any]:
             counts[split.eval], np.full(len(split.eval), np.median(counts[split.eval]))
         ),
     }
+
+
+def rejected(problems: Sequence[Problem]) -> dict[str, Any]:
+    """Everything that was wrong, as a report has it."""
+    return {"rejected_by_kind": by_kind(problems), "rejected": listing(problems)}
+
+
+@contextmanager
+def reported(prepared: Path) -> Iterator[None]:
+    """When the data stop the stage, `prepared` holds a report of all that is wrong, and nothing
+    else: no later stage can take it for a whole one.
+    """
+    try:
+        yield
+    except DataError as error:
+        with new_folder(prepared) as folder:
+            write_json(folder / "report.json", rejected(error.problems))
+        error.report = prepared / "report.json"
+        raise
 
 
 def leak(found: dict[str, Any], strategy: str) -> str | None:
@@ -103,16 +135,16 @@ def data_md5(data: Path) -> str:
     return str(yaml.safe_load(tracked.read_text(encoding="utf-8"))["outs"][0]["md5"])
 
 
-def _rows(frames: Sequence[Frame], chosen: Sequence[int], asked: Sequence[Conversation]) -> Dataset:
-    # Bytes and a bare name: an absolute path would make two clones differ.
-    rows = [
-        {
+def _rows(
+    frames: Sequence[Frame], chosen: Sequence[int], asked: Iterable[Conversation]
+) -> Iterator[Row]:
+    for index, conversation in zip(chosen, asked, strict=False):  # the first is asked for ever
+        frame = frames[index]
+        yield {
             "frame": frame.name,
+            # Bytes and a bare name: an absolute path would make two clones differ.
             "image": {"path": frame.path.name, "bytes": frame.path.read_bytes()},
             "count": frame.count,
             "camera": frame.camera,
             "messages": conversation.messages(frame.count),
         }
-        for frame, conversation in zip((frames[i] for i in chosen), asked, strict=True)
-    ]
-    return Dataset.from_list(rows, features=FEATURES)

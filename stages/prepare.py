@@ -5,24 +5,35 @@ from pathlib import Path
 from typing import Any
 
 from llava_dvc import tracking
+from llava_dvc.checked import Checked
 from llava_dvc.config import Config, run_stage
-from llava_dvc.frames import read_conversations, read_frames
-from llava_dvc.outs import new_folder, write_json
-from llava_dvc.preparation import build, leak, numbers, report
+from llava_dvc.dataset import write_splits
+from llava_dvc.frames import scan_data
+from llava_dvc.outs import new_folder, state_root, write_json
+from llava_dvc.preparation import leak, numbers, report, reported, splits
+from llava_dvc.problems import tally, to_skip
 from llava_dvc.split import split_frames
 
 
 def main(cfg: Config, data: Path, prepared: Path) -> None:
-    frames = read_frames(data, cfg.data.exclude)
-    conversations = read_conversations(data)
+    with reported(prepared):
+        frames, conversations, problems = scan_data(
+            data, cfg.data.exclude, Checked.of(state_root())
+        )
+        skipped = to_skip(problems, cfg.data.on_error, cfg.data.max_skipped)
     if cfg.prompt.phrasings == "first":
         conversations = conversations[:1]
     cameras = [frame.camera for frame in frames]
     split = split_frames(numbers(frames), cameras, **cfg.split.model_dump(), seed=cfg.seed)
-    found = report(frames, split, data)
+    found = report(frames, split, data, skipped)
     with new_folder(prepared) as folder:
-        build(frames, conversations, split, cfg.seed).save_to_disk(folder)
+        write_splits(folder, splits(frames, conversations, split, cfg.seed))
         write_json(folder / "report.json", found)
+    if skipped:
+        sys.stderr.write(
+            f"warning: {len(skipped)} rows or files skipped: {tally(skipped)}; "
+            f"{prepared}/report.json names them\n"
+        )
     if warning := leak(found, cfg.split.strategy):
         sys.stderr.write(f"{warning}\n")
     log(cfg, found, prepared)
@@ -32,7 +43,8 @@ def log(cfg: Config, found: dict[str, Any], prepared: Path) -> None:
     sections = {"seed", "data", "split", "prompt"}
     key = tracking.digest(found, cfg.model_dump(include=sections))
     with tracking.open_run("prepare", cfg, sections, key, {"data_md5": found["data_md5"]}) as run:
-        run.metrics({"frames": found["frames"], "blind_mae": found["blind_interpolation"]["mae"]})
+        figures = {"frames": found["frames"], "skipped": len(found["rejected"])}
+        run.metrics(figures | {"blind_mae": found["blind_interpolation"]["mae"]})
         run.artifact(prepared / "report.json")
 
 

@@ -250,3 +250,9 @@ def test_offline_with_the_weights(asked, tiny_folder, monkeypatch, tmp_path):
     snapshot = tmp_path / "cache" / "models--some--model" / "snapshots" / COMMIT
     shutil.copytree(tiny_folder, snapshot)
     load_backbone(asked(name="some/model", revision=COMMIT))
+
+
+@pytest.mark.parametrize("revision", [None, "main", "v1.5", COMMIT[:12]])
+def test_a_hub_model_is_pinned_to_a_commit(asked, revision):
+    with pytest.raises(UserError, match=r"backbone.revision: is .*; pin some/model to a commit"):
+        load_backbone(asked(name="some/model", revision=revision))

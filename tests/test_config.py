@@ -47,7 +47,33 @@ def test_a_rate_without_a_point_is_a_number(params):
     ("section", "key", "value", "line"),
     [
         ("image", "geometri", "pad", "image.geometri: unknown key; did you mean image.geometry?"),
-        ("image", "geometry", "padd", "image.geometry: is 'padd', expected 'pad', 'squash' or"),
+        (
+            "image",
+            "geometry",
+            "padd",
+            "image.geometry: is 'padd', expected 'pad', 'squash' or 'crop'; did you mean pad?",
+        ),
+        (
+            "image",
+            "geometry",
+            "round",
+            "image.geometry: is 'round', expected 'pad', 'squash' or 'c",
+        ),
+        ("split", "strategy", "Temporal", "or 'camera'; did you mean temporal?"),
+        ("split", "eval", 1, "split.eval: is 1; Input should be less than 1"),
+        ("split", "eval", float("nan"), "split.eval: is nan; Input should be a finite number"),
+        ("split", "eval", "0,2", "split.eval: is '0,2'; Input should be a valid number"),
+        ("data", "on_error", "skipp", "data.on_error: is 'skipp', expected 'stop' or 'skip'; did"),
+        ("data", "max_skipped", -1, "data.max_skipped: is -1"),
+        ("data", "exclude", "a.jpg", "data.exclude: is 'a.jpg', expected a list"),
+        ("data", "exclude", [7], "data.exclude.0: is 7; Input should be a valid string"),
+        ("train", "checkpointing", "autos", "is 'autos', expected 'auto', true or false; did you"),
+        ("train", "epochs", True, "train.epochs: is True; expected a number"),
+        ("train", "epochs", 1.5, "train.epochs: is 1.5; Input should be a valid integer"),
+        ("train", "learning_rate", float("inf"), "train.learning_rate: is inf; Input should be a"),
+        ("adapter", "r", None, "adapter.r: is None; Input should be a valid integer"),
+        ("", "train", 5, "train: is 5, expected a section with keys of its own"),
+        ("", "split", KeyError, "split: missing; add it"),
         ("train", "epochs", KeyError, "train.epochs: missing; add it"),
         ("train", "epochs", "many", "train.epochs: is 'many'"),
         ("adapter", "r", 0, "adapter.r: is 0"),
@@ -58,6 +84,35 @@ def test_a_rate_without_a_point_is_a_number(params):
 def test_a_mistake_is_one_line(params, section, key, value, line):
     with pytest.raises(UserError, match=re.escape(line)) as caught:
         params(section, key, value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_impossible_combinations_are_refused(tmp_path):
+    values = yaml.safe_load((ROOT / "presets" / "tiny.yaml").read_text())
+    values["split"] |= {"strategy": "random", "train_until": 40}
+    values["image"] |= {"geometry": "crop", "drop_border": True}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(UserError) as caught:
+        load_config(tmp_path / "params.yaml")
+    first, second = str(caught.value).splitlines()
+    assert "split.train_until: is 40, but split.strategy is random" in first
+    assert "image.drop_border: is true, but image.geometry is crop" in second
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "has no sections"),
+        (b"- a\n", "has no sections"),
+        (b"seed: [", "not valid YAML"),
+        (b"\xff\xfe", "not valid YAML|is not UTF-8"),
+        (b"seed: \xff", "byte 6 is not UTF-8"),
+    ],
+)
+def test_a_file_that_is_no_params(tmp_path, content, reason):
+    (tmp_path / "params.yaml").write_bytes(content)
+    with pytest.raises(UserError, match=reason) as caught:
+        load_config(tmp_path / "params.yaml")
     assert len(str(caught.value).splitlines()) == 1
 
 

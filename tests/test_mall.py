@@ -272,7 +272,7 @@ def test_errors_name_the_source_not_a_temporary_folder(source, data, tmp_path):
     copys_labels(source)
     (source / "frames" / "seq_000002.jpg").write_bytes(b"no picture")
     archive = zipped(source, tmp_path / "mall.zip")
-    with pytest.raises(UserError, match=r"mall.zip/frames/seq_000002.jpg cannot be dec") as caught:
+    with pytest.raises(UserError, match=r"mall.zip/frames/seq_000002.jpg is no picture") as caught:
         mall.import_mall(archive, data)
     assert "import-mall-" not in str(caught.value)
 

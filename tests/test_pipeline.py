@@ -2,27 +2,42 @@
 
 import json
 import os
+import pickletools
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from llava_dvc.frames import write_labels
 from llava_dvc.mall import default_messages
+from llava_dvc.outs import files_in
 from tests.conftest import ROOT, frame
 
 pytestmark = pytest.mark.slow
 CODE = ("llava_dvc", "stages", "presets", "dvc.yaml", ".gitignore")
+MARK = "marked-and-never-to-be-written"
+SECRETS = {
+    "HF_TOKEN": f"hf_{MARK}",
+    "MLFLOW_TRACKING_PASSWORD": MARK,
+    "AWS_SECRET_ACCESS_KEY": MARK,
+    "GITHUB_TOKEN": MARK,
+}
+"""In the environment of every command."""
+SAID: list[str] = []
+"""All that the commands wrote to standard output and error."""
 DOWNSTREAM = {
     "prepare": {"prepare", "baseline", "train", "evaluate", "publish"},
     "baseline": {"baseline", "evaluate", "publish"},
@@ -36,11 +51,14 @@ def call(repo: Path, *command: str, **environment: str) -> subprocess.CompletedP
     env = os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "HF_HUB_OFFLINE": "1",
+        **SECRETS,
     }
     env.pop("MLFLOW_TRACKING_URI", None)
-    return subprocess.run(
+    done = subprocess.run(
         command, cwd=repo, env=env | environment, capture_output=True, text=True, check=False
     )
+    SAID.append(done.stdout + done.stderr)
+    return done
 
 
 def repro(repo: Path, *arguments: str, **environment: str) -> str:
@@ -80,6 +98,7 @@ def repo(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
         "git init -q",
         "git config user.email test@example.org",
         "git config user.name test",
+        f"git remote add origin https://someone:{MARK}@example.org/repo.git",
         "dvc init -q",
         "dvc add -q data backbones/tiny-llava",
         "git add -A",
@@ -292,7 +311,7 @@ def test_a_users_mistake_is_one_line(
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert all(word in line for word in words), line
-    assert not (broken / "prepared").exists()
+    assert {path.name for path in broken.glob("prepared/*")} <= {"report.json"}
 
 
 def test_two_processes_train_the_same_adapter(built: Path, tmp_path: Path):
@@ -311,3 +330,81 @@ def test_two_processes_train_the_same_adapter(built: Path, tmp_path: Path):
     ]
     assert len(curves) == 1
     assert not list((repo / "checkpoints").glob("*/checkpoint-*"))
+
+
+def test_bad_rows_are_skipped_when_asked_up_to_a_limit(built: Path, tmp_path: Path):
+    repo = tmp_path / "skipping"
+    shutil.copytree(built, repo, symlinks=True, ignore=shutil.ignore_patterns("mlflow.db*"))
+    remove_frame(repo)
+    spoil_label(repo)
+    set_param(repo, "data.on_error", "skip")
+    done = call(repo, "dvc", "repro", "prepare")
+    assert done.returncode == 0, done.stderr
+    assert "warning: 2 rows or files skipped: " in done.stderr
+    report = json.loads((repo / "prepared" / "report.json").read_text())
+    assert report["rejected_by_kind"] == {"count": 1, "missing": 1}
+    assert [row["frame"] for row in report["rejected"]] == ["seq_000005.jpg", "seq_000007.jpg"]
+    assert report["frames"] == 38
+    (run,) = runs(repo, "tags.stage = 'prepare'")
+    assert (run.data.metrics["skipped"], run.data.params["data.on_error"]) == (2, "skip")
+
+    set_param(repo, "data.max_skipped", 1)
+    lock = (repo / "dvc.lock").read_text()
+    done = call(repo, "dvc", "repro", "prepare")
+    assert done.returncode != 0
+    assert "data.max_skipped: is 1, but 2 rows or files cannot be used" in done.stderr
+    assert (repo / "dvc.lock").read_text() == lock
+
+
+# --- secrets and trust ------------------------------------------------------------------------
+
+
+def holding(mark: str, folder: Path) -> list[str]:
+    """Files below `folder` in which `mark` stands, less git's own, where the test put it."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink())
+    names = [(path.relative_to(folder), path) for path in files]
+    return [
+        str(n) for n, path in names if n.parts[0] != ".git" and mark.encode() in path.read_bytes()
+    ]
+
+
+def test_no_secret_is_written_anywhere(built: Path):
+    """Outs, MLflow's store and artifacts, TensorBoard, DVC's files and caches, all output."""
+    for place in ("mlflow.db", "mlartifacts", "runs", "dvc.lock", ".dvc/cache", "published"):
+        assert (built / place).exists(), place
+    assert MARK in (built / ".git" / "config").read_text()
+    assert holding(MARK, built) == []
+    assert SAID
+    assert not any(MARK in said for said in SAID)
+    planted = built / "runs" / "planted.log"
+    planted.write_text(f"token {MARK}")
+    try:
+        assert holding(MARK, built) == ["runs/planted.log"]
+    finally:
+        planted.unlink()
+
+
+READERS: dict[str, Callable[[Path], object]] = {
+    ".arrow": lambda path: pa.ipc.open_stream(path).read_all(),
+    ".csv": pd.read_csv,
+    ".jinja": lambda path: path.read_text(encoding="utf-8"),
+    ".json": lambda path: json.loads(path.read_text(encoding="utf-8")),
+    ".md": lambda path: path.read_text(encoding="utf-8"),
+    ".png": lambda path: Image.open(path).load(),
+    ".safetensors": load_file,
+}
+"""What may be in an out: each read in full by what can read nothing else. None runs code."""
+
+
+def test_no_out_is_a_pickle(built: Path):
+    stages = yaml.safe_load((built / "dvc.lock").read_text())["stages"]
+    outs = [built / out["path"] for stage in stages.values() for out in stage.get("outs", [])]
+    assert {"prepared", "models/adapter", "predictions/eval.csv", "plots", "published"} <= {
+        str(out.relative_to(built)) for out in outs
+    }
+    for path in (file for out in outs for file in files_in(out)):
+        assert path.suffix in READERS, path
+        READERS[path.suffix](path)
+        assert not zipfile.is_zipfile(path)  # as torch.save writes
+        with pytest.raises(ValueError, match=r"."):
+            list(pickletools.genops(path.read_bytes()))
