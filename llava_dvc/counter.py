@@ -11,21 +11,20 @@ The command line and the server count through here too.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from io import BytesIO
 from pathlib import Path
 from typing import Any, overload
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from peft import PeftModel
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from transformers import LlavaProcessor
 
 from llava_dvc.adapter import load_adapter
 from llava_dvc.calibration import tempered
 from llava_dvc.config import UserError
 from llava_dvc.counting import Floats, decode, expected, predict, quantile
-from llava_dvc.frames import IMAGE_FORMATS, MAX_PIXELS
+from llava_dvc.pictures import read_rgb
 from llava_dvc.recipe import Recipe
 
 ADAPTER = Path("models/adapter")
@@ -150,41 +149,10 @@ class Pictures(Sequence[Image.Image]):
         if isinstance(place, slice):
             return Pictures(self._images[place])
         image = self._images[place]
-        return image.convert("RGB") if isinstance(image, Image.Image) else read_image(Path(image))
+        return image.convert("RGB") if isinstance(image, Image.Image) else read_rgb(Path(image))
 
     def only(self, places: Sequence[int]) -> "Pictures":
         return Pictures([self._images[place] for place in places])
-
-
-def read_image(source: Path | BytesIO, largest: int = MAX_PIXELS) -> Image.Image:
-    """A picture as evaluation sees it: upright, in colour, its first frame if it moves.
-
-    Raises UserError when it cannot be decoded or has more than `largest` pixels; those are refused
-    before they are decoded.
-    """
-    name = str(source) if isinstance(source, Path) else "the image"
-    try:
-        with Image.open(source, formats=IMAGE_FORMATS) as image:
-            if image.width * image.height > largest:
-                raise TooLarge(
-                    f"{name}: is {image.width}x{image.height}, more than {largest:,} pixels; "
-                    "make it smaller"
-                )
-            image.load()
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except UserError:
-        raise
-    except UnidentifiedImageError:
-        raise UserError(f"{name}: is none of {', '.join(IMAGE_FORMATS)}") from None
-    except Exception as error:  # broken bytes make Pillow raise almost anything
-        reason = " ".join(str(error).split()).removesuffix(f" {str(source)!r}")
-        raise UserError(
-            f"{name}: cannot be read as an image ({reason or type(error).__name__})"
-        ) from None
-
-
-class TooLarge(UserError):
-    """A picture with more pixels than are decoded."""
 
 
 def find_adapter(adapter: str | Path) -> Path:

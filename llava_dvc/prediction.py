@@ -18,9 +18,10 @@ from tqdm import tqdm
 
 from llava_dvc import video
 from llava_dvc.config import UserError
-from llava_dvc.counter import Count, Counter, read_image
+from llava_dvc.counter import Count, Counter
 from llava_dvc.drawing import Point, annotate, timeline
-from llava_dvc.frames import natural_key
+from llava_dvc.labels import natural_key
+from llava_dvc.pictures import read_rgb
 
 Format = Literal["table", "csv", "jsonl"]
 
@@ -165,7 +166,7 @@ def read(paths: Sequence[Path], every: float, size: int, failed: list[str]) -> I
 
 def _picture(path: Path) -> Frame | UserError:
     try:
-        return Frame(str(path), read_image(path), None)
+        return Frame(str(path), read_rgb(path), None)
     except UserError as error:
         return error
 

@@ -31,8 +31,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llava_dvc.batching import Batcher, Busy
 from llava_dvc.config import UserError
-from llava_dvc.counter import Counter, TooLarge, read_image
-from llava_dvc.frames import IMAGE_FORMATS
+from llava_dvc.counter import Counter
+from llava_dvc.pictures import IMAGE_FORMATS, PictureError, rgb
 
 MOST_BYTES = 20_000_000
 """Of a request's body."""
@@ -189,18 +189,16 @@ async def _upload(request: Request) -> bytes:
 
 
 async def _count(batcher: Batcher, decoders: ThreadPoolExecutor, data: bytes) -> Answer:
-    if not data:
-        raise HTTPException(400, "the image is empty")
+    if (pixels := _pixels(data)) > MOST_PIXELS:
+        raise HTTPException(413, f"the image has {pixels:,} pixels; send at most {MOST_PIXELS:,}")
     try:
-        with batcher.place(_pixels(data)):
-            loop = asyncio.get_running_loop()
-            image = await loop.run_in_executor(decoders, read_image, BytesIO(data), MOST_PIXELS)
+        with batcher.place(pixels):
+            image = await asyncio.get_running_loop().run_in_executor(decoders, rgb, data)
             answer = asyncio.wrap_future(batcher.count(image))
             found = await asyncio.wait_for(answer, ANSWER_SECONDS)
-    except TooLarge as error:
-        raise HTTPException(413, str(error)) from None
-    except UserError as error:
-        raise HTTPException(400, str(error)) from None
+    except PictureError as error:
+        status = 413 if error.kind == "too large" else 400
+        raise HTTPException(status, f"the image {error}") from None
     except (Busy, TimeoutError):
         raise HTTPException(503, "too many frames wait", {"Retry-After": "5"}) from None
     distribution = [round(share, 6) for share in found.probabilities]
@@ -208,10 +206,10 @@ async def _count(batcher: Batcher, decoders: ThreadPoolExecutor, data: bytes) ->
 
 
 def _pixels(data: bytes) -> int:
-    """As the image's header says; of what has none `read_image` says what is wrong."""
+    """As the image's header says; 0 if it has none: `rgb` says what is wrong then."""
     try:
         with Image.open(BytesIO(data), formats=IMAGE_FORMATS) as image:
-            return min(image.width * image.height, MOST_PIXELS)
+            return image.width * image.height
     except Exception:  # broken bytes make Pillow raise almost anything
         return 0
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from peft import get_peft_model
+from peft import get_peft_model, get_peft_model_state_dict
 from PIL import Image as PilImage
 from PIL import ImageDraw
 from transformers import (
@@ -116,7 +116,7 @@ def adapter_folder(
         temperature=1.5,
         versions=versions(),
     )
-    save_adapter(model, processor, recipe, folder)
+    save_adapter(model, get_peft_model_state_dict(model), processor, recipe, folder)
     return folder
 
 

@@ -24,8 +24,7 @@ def adapted(cfg, adapter):
 
 def examined(model):
     config = model.peft_config["default"].to_dict()
-    names = [f"{name}" for name in get_peft_model_state_dict(model)]
-    return objections(config, names)
+    return objections(config, get_peft_model_state_dict(model))
 
 
 @pytest.mark.parametrize("preset", ["llava-1.5-7b", "llava-1.5-7b-tuned"])
@@ -76,7 +75,9 @@ def test_unknown_names_are_found():
 def saved(cfg, processor, adapter_folder, tmp_path):
     """An adapter of rank 4 on language model and projector, as train leaves it."""
     adapter = cfg.adapter.model_copy(update={"vision": False})
-    save_adapter(adapted(cfg, adapter), processor, Recipe.read(adapter_folder), tmp_path)
+    model = adapted(cfg, adapter)
+    weights = get_peft_model_state_dict(model)
+    save_adapter(model, weights, processor, Recipe.read(adapter_folder), tmp_path)
     return tmp_path
 
 
