@@ -26,6 +26,7 @@ from prometheus_client import (
 from prometheus_client import Counter as Tally
 from pydantic import BaseModel, Field
 from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartParser
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -46,6 +47,9 @@ LAST_CALL_SECONDS = 1.0
 """After SIGTERM, for requests that are on their way over connections that stand."""
 CONNECTIONS = 256
 DECODERS = 2  # threads
+
+# A form's file stays in memory; Starlette would put what is over 1 MB on the disk.
+MultiPartParser.spool_max_size = MOST_BYTES
 
 WEB = Path(__file__).with_name("web")
 # A frame goes to this server and nowhere else, whatever a page may be made to load.

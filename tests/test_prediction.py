@@ -92,8 +92,9 @@ def test_json_lines_hold_the_likeliest_counts(predict, pictures):
     assert shares == sorted(shares, reverse=True)
 
 
-def test_table_lines_up(predict, pictures):
-    output, _ = predict("cam", "--format", "table")
+def test_a_terminal_gets_a_table_that_lines_up(predict, pictures, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    output, _ = predict("cam")
     header, *lines = output.splitlines()
     assert header.split()[:2] == ["frame", "count"]
     at = header.index("most likely")

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -27,6 +28,7 @@ from llava_dvc.counter import Count, Counter
 from tests.conftest import ROOT, frame
 
 JPEG = {"Content-Type": "image/jpeg"}
+FORM = {"Content-Type": "multipart/form-data; boundary=edge"}
 CHROMIUM = shutil.which("chromium"), shutil.which("chromedriver")
 FLAGS = [
     "--headless",
@@ -41,10 +43,15 @@ FLAGS = [
 ]
 
 
-def encoded(image: Image.Image, form: str = "JPEG") -> bytes:
+def encoded(image: Image.Image, kind: str = "JPEG") -> bytes:
     file = io.BytesIO()
-    image.save(file, form, quality=95)
+    image.save(file, kind, quality=95)
     return file.getvalue()
+
+
+def form(body: bytes) -> bytes:
+    head = b'--edge\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+    return head + body + b"\r\n--edge--\r\n"
 
 
 class Service:
@@ -95,9 +102,7 @@ def test_a_frame_is_counted_as_in_python(service, adapter_folder):
 
 def test_a_form_is_counted_as_a_body(service):
     body = encoded(frame(5))
-    head = b'--edge\r\nContent-Disposition: form-data; name="file"; filename="a.jpg"\r\n\r\n'
-    form = {"Content-Type": "multipart/form-data; boundary=edge"}
-    assert service.count(head + body + b"\r\n--edge--\r\n", form) == service.count(body)
+    assert service.count(form(body), FORM) == service.count(body)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +122,7 @@ def test_a_form_is_counted_as_a_body(service):
         (b"xx", {"Content-Type": "multipart/form-data"}, 400, "boundary"),
         (
             b'--edge\r\nContent-Disposition: form-data; name="image"\r\n\r\nx\r\n--edge--\r\n',
-            {"Content-Type": "multipart/form-data; boundary=edge"},
+            FORM,
             400,
             "send the image as `file`",
         ),
@@ -299,9 +304,9 @@ def crowded(adapter_folder, slow, monkeypatch):
     thread.join(30)
 
 
-def post(port: int) -> tuple[int, str | None]:
+def post(port: int, body=None, headers=JPEG) -> tuple[int, str | None]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    connection.request("POST", "/count", encoded(frame(1)), JPEG)
+    connection.request("POST", "/count", body or encoded(frame(1)), headers)
     answer = connection.getresponse()
     return answer.status, answer.getheader("Retry-After")
 
@@ -323,6 +328,16 @@ def test_who_finds_no_room_is_told_to_come_back(crowded, slow):
 def test_who_waits_too_long_is_told_so(crowded, slow, monkeypatch):
     monkeypatch.setattr(serve, "ANSWER_SECONDS", 0.05)
     assert post(crowded) == (503, "5")
+
+
+def test_no_frame_touches_the_disk(crowded, slow, monkeypatch):
+    def rollover(_: object) -> None:
+        raise AssertionError("a form's file went to the disk")
+
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", rollover)
+    slow.let.set()
+    large = encoded(Image.new("RGB", (1200, 1000)), "BMP")  # 3.6 MB
+    assert post(crowded, form(large), FORM) == (200, None)
 
 
 def test_a_slow_upload_is_ended(crowded, slow, monkeypatch):
