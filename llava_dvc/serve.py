@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -271,7 +272,9 @@ class Server(uvicorn.Server):
         for server in self.servers:
             server.close()
         self.server_state.default_headers.append((b"connection", b"close"))
-        await asyncio.sleep(LAST_CALL_SECONDS)
+        ends = time.monotonic() + LAST_CALL_SECONDS
+        while self.server_state.connections and time.monotonic() < ends:
+            await asyncio.sleep(0.05)
         await super().shutdown(sockets)
 
 

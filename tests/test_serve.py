@@ -298,14 +298,15 @@ def crowded(adapter_folder, slow, monkeypatch):
     thread.start()
     while not server.started:
         threading.Event().wait(0.01)
-    yield listening.getsockname()[1]
+    server.port = listening.getsockname()[1]
+    yield server
     slow.let.set()
     server.should_exit = True
     thread.join(30)
 
 
-def post(port: int, body=None, headers=JPEG) -> tuple[int, str | None]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+def post(server, body=None, headers=JPEG) -> tuple[int, str | None]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     connection.request("POST", "/count", body or encoded(frame(1)), headers)
     answer = connection.getresponse()
     return answer.status, answer.getheader("Retry-After")
@@ -316,7 +317,7 @@ def test_who_finds_no_room_is_told_to_come_back(crowded, slow):
         waiting: list[Future] = [pool.submit(post, crowded) for _ in range(3)]
         metrics = b""
         while b"waiting_frames 3.0" not in metrics:
-            connection = http.client.HTTPConnection("127.0.0.1", crowded)
+            connection = http.client.HTTPConnection("127.0.0.1", crowded.port)
             connection.request("GET", "/metrics")
             metrics = connection.getresponse().read()
         assert post(crowded) == (503, "5")
@@ -342,9 +343,42 @@ def test_no_frame_touches_the_disk(crowded, slow, monkeypatch):
 
 def test_a_slow_upload_is_ended(crowded, slow, monkeypatch):
     monkeypatch.setattr(serve, "UPLOAD_SECONDS", 0.05)
-    with socket.create_connection(("127.0.0.1", crowded)) as connection:
+    with socket.create_connection(("127.0.0.1", crowded.port)) as connection:
         connection.sendall(b"POST /count HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\nhalf")
         assert connection.recv(4096).startswith(b"HTTP/1.1 408 ")
+
+
+def until_refused(server) -> None:
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", server.port)).close()
+        except ConnectionRefusedError:
+            return
+
+
+def test_what_was_taken_is_answered_however_long_it_takes(crowded, slow, monkeypatch):
+    monkeypatch.setattr(serve, "LAST_CALL_SECONDS", 0.01)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(post, crowded)
+        wait_for_first(slow)
+        crowded.should_exit = True
+        until_refused(crowded)
+        threading.Event().wait(0.5)  # well after the last call
+        slow.let.set()
+        assert waiting.result(30) == (200, None)
+
+
+def test_a_standing_connection_gets_a_last_answer(crowded, slow, monkeypatch):
+    monkeypatch.setattr(serve, "LAST_CALL_SECONDS", 20)
+    slow.let.set()
+    connection = http.client.HTTPConnection("127.0.0.1", crowded.port, timeout=60)
+    connection.request("GET", "/health")
+    assert connection.getresponse().read()
+    crowded.should_exit = True
+    until_refused(crowded)
+    connection.request("POST", "/count", encoded(frame(1)), JPEG)
+    answer = connection.getresponse()
+    assert (answer.status, answer.getheader("Connection")) == (200, "close")
 
 
 # --- the page -----------------------------------------------------------------------------------
