@@ -2,6 +2,12 @@
 
 import logging
 import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llava_dvc.counter import Count, Counter
+
+__all__ = ["Count", "Counter"]
 
 # Read by libraries when they load, so it has to stand here.
 #
@@ -15,3 +21,12 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+def __getattr__(name: str) -> Any:
+    """`Counter` and `Count` are loaded when they are asked for: they bring PyTorch with them."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from llava_dvc import counter
+
+    return getattr(counter, name)

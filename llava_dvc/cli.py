@@ -1,10 +1,12 @@
 """`llava-dvc`: what is done by hand, before and after the pipeline."""
 
 import argparse
+import os
 import shutil
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 from llava_dvc.config import PARAMS, UserError, load_config
 
@@ -62,10 +64,35 @@ def push(arguments: argparse.Namespace) -> None:
 
 
 def predict(arguments: argparse.Namespace) -> None:
-    """Count the people in image files."""
+    """Count the people in pictures and videos."""
     from llava_dvc.prediction import count_files
 
-    count_files(arguments.paths, arguments.adapter)
+    try:
+        count_files(
+            arguments.paths,
+            arguments.adapter,
+            form=arguments.format,
+            every=arguments.every,
+            annotated=arguments.annotate,
+            timeline_file=arguments.timeline,
+        )
+    except BrokenPipeError:  # `| head` has seen enough; Python would complain of it once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def serve(arguments: argparse.Namespace) -> None:
+    """Count over HTTP until the process is told to stop."""
+    from llava_dvc.serve import serve
+
+    serve(arguments.adapter, arguments.host, arguments.port)
+
+
+def vllm(arguments: argparse.Namespace) -> None:
+    """Print the command that serves an adapter with vLLM, or why it cannot be."""
+    from llava_dvc.vllm import command
+
+    sys.stdout.write(command(arguments.adapter) + "\n")
 
 
 def runs(arguments: argparse.Namespace) -> None:
@@ -113,17 +140,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run=push)
 
-    command = commands.add_parser("predict", help="count the people in image files")
-    command.add_argument("paths", nargs="+", type=Path, metavar="IMAGE", help="an image file")
-    command.add_argument(
-        "--adapter",
-        type=Path,
-        default=Path("models/adapter"),
-        metavar="FOLDER",
-        help="models/adapter if not given",
-    )
-    command.set_defaults(run=predict)
-
     command = commands.add_parser("runs", help="show experiments beside their MLflow runs")
     command.add_argument(
         "--relocate",
@@ -131,4 +147,54 @@ def _parser() -> argparse.ArgumentParser:
         help="instead, mend the artifact paths of the local store after the repository was moved",
     )
     command.set_defaults(run=runs)
+
+    _add_counting(commands)
     return parser
+
+
+def _add_counting(commands: Any) -> None:
+    """predict, serve and vllm: what is done with an adapter."""
+    command = commands.add_parser("predict", help="count the people in pictures and videos")
+    command.add_argument(
+        "paths", nargs="+", metavar="PATH", help="a picture, a folder of them, a video, or a glob"
+    )
+    _adapter(command)
+    command.add_argument(
+        "--format",
+        choices=["table", "csv", "jsonl"],
+        help="a table on a terminal and CSV elsewhere, if not given",
+    )
+    command.add_argument(
+        "--every",
+        type=float,
+        default=1.0,
+        metavar="SECONDS",
+        help="between two frames of a video; 1 if not given",
+    )
+    command.add_argument(
+        "--annotate", type=Path, metavar="FOLDER", help="write the frames with their counts there"
+    )
+    command.add_argument(
+        "--timeline", type=Path, metavar="FILE.png", help="draw the count over time"
+    )
+    command.set_defaults(run=predict)
+
+    command = commands.add_parser("serve", help="count over HTTP, with a page to drop frames on")
+    _adapter(command)
+    command.add_argument("--host", default="127.0.0.1", help="127.0.0.1 if not given")
+    command.add_argument("--port", type=int, default=8000, help="8000 if not given; 0 for any")
+    command.set_defaults(run=serve)
+
+    command = commands.add_parser("vllm", help="print the command that serves an adapter with vLLM")
+    command.add_argument("adapter", type=Path, metavar="FOLDER", help="published, mostly")
+    command.set_defaults(run=vllm)
+
+
+def _adapter(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--adapter",
+        default=Path("models/adapter"),
+        metavar="ADAPTER",
+        help="a folder, a Hub id (owner/name or owner/name@revision), or champion; "
+        "models/adapter if not given",
+    )

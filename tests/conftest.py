@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from peft import get_peft_model, get_peft_model_state_dict
 from PIL import Image as PilImage
 from PIL import ImageDraw
 from transformers import (
@@ -19,10 +20,12 @@ from transformers import (
     LlavaProcessor,
 )
 
+from llava_dvc.adapter import peft_config, save_adapter
 from llava_dvc.backbone import load_backbone, load_processor
 from llava_dvc.config import Config, load_config
 from llava_dvc.dataset import FEATURES
 from llava_dvc.geometry import image_processor
+from llava_dvc.recipe import Recipe, versions
 from llava_dvc.store import ARTIFACTS, connect, rewrite
 from pretrain.tokenizer import build_tokenizer
 
@@ -94,6 +97,31 @@ def backbone(cfg: Config) -> LlavaForConditionalGeneration:
 @pytest.fixture(scope="session")
 def processor(cfg: Config) -> LlavaProcessor:
     return load_processor(cfg.backbone, cfg.image)
+
+
+@pytest.fixture(scope="session")
+def adapter_folder(
+    tmp_path_factory: pytest.TempPathFactory, cfg: Config, processor: LlavaProcessor
+) -> Path:
+    """An adapter as train leaves it, with random weights."""
+    torch.manual_seed(1)
+    folder = tmp_path_factory.mktemp("adapter")
+    model = load_backbone(cfg.backbone)
+    model = get_peft_model(model, peft_config(cfg.adapter, model))
+    for name, weights in model.named_parameters():
+        if "lora_B" in name:  # they begin at 0, and the adapter would do nothing
+            torch.nn.init.normal_(weights, std=0.3)
+    recipe = Recipe(
+        backbone=cfg.backbone,
+        image=cfg.image,
+        question="How many people?",
+        decode="median",
+        max_count=60,
+        temperature=1.5,
+        versions=versions(),
+    )
+    save_adapter(model, get_peft_model_state_dict(model), processor, recipe, folder)
+    return folder
 
 
 def frame(seed: int, size: tuple[int, int] = (64, 48)) -> PilImage.Image:

@@ -1,0 +1,80 @@
+"""How long `llava-dvc predict` takes for a video, and how much of that is the model's.
+
+    python -m benchmarks.video_speed --minutes 10
+
+It makes the video itself, 640x480 at 25 frames a second, from the sample's frames with a little
+motion, and counts one frame a second of it, once as a user does, in a process of its own, start
+included. The model alone, `counting.predict` on as many decoded frames, is timed before and after
+in this process, so that a busy machine shows.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import av
+from PIL import Image, ImageChops
+
+from llava_dvc import Counter
+
+RATE = 25  # frames a second
+HOLD = 50  # frames that one picture stands
+REFERENCE = 48  # frames
+
+
+def make_video(path: Path, pictures: list[Image.Image], minutes: float) -> None:
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=RATE, options={"preset": "veryfast", "g": "50"})
+        stream.width, stream.height = 640, 480
+        stream.pix_fmt = "yuv420p"
+        for index in range(int(minutes * 60 * RATE)):
+            picture = pictures[index // HOLD % len(pictures)]
+            moved = ImageChops.offset(picture, index % HOLD // 5, 0)
+            out.mux(stream.encode(av.VideoFrame.from_image(moved)))
+        out.mux(stream.encode())
+
+
+def rate(counter: Counter, pictures: list[Image.Image]) -> float:
+    began = time.perf_counter()
+    counter.count(pictures[:REFERENCE])
+    return REFERENCE / (time.perf_counter() - began)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--adapter", default="models/adapter")
+    parser.add_argument("--frames", type=Path, default=Path("data/frames"))
+    parser.add_argument("--minutes", type=float, default=10)
+    arguments = parser.parse_args()
+    paths = sorted(arguments.frames.glob("*.jpg"))
+    pictures = [Image.open(path).convert("RGB").resize((640, 480)) for path in paths]
+    counter = Counter.from_pretrained(arguments.adapter)
+    counter.count(pictures[:8])
+    with TemporaryDirectory() as folder:
+        clip = Path(folder) / "clip.mp4"
+        make_video(clip, pictures, arguments.minutes)
+        before = rate(counter, pictures)
+        began = time.perf_counter()
+        command = [str(Path(sys.executable).with_name("llava-dvc")), "predict", str(clip)]
+        done = subprocess.run(
+            [*command, "--adapter", arguments.adapter], capture_output=True, text=True, check=True
+        )
+        seconds = time.perf_counter() - began
+    after = rate(counter, pictures)
+    frames = len(done.stdout.splitlines()) - 1
+    report = {
+        "minutes": arguments.minutes,
+        "frames_counted": frames,
+        "seconds": round(seconds, 1),
+        "model_alone_seconds": round(frames * 2 / (before + after), 1),
+        "model_alone_frames_a_second": [round(before, 2), round(after, 2)],
+    }
+    sys.stdout.write(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
