@@ -26,7 +26,7 @@ from llava_dvc.machine import Machine
 from llava_dvc.outs import state_root
 from llava_dvc.provenance import backbone_revision, code, dvc_md5, environment
 from llava_dvc.recipe import adapter_sha256
-from llava_dvc.store import connect, tracking_uri
+from llava_dvc.store import connect, masked, tracking_uri
 
 TRIES = 3
 GRACE = 1.0  # seconds that the stage's end waits for a tracker that fails
@@ -268,7 +268,7 @@ class Run:
     def _work(self) -> None:
         while True:
             try:
-                job = self._waiting.get(timeout=self._machine.due())
+                job = self._waiting.get(timeout=None if self._lost else self._machine.due())
             except Empty:
                 job = (self._sample, False)
             if job is None:
@@ -296,9 +296,8 @@ class Run:
     def _give_up(self, reason: str) -> None:
         if not self._lost:
             self._lost = True
-            sys.stderr.write(
-                f"tracking: {tracking_uri()} is lost ({reason}); the stage goes on without\n"
-            )
+            text = f"tracking: {tracking_uri()} is lost ({reason}); the stage goes on without\n"
+            sys.stderr.write(masked(text))
 
     def _sample(self) -> None:
         """How busy the machine is, at the seconds since the run began."""

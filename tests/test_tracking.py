@@ -84,11 +84,13 @@ def test_a_lost_tracker_costs_one_line(store, cfg, monkeypatch, capfd):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://someone:secret@127.0.0.1:{port}")
     with open_train(cfg) as run:
         for step in range(50):
             run.step({"train/loss": 1.0}, step)
-    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("tracking:")]
+    err = capfd.readouterr().err
+    assert "secret" not in err
+    lines = [line for line in err.splitlines() if line.startswith("tracking:")]
     assert len(lines) == 1
     assert str(port) in lines[0]
     assert "the stage goes on without" in lines[0]
@@ -166,3 +168,23 @@ def test_an_upload_may_take_longer_than_an_answer(store, cfg, monkeypatch):
     with open_train(cfg) as run:
         run.submit(lambda: time.sleep(1), slow=True)
     assert [r.info.status for r in all_runs(store())] == ["FINISHED"]
+
+
+def test_a_lost_tracker_is_not_asked_again_and_again(store, cfg, monkeypatch):
+    """The worker sleeps once nothing can be logged any more."""
+    asked = []
+
+    class Impatient(tracking.Machine):
+        def due(self):
+            asked.append(1)
+            return 0.0
+
+    monkeypatch.setattr(tracking, "Machine", Impatient)
+    monkeypatch.setattr(tracking, "connect", lambda: 1 / 0)
+    with open_train(cfg) as run:
+        while not run._lost:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        before = len(asked)
+        time.sleep(0.2)
+        assert len(asked) == before
