@@ -140,6 +140,8 @@ class Run:
         self._folder = known.get("tensorboard", info.run_name)
         self.client.update_run(self.run_id, status="RUNNING", name=self.name)
         self.logged_step = self._last_step()
+        if key != "key.train" and known.get("dirty") == "true":
+            tags = {**tags, "dirty": "true"}  # an evaluation does not clean what was trained dirty
         self._set_tags(tags)
 
     def params(self, values: Mapping[str, Any]) -> None:

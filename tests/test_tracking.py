@@ -188,3 +188,17 @@ def test_a_lost_tracker_is_not_asked_again_and_again(store, cfg, monkeypatch):
         before = len(asked)
         time.sleep(0.2)
         assert len(asked) == before
+
+
+def test_an_evaluation_does_not_clean_a_dirty_training(store, cfg, monkeypatch):
+    def dirty(answer):
+        monkeypatch.setattr(tracking, "code", lambda: {"git_revision": "abc", "dirty": answer})
+
+    for trained, told in (("true", "true"), ("false", "false")):  # trained again, now clean
+        dirty(trained)
+        with open_train(cfg) as run:
+            run.tags({"adapter": "sha"})
+        dirty("false")
+        with tracking.open_result(cfg, "sha", "d"):
+            pass
+        assert [run.data.tags["dirty"] for run in all_runs(store())] == [told]
