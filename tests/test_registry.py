@@ -39,11 +39,13 @@ def test_a_better_adapter_takes_the_champions_place(store, cfg, tmp_path, capfd)
     assert "people against the champion (version 1), 95 % of -" in version.description
 
 
-@pytest.mark.parametrize("noise", [1.0, 5.0])  # as good, worse
+@pytest.mark.parametrize("noise", [1.95, 5.0])  # better by 0.12 people, which may be chance; worse
 def test_an_adapter_that_is_not_better_is_only_the_challenger(store, cfg, tmp_path, noise):
-    _, first = log_result(cfg, tmp_path, 1, predictions(1, 1.02))
-    _, second = log_result(cfg, tmp_path, 2, predictions(2, noise))
+    _, first = log_result(cfg, tmp_path, 1, predictions(3, 2.05))
+    _, second = log_result(cfg, tmp_path, 2, predictions(4, noise))
     assert roles(store()) == {"challenger": second, "champion": first}
+    version = store().get_model_version(registry.MODEL, "2")
+    assert ("-0.12 people" in version.description) == (noise == 1.95)
 
 
 def test_other_data_are_not_compared(store, cfg, tmp_path):
