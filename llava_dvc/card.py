@@ -31,6 +31,7 @@ READ = {
     "mode": "the most likely count",
     "greedy": "the number in the greedy reply",
 }
+METHODS = {"lora": "LoRA", "rslora": "rsLoRA", "dora": "DoRA", "lora_plus": "LoRA+"}
 LOSS = {
     "ce": "cross-entropy",
     "soft": "cross-entropy, and cross-entropy against a Gaussian around the label",
@@ -190,17 +191,17 @@ def _training(facts: Facts) -> str:
     recipe, adapter, train = facts.recipe, facts.adapter, facts.train
     parts = ["language model", *["projector"] * adapter.projector,
              *["vision tower"] * adapter.vision]  # fmt: skip
-    mirrored = " and their mirror images" if train.augment == "flip" else ""
+    seen = {"flip": " and their mirror images", "light": ", in changed light", "blur": ", blurred"}
     packages = ", ".join(f"{name} {version}" for name, version in recipe.versions.items())
     return TRAINING.format(
         four_bit="4-bit (nf4) weights" if recipe.backbone.quantization == "nf4" else "weights",
         dtype=recipe.backbone.dtype,
-        method={"lora": "LoRA", "rslora": "rsLoRA", "dora": "DoRA"}[adapter.method],
+        method=METHODS[adapter.method],
         r=adapter.r,
         alpha=adapter.alpha,
         parts=", ".join(parts),
         passes="one pass" if train.epochs == 1 else f"{train.epochs} passes",
-        mirrored=mirrored,
+        augmented="".join(seen[kind] for kind in train.augment),
         batch=train.batch_size * train.accumulation,
         rate=train.learning_rate,
         scheduler=train.scheduler,
@@ -266,7 +267,7 @@ has figures of its own. These are of the merged one."""
 
 TRAINING = """- Backbone: frozen, {four_bit}, computed in {dtype}.
 - Adapter: {method} of rank {r}, alpha {alpha:g}, in float32, on {parts}.
-- Frames: {passes} over the training frames{mirrored}, {batch} a step; split `{split}`.
+- Frames: {passes} over the training frames{augmented}, {batch} a step; split `{split}`.
 - Learning rate: {rate:g} at its peak, {scheduler}; loss: {loss}, on the answer's digits and the end
   of the answer alone.
 - Picture: brought to a square by `{geometry}`{border}.

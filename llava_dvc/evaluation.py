@@ -37,32 +37,33 @@ def predictions(
             f"evaluate.max_count: is {evaluate.max_count}, but {fullest} has {counts.max()} "
             "people; raise it"
         )
-    answers = _answers(model, processor, rows, evaluate)
-    mass = tempered(answers.probabilities, temperature)
-    answers = replace(answers, probabilities=mass)
+    found = answers(model, processor, rows, evaluate)
+    mass = tempered(found.probabilities, temperature)
+    found = replace(found, probabilities=mass)
     right = mass[np.arange(len(counts)), counts]
     return pd.DataFrame(
         {
             "frame": rows["frame"][:],
             "camera": rows["camera"][:],
             "count": counts,
-            "predicted": decode(answers, evaluate.decode),
+            "predicted": decode(found, evaluate.decode),
             "low": quantile(mass, TAIL),
             "high": quantile(mass, 1 - TAIL),
             "expected": expected(mass).round(4),
-            "reply": answers.replies,
+            "reply": found.replies,
             "nll": -np.log(np.maximum(right, np.finfo(float).tiny)),
             "pit": mass.cumsum(axis=1)[np.arange(len(counts)), counts] - right / 2,
         }
     )
 
 
-def _answers(
+def answers(
     model: LlavaForConditionalGeneration,
     processor: LlavaProcessor,
     rows: Dataset,
     evaluate: config.Evaluate,
 ) -> Answers:
+    """What the model says of a split's frames, as `evaluate` asks."""
     question = question_of(rows[0]["messages"])
     return predict(
         model, processor, rows["image"], question, evaluate.max_count, evaluate.batch_size

@@ -14,9 +14,10 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from llava_dvc import availability, config
 from llava_dvc.backbone import load_backbone, with_geometry
+from llava_dvc.calibration import fit_temperature
 from llava_dvc.card import Facts
 from llava_dvc.dataset import load_split
-from llava_dvc.evaluation import predictions, scores, temperature
+from llava_dvc.evaluation import answers, predictions, scores
 from llava_dvc.plots import draw_all
 from llava_dvc.publishing import answers_as, complete, merged_repo
 from llava_dvc.recipe import Recipe
@@ -67,7 +68,8 @@ def evaluate_merged(
     val, rows = load_split(prepared, "val"), load_split(prepared, "eval")
     model = load_backbone(_whole(recipe.backbone, str(folder)))
     processor = with_geometry(AutoProcessor.from_pretrained(folder), recipe.image)
-    spread = temperature(model, processor, val, evaluate)
+    told = answers(model, processor, val, evaluate)
+    spread = fit_temperature(told.probabilities, val["count"])
     frames = predictions(model, processor, rows, evaluate, spread)
     found = scores(frames, spread)
     draw_all(frames, found, rows["image"], plots)

@@ -65,11 +65,11 @@ def answer(folder: Path, prepared: Path, evaluate: Evaluate) -> list[dict[str, A
     from llava_dvc.calibration import tempered
     from llava_dvc.counting import decode, predict
     from llava_dvc.dataset import load_split
-    from llava_dvc.speed import compile_parts
+    from llava_dvc.folding import fold_and_compile
 
     model, processor, recipe = load_adapter(folder)
     if evaluate.compile:
-        compile_parts(model)
+        fold_and_compile(model)
     rows = load_split(prepared, "eval")
     batches = -(-FRAMES // evaluate.batch_size)
     rows = rows.select(range(min(len(rows), batches * evaluate.batch_size)))

@@ -15,7 +15,7 @@ import pandas as pd
 from llava_dvc.config import UserError
 from llava_dvc.metrics import mean_interval
 from llava_dvc.outs import new_folder, state_root
-from llava_dvc.recipe import Recipe, adapter_sha256
+from llava_dvc.recipe import Recipe
 from llava_dvc.store import connect, lock, lost, masked, tracking_uri
 
 MODEL = "llava-people-counter"
@@ -131,19 +131,11 @@ def by_alias(client: Any, alias: str) -> Any:
         raise
 
 
-def register_version(folder: Path, tags: Mapping[str, str]) -> str:
-    """The version number of the adapter in `folder`, which must have been evaluated, with `tags`
-    added: a receipt, say. Raises UserError when it is not there or the tracker is lost.
-    """
-    client, version = _reached(lambda client: find(client, adapter_sha256(folder)))
-    if version is None:
-        raise UserError(
-            f"{folder}: its adapter is no version of {MODEL} in {masked(tracking_uri())}; "
-            "run `dvc repro -f -s evaluate`"
-        )
-    for name, value in tags.items():
+def tag_version(client: Any, adapter: str, tags: Mapping[str, str]) -> None:
+    """Add `tags`, a receipt's, to the version of the adapter with this sha256, if there is one."""
+    version = find(client, adapter)
+    for name, value in tags.items() if version else ():
         client.set_model_version_tag(MODEL, version.version, name, value)
-    return str(version.version)
 
 
 def champion_folder() -> Path:

@@ -14,6 +14,7 @@ from llava_dvc.config import UserError
 from llava_dvc.outs import read_json, state_root, write_json
 from llava_dvc.publishing import MERGED, check, merged_repo, own_files, version
 from llava_dvc.recipe import WEIGHTS
+from llava_dvc.store import connect
 
 
 def from_stage(folder: Path, publish: config.Publish) -> str:
@@ -82,14 +83,16 @@ def keep_receipt(pushed: hub.Pushed, manifest: dict[str, Any]) -> Path:
 
 def _tag_result(manifest: dict[str, Any], tags: dict[str, str]) -> str | None:
     """Tag the run whose result this is, and return its id; the upload stands without a tracker."""
+    from llava_dvc import registry  # late: with scikit-learn, which no publishing needs
+
     data = manifest["inputs_md5"]["data"]
     key = tracking.digest(manifest["adapter_sha256"], manifest["evaluate"], data)
     try:
-        client, experiment = tracking.connect()
+        client, experiment = connect()
         found = client.search_runs([experiment], f"tags.`key.result` = '{key}'")
         for name, value in tags.items() if found else ():
             client.set_tag(found[0].info.run_id, name, value)
-        # HOOK: register this adapter's version in MLflow's registry here
+        registry.tag_version(client, manifest["adapter_sha256"], tags)
         return found[0].info.run_id if found else None
     except Exception as error:  # whatever a tracker raises
         sys.stderr.write(f"tracking: no tags on the run ({' '.join(str(error).split())[:200]})\n")

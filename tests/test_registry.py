@@ -5,7 +5,7 @@ import pytest
 from llava_dvc import registry
 from llava_dvc.config import UserError
 from llava_dvc.recipe import Recipe, adapter_sha256
-from tests.results import log_result, predictions, write_adapter
+from tests.results import log_result, predictions
 
 
 def roles(client):
@@ -100,14 +100,10 @@ def test_no_champion_is_a_users_mistake(store):
 
 def test_a_receipt_goes_to_the_adapters_version(store, cfg, tmp_path):
     adapter, _ = log_result(cfg, tmp_path, 1, predictions(1, 2.0))
-    assert registry.register_version(adapter, {"hub_commit": "abc"}) == "1"
-    assert store().get_model_version(registry.MODEL, "1").tags["hub_commit"] == "abc"
-
-
-def test_a_receipt_without_an_evaluation_is_refused(store, cfg, tmp_path):
-    folder = write_adapter(tmp_path / "stranger", cfg, 9)
-    with pytest.raises(UserError, match=r"stranger: its adapter is no version of llava-people"):
-        registry.register_version(folder, {})
+    registry.tag_version(store(), adapter_sha256(adapter), {"hub.commit": "abc"})
+    assert store().get_model_version(registry.MODEL, "1").tags["hub.commit"] == "abc"
+    registry.tag_version(store(), "a stranger's", {"hub.commit": "def"})
+    assert store().get_model_version(registry.MODEL, "1").tags["hub.commit"] == "abc"
 
 
 def test_a_registry_that_fails_leaves_the_stage_alone(store, cfg, tmp_path, monkeypatch, capfd):
