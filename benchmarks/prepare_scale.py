@@ -144,7 +144,6 @@ def limit(gib: float | None) -> Callable[[], None]:
 
 def start(prepared: Path) -> dict[str, dict[str, float]]:
     """CPU seconds and MB (without mapped files) from the imports' end to the first batch."""
-    from llava_dvc.adapter import peft_config
     from llava_dvc.backbone import load_backbone, load_processor
     from llava_dvc.config import load_config
     from llava_dvc.counting import ceiling
@@ -177,7 +176,7 @@ def start(prepared: Path) -> dict[str, dict[str, float]]:
         processor,
         train,
         val,
-        peft_config(cfg.adapter, model),
+        cfg.adapter,
         cfg.train,
         seed=cfg.seed,
         checkpoints=Path("checkpoints"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from peft import get_peft_model, get_peft_model_state_dict
+from peft import get_peft_model
 from PIL import Image as PilImage
 from PIL import ImageDraw
 from transformers import (
@@ -27,6 +27,7 @@ from llava_dvc.dataset import FEATURES
 from llava_dvc.geometry import image_processor
 from llava_dvc.recipe import Recipe, versions
 from llava_dvc.store import ARTIFACTS, connect, rewrite
+from llava_dvc.training import adapter_weights
 from pretrain.tokenizer import build_tokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -120,7 +121,7 @@ def adapter_folder(
         temperature=1.5,
         versions=versions(),
     )
-    save_adapter(model, get_peft_model_state_dict(model), processor, recipe, folder)
+    save_adapter(model, adapter_weights(model), processor, recipe, folder)
     return folder
 
 

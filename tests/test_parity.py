@@ -33,6 +33,7 @@ from llava_dvc.outs import write_json
 from llava_dvc.parity import compare, read_predictions
 from llava_dvc.publishing import check
 from llava_dvc.recipe import WEIGHTS, Recipe, versions
+from llava_dvc.training import adapter_weights
 from stages import evaluate, publish
 from tests import hub_server
 from tests.conftest import ROOT, conversation
@@ -131,7 +132,7 @@ def make_adapter(cfg: Config, folder: Path) -> None:
         temperature=1.0,
         versions=versions(),
     )
-    save_adapter(tuned, processor, recipe, folder)
+    save_adapter(tuned, adapter_weights(tuned), processor, recipe, folder)
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from llava_dvc.adapter import load_adapter, peft_config, save_adapter
 from llava_dvc.config import UserError, load_config
 from llava_dvc.recipe import Recipe
+from llava_dvc.training import adapter_weights
 from tests.conftest import ROOT
 
 SOURCES = sorted([*(ROOT / "llava_dvc").glob("*.py"), *(ROOT / "stages").glob("*.py")])
@@ -73,9 +74,8 @@ def test_an_adapter_in_a_pickle_is_refused(backbone, processor, cfg, tmp_path):
         temperature=1.0,
         versions={},
     )
-    save_adapter(
-        get_peft_model(backbone, peft_config(cfg.adapter, backbone)), processor, recipe, tmp_path
-    )
+    model = get_peft_model(backbone, peft_config(cfg.adapter, backbone))
+    save_adapter(model, adapter_weights(model), processor, recipe, tmp_path)
     weights = tmp_path / "adapter_model.safetensors"
     torch.save(load_file(weights), tmp_path / "adapter_model.bin")
     load_adapter(shutil.copytree(tmp_path, tmp_path / "both"))

@@ -13,6 +13,7 @@ from llava_dvc.backbone import load_backbone
 from llava_dvc.config import UserError, load_config
 from llava_dvc.geometry import image_processor
 from llava_dvc.recipe import Recipe
+from llava_dvc.training import adapter_weights
 from llava_dvc.vllm import RANKS, command, objections
 from tests.conftest import ROOT, frame
 
@@ -76,8 +77,7 @@ def saved(cfg, processor, adapter_folder, tmp_path):
     """An adapter of rank 4 on language model and projector, as train leaves it."""
     adapter = cfg.adapter.model_copy(update={"vision": False})
     model = adapted(cfg, adapter)
-    weights = get_peft_model_state_dict(model)
-    save_adapter(model, weights, processor, Recipe.read(adapter_folder), tmp_path)
+    save_adapter(model, adapter_weights(model), processor, Recipe.read(adapter_folder), tmp_path)
     return tmp_path
 
 
