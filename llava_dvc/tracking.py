@@ -30,7 +30,7 @@ from llava_dvc.store import connect, masked, tracking_uri
 
 TRIES = 3
 GRACE = 1.0  # seconds that the stage's end waits for a tracker that fails
-PATIENCE = 5.0  # the same for one that says nothing, uploads apart
+PATIENCE = 10.0  # the same for one that says nothing, uploads apart
 LONGEST = 6000  # characters of a param, by MLflow's rules
 SOURCE = {"mlflow.source.name": "dvc.yaml", "mlflow.source.type": "PROJECT"}
 TRAINER_NAMES = {
