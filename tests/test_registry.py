@@ -31,6 +31,24 @@ def test_of_several_first_adapters_the_oldest_reigns(store, cfg, tmp_path):
     assert roles(store()) == {"challenger": second, "champion": first}
 
 
+def test_a_champion_of_the_last_moment_is_compared_too(store, cfg, tmp_path, monkeypatch):
+    """Another machine's adapter takes the place while ours is compared with the one before."""
+    log_result(cfg, tmp_path, 1, predictions(1, 5.0))
+    _, best = log_result(cfg, tmp_path, 2, predictions(2, 0.1))
+    place = (registry.MODEL, registry.CHAMPION)
+    store().set_registered_model_alias(*place, "1")
+    compare = registry.challenge
+
+    def slowly(client, *others):
+        found = compare(client, *others)
+        client.set_registered_model_alias(*place, "2")
+        return found
+
+    monkeypatch.setattr(registry, "challenge", slowly)
+    _, third = log_result(cfg, tmp_path, 3, predictions(3, 1.0))
+    assert roles(store()) == {"challenger": third, "champion": best}
+
+
 def test_a_better_adapter_takes_the_champions_place(store, cfg, tmp_path, capfd):
     log_result(cfg, tmp_path, 1, predictions(1, 5.0))
     _, better = log_result(cfg, tmp_path, 2, predictions(2, 1.0))
