@@ -16,7 +16,7 @@ from llava_dvc.config import UserError
 from llava_dvc.metrics import mean_interval
 from llava_dvc.outs import new_folder, state_root
 from llava_dvc.recipe import Recipe, adapter_sha256
-from llava_dvc.store import connect, lock, tracking_uri
+from llava_dvc.store import connect, lock, lost, masked, tracking_uri
 
 MODEL = "llava-people-counter"
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -138,7 +138,7 @@ def register_version(folder: Path, tags: Mapping[str, str]) -> str:
     client, version = _reached(lambda client: find(client, adapter_sha256(folder)))
     if version is None:
         raise UserError(
-            f"{folder}: its adapter is no version of {MODEL} in {tracking_uri()}; "
+            f"{folder}: its adapter is no version of {MODEL} in {masked(tracking_uri())}; "
             "run `dvc repro -f -s evaluate`"
         )
     for name, value in tags.items():
@@ -153,7 +153,8 @@ def champion_folder() -> Path:
     _, version = _reached(lambda client: by_alias(client, CHAMPION))
     if version is None:
         raise UserError(
-            f"champion: {MODEL} has none in {tracking_uri()}; run `dvc repro`, or name a folder"
+            f"champion: {MODEL} has none in {masked(tracking_uri())}; run `dvc repro`, or name "
+            "a folder"
         )
     adapter = version.tags["adapter"]
     folder = state_root() / ".cache" / CHAMPION / f"{version.version}-{adapter[:12]}"
@@ -193,8 +194,4 @@ def _reached(ask: Any) -> tuple[Any, Any]:
         client, _ = connect()
         return client, ask(client)
     except (MlflowException, OSError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(
-            f"{tracking_uri()}: cannot be reached ({reason}); start it, or unset "
-            "MLFLOW_TRACKING_URI for the local store"
-        ) from None
+        raise lost(error) from None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llava_dvc.config import UserError, flatten
-from llava_dvc.store import connect, tracking_uri
+from llava_dvc.store import connect, lost
 
 ADAPTER = "models/adapter"
 METRICS = "metrics/evaluate.json"
@@ -69,11 +69,7 @@ def results() -> list[Any]:
         client, experiment = connect()
         found = client.search_runs([experiment], "tags.key.result != ''", order_by=["start_time"])
     except (MlflowException, OSError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(
-            f"{tracking_uri()}: cannot be reached ({reason}); start it, or unset "
-            "MLFLOW_TRACKING_URI for the local store"
-        ) from None
+        raise lost(error) from None
     return list(found)
 
 

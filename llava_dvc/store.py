@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sqlite3
 import sys
 from contextlib import closing
@@ -45,6 +46,22 @@ PATHS = (  # where MLflow writes down absolute artifact paths
 
 def tracking_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{database()}"
+
+
+def masked(text: str) -> str:
+    """`text` less the names and passwords in its addresses."""
+    return re.sub(r"(?<=://)[^/@\s]+@", "", text)
+
+
+def lost(error: Exception) -> UserError:
+    """What to say when the tracker does not answer a person's command."""
+    reason = " ".join(str(error).split())[:200]
+    return UserError(
+        masked(
+            f"{tracking_uri()}: cannot be reached ({reason}); start it, or unset "
+            "MLFLOW_TRACKING_URI for the local store"
+        )
+    )
 
 
 def database() -> Path:

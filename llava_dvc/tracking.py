@@ -23,7 +23,7 @@ from llava_dvc.machine import Machine
 from llava_dvc.outs import state_root
 from llava_dvc.provenance import backbone_revision, code, dvc_md5, environment
 from llava_dvc.recipe import adapter_sha256
-from llava_dvc.store import answers, connect, tracking_uri
+from llava_dvc.store import answers, connect, masked, tracking_uri
 
 TRIES = 3
 QUIET = 0.3  # seconds without progress at a stage's end, after which the tracker is asked for an
@@ -151,6 +151,8 @@ class Run:
         self._folder = known.get("tensorboard", info.run_name)
         self.client.update_run(self.run_id, status="RUNNING", name=self.name)
         self._logged = self._last_steps()
+        if key != "key.train" and known.get("dirty") == "true":
+            tags = {**tags, "dirty": "true"}  # an evaluation does not clean what was trained dirty
         self._set_tags(tags)
 
     def params(self, values: Mapping[str, Any]) -> None:
@@ -316,9 +318,8 @@ class Run:
     def _give_up(self, reason: str) -> None:
         if not self._lost:
             self._lost = True
-            sys.stderr.write(
-                f"tracking: {tracking_uri()} is lost ({reason}); the stage goes on without\n"
-            )
+            text = f"tracking: {tracking_uri()} is lost ({reason}); the stage goes on without\n"
+            sys.stderr.write(masked(text))
 
     def _sample(self) -> None:
         """How busy the machine is, at the seconds since the run began."""

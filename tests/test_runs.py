@@ -62,9 +62,12 @@ def test_every_row_is_shown_with_its_run(shown, monkeypatch, capsys):
 
 
 def test_a_lost_server_is_a_users_mistake(shown, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    with pytest.raises(UserError, match=r"http://127\.0\.0\.1:9: cannot be reached .*start it"):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://someone:secret@127.0.0.1:9")
+    with pytest.raises(
+        UserError, match=r"http://127\.0\.0\.1:9: cannot be reached .*start"
+    ) as told:
         runs.table()
+    assert "secret" not in str(told.value)
 
 
 def test_a_folder_without_dvc_is_a_users_mistake(tmp_path, monkeypatch):

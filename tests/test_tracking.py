@@ -84,11 +84,13 @@ def test_a_lost_tracker_costs_one_line(store, cfg, monkeypatch, capfd):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://someone:secret@127.0.0.1:{port}")
     with open_train(cfg) as run:
         for step in range(50):
             run.step({"train/loss": 1.0}, step)
-    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("tracking:")]
+    err = capfd.readouterr().err
+    assert "secret" not in err
+    lines = [line for line in err.splitlines() if line.startswith("tracking:")]
     assert len(lines) == 1
     assert str(port) in lines[0]
     assert "the stage goes on without" in lines[0]
@@ -166,3 +168,37 @@ def test_an_upload_may_take_longer_than_an_answer(store, cfg, monkeypatch):
     with open_train(cfg) as run:
         run.submit(lambda: time.sleep(1), slow=True)
     assert [r.info.status for r in all_runs(store())] == ["FINISHED"]
+
+
+def test_a_lost_tracker_is_not_asked_again_and_again(store, cfg, monkeypatch):
+    """The worker sleeps once nothing can be logged any more."""
+    asked = []
+
+    class Impatient(tracking.Machine):
+        def due(self):
+            asked.append(1)
+            return 0.0
+
+    monkeypatch.setattr(tracking, "Machine", Impatient)
+    monkeypatch.setattr(tracking, "connect", lambda: 1 / 0)
+    with open_train(cfg) as run:
+        while not run._lost:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        before = len(asked)
+        time.sleep(0.2)
+        assert len(asked) == before
+
+
+def test_an_evaluation_does_not_clean_a_dirty_training(store, cfg, monkeypatch):
+    def dirty(answer):
+        monkeypatch.setattr(tracking, "code", lambda: {"git_revision": "abc", "dirty": answer})
+
+    for trained, told in (("true", "true"), ("false", "false")):  # trained again, now clean
+        dirty(trained)
+        with open_train(cfg) as run:
+            run.tags({"adapter": "sha"})
+        dirty("false")
+        with tracking.open_result(cfg, "sha", "d"):
+            pass
+        assert [run.data.tags["dirty"] for run in all_runs(store())] == [told]
