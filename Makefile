@@ -1,6 +1,6 @@
 # Needs Python 3.11 to 3.13, git and make; the rest installs itself.
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test check format ui clean
+.PHONY: help setup repro test faults check format ui clean
 
 # uv from the PATH, else a private copy of it in .uv/
 UV := $(shell command -v uv || echo .uv/bin/uv)
@@ -16,13 +16,18 @@ setup: $(UV) ## Install the locked packages into .venv
 	@$(UV) sync --frozen --quiet
 
 repro: setup ## Fetch the sample and run what changed of the pipeline
+	@! $(RUN) dvc stage list 2>&1 >/dev/null | grep -q 'dvc\.lock' || \
+		{ echo "dvc.lock: cut short by a full disk or a kill, restored from git"; git checkout -- dvc.lock; }
 	$(RUN) dvc pull --quiet data.dvc backbones/tiny-llava.dvc
 	$(RUN) dvc repro
-	@$(RUN) dvc status --json | grep -q '"not in cache"' && \
-		{ echo "error: DVC could not keep a result: is the disk full? Make room and run make repro again"; exit 1; } || true
+	@found=$$($(RUN) dvc status --json) && ! echo "$$found" | grep -q '"not in cache"' || \
+		{ echo "error: DVC could not keep a result: is the disk full? Make room and run make repro again"; exit 1; }
 
 test: setup ## Run all tests
 	$(RUN) pytest
+
+faults: setup ## Kill, fill and lock: ten minutes of what must be survived
+	$(RUN) pytest -m faults tests/faults
 
 check: setup ## Format, lint, types and all tests, as CI does
 	$(RUN) ruff format --check
@@ -35,6 +40,7 @@ format: setup ## Format the code and mend what ruff can
 	$(RUN) ruff check --fix
 
 ui: setup ## Open MLflow on http://127.0.0.1:5000 and TensorBoard on http://127.0.0.1:6006
+	@echo "results: http://127.0.0.1:5000/#/experiments/1/runs?viewStateShareKey=results&workflowType=machine_learning"
 	$(RUN) tensorboard --logdir runs --host 127.0.0.1 --port 6006 & \
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(RUN) mlflow server --workers 1 \
 		--backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000

@@ -56,6 +56,13 @@ def import_mall(arguments: argparse.Namespace) -> None:
     sys.stdout.write(f"data: {frames} frames; `dvc repro` trains on them\n")
 
 
+def push(arguments: argparse.Namespace) -> None:
+    """Upload a published folder to the Hub."""
+    from llava_dvc.release import release
+
+    sys.stdout.write(release(arguments.folder, load_config().publish))
+
+
 def predict(arguments: argparse.Namespace) -> None:
     """Count the people in pictures and videos."""
     from llava_dvc.prediction import count_files
@@ -88,6 +95,18 @@ def vllm(arguments: argparse.Namespace) -> None:
     sys.stdout.write(command(arguments.adapter) + "\n")
 
 
+def runs(arguments: argparse.Namespace) -> None:
+    """Show experiments beside their MLflow runs, or mend the store of a moved repository."""
+    if arguments.relocate:
+        from llava_dvc.store import relocate
+
+        sys.stdout.write(f"{relocate()}\n")
+    else:
+        from llava_dvc.runs import table
+
+        sys.stdout.write(table())
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="llava-dvc", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -109,6 +128,25 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("import-mall", help="fill data/ from a folder or zip of frames")
     command.add_argument("source", type=Path, metavar="FOLDER_OR_ZIP")
     command.set_defaults(run=import_mall)
+
+    command = commands.add_parser("push", help="upload a published folder to the Hub")
+    command.add_argument(
+        "folder",
+        nargs="?",
+        type=Path,
+        default=Path("published"),
+        metavar="FOLDER",
+        help="published if not given",
+    )
+    command.set_defaults(run=push)
+
+    command = commands.add_parser("runs", help="show experiments beside their MLflow runs")
+    command.add_argument(
+        "--relocate",
+        action="store_true",
+        help="instead, mend the artifact paths of the local store after the repository was moved",
+    )
+    command.set_defaults(run=runs)
 
     _add_counting(commands)
     return parser

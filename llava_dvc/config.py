@@ -25,6 +25,8 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from llava_dvc.process import full_disk
+
 PARAMS = Path("params.yaml")
 
 
@@ -180,7 +182,12 @@ class Publish(Section):
     repo: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
     """Hub repository, `owner/name`."""
     private: bool
+    merge: bool
+    """Also make a model of its own, backbone and adapter in one, and evaluate that."""
     push: bool
+    """Upload when the stage has run; never inside an experiment."""
+    force: bool
+    """Upload even what counts worse than its baselines."""
 
 
 class Config(Section):
@@ -224,14 +231,20 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def run_stage(main: Callable[..., None]) -> None:
-    """Call a stage's `main(cfg, *paths)` with the command line's paths; a UserError ends it with
-    its text alone.
+    """Call a stage's `main(cfg, *paths)` with the command line's paths; a UserError, Ctrl-C and a
+    full disk end it with a line alone.
     """
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     try:
         main(load_config(), *map(Path, sys.argv[1:]))
     except UserError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("error: interrupted; `dvc repro` goes on")
+    except Exception as error:
+        if folder := full_disk(error):
+            sys.exit(f"error: {folder}: the disk is full; make room and run `dvc repro` again")
+        raise
 
 
 def _lines(error: ValidationError) -> Iterator[str]:

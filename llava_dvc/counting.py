@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -36,8 +36,8 @@ class Answers:
 
 
 class Kept:
-    """Keys and values of a batch's prompts and nodes, layer by layer, for the one token that may
-    follow: unlike transformers' caches it copies nothing until then.
+    """Keys and values of a batch's sequences, layer by layer. The one token that follows takes the
+    place of their last: transformers' caches copy everything, a fourteenth of the time.
     """
 
     def __init__(self) -> None:
@@ -47,9 +47,10 @@ class Kept:
         """As the layers call it, with what is new, `(rows, heads, tokens, width)`; returns all."""
         if layer not in self.layers:
             self.layers[layer] = key, value
-            return key, value
-        before = self.layers[layer]
-        return torch.cat([before[0], key], dim=2), torch.cat([before[1], value], dim=2)
+        else:
+            for whole, last in zip(self.layers[layer], (key, value), strict=True):
+                whole[:, :, -1:] = last
+        return self.layers[layer]
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Scores:
     nodes: Tensor
     """Log-probabilities of the next token at every node, `(frames, nodes, vocabulary)`."""
     kept: Kept
+    """Of prompt, nodes, and a place for the token that may follow."""
 
 
 def predict(
@@ -79,14 +81,13 @@ def predict(
     tree = CountTree.build(processor, prompt, max_count).to(model.device)
     if processor.border:
         processor.border.settle(model, processor, prompt, one_size(frames))
-    found = []
-    compiling: AbstractContextManager[Any] = nullcontext()
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
     for batch in loader(processor, frames, prompt, batch_size, model.device):
-        with as_trained(model), compiling:
+        # A stance holds from where it is made, not from where it is entered.
+        with as_trained(model), torch.compiler.set_stance(stance) if found else nullcontext():
             scores = score(model, batch, tree)
             written = reply(model, batch["input_ids"].shape[1], scores, tree)
             found.append((tree.log_probabilities(scores.nodes), *written))
-        compiling = torch.compiler.set_stance(stance)
     logs, numbers, ended = (torch.cat(parts).cpu() for parts in zip(*found, strict=True))
     replies = [str(number) for number in numbers.tolist()]
     strays = (~ended).nonzero().flatten().tolist()
@@ -137,8 +138,9 @@ def score(model: Any, batch: dict[str, Tensor], tree: CountTree) -> Scores:
     ids, kept = batch["input_ids"], Kept()
     ends = torch.full((len(ids),), ids.shape[1], device=ids.device)
     prompts = {"input_ids": ids, "pixel_values": batch["pixel_values"], "logits_to_keep": 1}
-    output = model(**tree.behind(prompts, ends, model.dtype), use_cache=True, past_key_values=kept)
-    return Scores(output.logits.float().log_softmax(dim=-1), kept)
+    given = tree.behind(prompts, ends, model.dtype, spare=1)
+    logits = model(**given, use_cache=True, past_key_values=kept).logits[:, :-1]
+    return Scores(logits.float().log_softmax(dim=-1), kept)
 
 
 @torch.no_grad()

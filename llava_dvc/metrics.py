@@ -111,17 +111,21 @@ def class_metrics(actual: Floats, predicted: Floats) -> dict[str, float]:
 
 
 def mae_interval(actual: Floats, predicted: Floats) -> tuple[float, float]:
-    """95 % confidence interval of the MAE, by circular block bootstrap.
+    """95 % confidence interval of the MAE."""
+    return mean_interval(np.abs(predicted - actual))
+
+
+def mean_interval(values: Floats) -> tuple[float, float]:
+    """95 % confidence interval of the mean of one value per frame, by circular block bootstrap.
 
     Neighbouring frames are alike, so blocks of 50 (a quarter of the frames when that is fewer)
     are drawn instead of frames: D. N. Politis and J. P. Romano, "A circular block-resampling
     procedure for stationary data", in Exploring the Limits of Bootstrap, 1992. The draws are
     always the same.
     """
-    errors = np.abs(predicted - actual)
-    n = len(errors)
+    n = len(values)
     size = max(1, min(BLOCK, n // 4))
-    before = np.concatenate([[0.0], np.cumsum(np.concatenate([errors, errors[: size - 1]]))])
+    before = np.concatenate([[0.0], np.cumsum(np.concatenate([values, values[: size - 1]]))])
     block_means = (before[size:] - before[:-size]) / size  # (n,): one block starts at each frame
     starts = np.random.default_rng(0).integers(0, n, size=(DRAWS, -(-n // size)))
     low, high = np.quantile(block_means[starts].mean(axis=1), (0.025, 0.975))

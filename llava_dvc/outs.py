@@ -25,23 +25,42 @@ def state_root() -> Path:
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder to fill that takes `path`'s place only when the block ends without an error."""
-    partial = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    yield partial
-    check_room(partial)
-    shutil.rmtree(path, ignore_errors=True)
-    partial.rename(path)
+    with _partial(path) as partial:
+        partial.mkdir()
+        yield partial
+        check_room(partial)
+        _remove(path)
+        partial.rename(path)
 
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
     """A file to write that takes `path`'s place only when the block ends without an error."""
+    with _partial(path) as partial:
+        yield partial
+        check_room(partial)
+        partial.replace(path)
+
+
+@contextmanager
+def _partial(path: Path) -> Iterator[Path]:
+    """A free name beside `path`, on the same disk; what is left there by an error is removed, a
+    full disk's room given back with it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    yield partial
-    check_room(partial)
-    partial.replace(path)
+    _remove(partial)
+    try:
+        yield partial
+    finally:
+        _remove(partial)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -84,9 +103,9 @@ def check_room(path: Path) -> None:
     on and exits 0.
     """
     size = sum(file.stat().st_size for file in files_in(path))
-    free = shutil.disk_usage(path).free
-    if free < size + SPARE:
-        raise UserError(
-            f"{path}: {free / 2**20:.0f} MiB free on its disk, DVC's copy needs "
-            f"{(size + SPARE) / 2**20:.0f} MiB; make room and run `dvc repro` again"
-        )
+    for place in (path, state_root() / ".dvc" / "cache"):
+        if place.exists() and shutil.disk_usage(place).free < size + SPARE:
+            raise UserError(
+                f"{place}: {shutil.disk_usage(place).free / 2**20:.0f} MiB free on its disk, DVC's "
+                f"copy needs {(size + SPARE) / 2**20:.0f} MiB; make room and run `dvc repro` again"
+            )

@@ -14,7 +14,11 @@ from llava_dvc.config import Section, UserError
 
 WEIGHTS = "adapter_model.safetensors"
 RECIPE = "recipe.json"
-PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "pillow")
+PACKAGES = (
+    "accelerate", "bitsandbytes", "datasets", "numpy", "peft", "pillow", "tokenizers", "torch",
+    "transformers", "trl",
+)  # fmt: skip
+"""Whose versions decide an adapter's bytes."""
 
 
 class Recipe(Section):

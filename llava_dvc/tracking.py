@@ -8,25 +8,28 @@ import hashlib
 import json
 import os
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any, NamedTuple
 
-from filelock import FileLock
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
-
+from llava_dvc.board import Board
 from llava_dvc.config import Config, flatten
+from llava_dvc.machine import Machine
 from llava_dvc.outs import state_root
+from llava_dvc.provenance import backbone_revision, code, dvc_md5, environment
+from llava_dvc.recipe import adapter_sha256
+from llava_dvc.store import answers, connect, tracking_uri
 
-EXPERIMENT = "llava-dvc"
 TRIES = 3
+QUIET = 0.3  # seconds without progress at a stage's end, after which the tracker is asked for an
+ANSWER = 0.5  # answer within so many
+UPLOAD = 2.0  # the same as QUIET while something large is under way
+LONGEST = 6000  # characters of a param, by MLflow's rules
 SOURCE = {"mlflow.source.name": "dvc.yaml", "mlflow.source.type": "PROJECT"}
 TRAINER_NAMES = {
     "loss": "train/loss",
@@ -51,12 +54,17 @@ def open_run(
     `sections` are the parts of params.yaml that decide the result, and are logged. `adopt` is the
     sha256 of an adapter whose training's run is taken when it has no `key` of this stage yet.
     """
-    run = Run(run_name(key))
-    tags = {"stage": stage, f"key.{stage}": key, **SOURCE, **_git(), **tags}
+    run = Run(run_name(stage, key))
+    tags = {"stage": stage, f"key.{stage}": key, **SOURCE, **code(), **environment(), **tags}
+    if "backbone" in sections:
+        tags["backbone_revision"] = backbone_revision(cfg.backbone)
     run.submit(lambda: run.open(tags, f"key.{stage}", adopt))
     run.params(flatten(cfg.model_dump(include=sections, mode="json")))
     try:
         yield run
+    except (KeyboardInterrupt, SystemExit):
+        run.close("KILLED")
+        raise
     except BaseException:
         run.close("FAILED")
         raise
@@ -69,8 +77,7 @@ def open_result(cfg: Config, adapter: str, data_md5: str) -> AbstractContextMana
     """
     key = digest(adapter, cfg.evaluate.model_dump(), data_md5)
     tags = {"adapter": adapter, "data_md5": data_md5}
-    sections = set(Config.model_fields) - {"publish"}
-    return open_run("result", cfg, sections, key, tags, adopt=adapter)
+    return open_run("result", cfg, set(Config.model_fields), key, tags, adopt=adapter)
 
 
 def digest(*parts: Any) -> str:
@@ -78,38 +85,24 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def run_name(key: str) -> str:
-    """As DVC names an experiment; outside of one, the git revision and the key's start."""
-    revision = _git().get("git_revision", "no-git")
+def run_name(stage: str, key: str) -> str:
+    """A result's, and its training's: as DVC names the experiment, or outside of one the git
+    revision and the key's start. The stages that many results share have names of their own.
+    """
+    if stage not in {"train", "result"}:
+        return f"{stage}-{key[:6]}"
+    revision = code().get("git_revision", "no-git")
     return os.environ.get("DVC_EXP_NAME") or f"{revision[:7]}-{key[:6]}"
 
 
-def tracking_uri() -> str:
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{state_root() / 'mlflow.db'}"
+class Job(NamedTuple):
+    """What a run's worker does next."""
 
-
-def connect() -> tuple[Any, str]:
-    """A client of the store and our experiment's id; the store is made on first use, by one process
-    at a time.
-    """
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    import mlflow
-
-    uri = tracking_uri()
-    mlflow.set_tracking_uri(uri)
-    with FileLock(state_root() / "mlflow.db.lock"):
-        client = mlflow.MlflowClient(uri)
-        experiment = client.get_experiment_by_name(EXPERIMENT)
-        if experiment:
-            return client, str(experiment.experiment_id)
-        local = uri.startswith("sqlite:")
-        location = (state_root() / "mlartifacts").as_uri() if local else None
-        # MLflow's pages open on model training instead of chat traces.
-        tags = {"mlflow.experimentKind": "custom_model_development"}
-        made = client.create_experiment(EXPERIMENT, artifact_location=location, tags=tags)
-        return client, str(made)
+    send: Callable[[], None]
+    slow: bool = False
+    """It may take minutes."""
+    local: bool = False
+    """It needs no tracker."""
 
 
 class Run:
@@ -121,25 +114,43 @@ class Run:
         self.name = name
         self.client: Any = None
         self.run_id: str | None = None
-        self.logged_step = -1
-        self._lost = False
-        self._worker = ThreadPoolExecutor(max_workers=1)
-        self._board: EventFileWriter | None = None
+        self._logged: dict[str, int] = {}  # last step of each curve
+        self.started = time.time()
+        self._folder = name
+        self._board: Board | None = None
+        self._machine = Machine()
+        self._lost = self._uploading = False
+        self._done = 0
+        self._waiting: SimpleQueue[Job | None] = SimpleQueue()
+        # A daemon: a tracker that hangs must not keep the process from ending.
+        self._worker = Thread(target=self._work, daemon=True)
+        self._worker.start()
 
     def open(self, tags: Mapping[str, str], key: str, adopt: str | None) -> None:
         """Find the run by its `key` tag, else an adapter's run that has none yet, else make it."""
         self.client, experiment = connect()
+        self._machine.sample()  # the next one tells of the time since
         found = self._search(experiment, f"tags.`{key}` = '{tags[key]}'")
-        if not found and adopt:
-            trained = self._search(experiment, f"tags.adapter = '{adopt}'")
+        trained: list[Any] = []
+        if found:
+            self.name = found[0].info.run_name
+        elif adopt:
+            trained = self._search(experiment, f"tags.adapter = '{adopt}' and tags.key.train != ''")
             found = [run for run in trained if key not in run.data.tags]
         if not found:
-            run = self.client.create_run(experiment, run_name=self.name, tags=dict(tags))
-            self.run_id = run.info.run_id
+            tags = {**tags, "tensorboard": self.name}
+            if trained:
+                tags["training_run"] = trained[0].info.run_id
+            run = self.client.create_run(experiment, run_name=self.name, tags=tags)
+            self.run_id, self.started = run.info.run_id, run.info.start_time / 1000
             return
-        self.name, self.run_id = found[0].info.run_name, found[0].info.run_id
-        self.client.update_run(self.run_id, status="RUNNING")
-        self.logged_step = self._last_step()
+        info, known = found[0].info, found[0].data.tags
+        if not os.environ.get("DVC_EXP_NAME"):  # a training keeps its name, but DVC's goes first
+            self.name = info.run_name
+        self.run_id, self.started = info.run_id, info.start_time / 1000
+        self._folder = known.get("tensorboard", info.run_name)
+        self.client.update_run(self.run_id, status="RUNNING", name=self.name)
+        self._logged = self._last_steps()
         self._set_tags(tags)
 
     def params(self, values: Mapping[str, Any]) -> None:
@@ -148,10 +159,11 @@ class Run:
         """
 
         def send() -> None:
+            from mlflow.entities import Param
+
             known = self.client.get_run(self.run_id).data.params
-            for name, value in values.items():
-                if name not in known:
-                    self.client.log_param(self.run_id, name, value)
+            new = [Param(n, str(v)[:LONGEST]) for n, v in values.items() if n not in known]
+            self.client.log_batch(self.run_id, params=new)
 
         self.submit(send)
 
@@ -166,6 +178,8 @@ class Run:
             self._points({name: v for name, v in values.items() if known.get(name) != v}, 0)
 
         self.submit(send)
+        grouped = {n if "/" in n else f"result/{n}": v for n, v in _named(values).items()}
+        self.draw(lambda board: board.points(grouped, 0))
 
     def step(self, values: Mapping[str, float], step: int) -> None:
         """A point of the training's curves; steps that an earlier leg of the run logged are left
@@ -173,10 +187,12 @@ class Run:
         """
 
         def send() -> None:
-            if step > self.logged_step:
-                self._points(values, step)
+            new = {name: v for name, v in values.items() if step > self._logged.get(name, -1)}
+            self._points(new, step)
+            self._logged |= dict.fromkeys(new, step)
 
         self.submit(send)
+        self.draw(lambda board: board.points(_named(values), step))
 
     def picture(self, path: Path) -> None:
         """A PNG as an artifact and on TensorBoard."""
@@ -186,17 +202,11 @@ class Run:
         with Image.open(path) as image:
             width, height = image.size
 
-        def send() -> None:
-            self.client.log_artifact(self.run_id, path, "plots")
-            png = Summary.Image(
-                encoded_image_string=content, width=width, height=height, colorspace=3
-            )
-            self.board([Summary.Value(tag=path.stem, image=png)], 0)
-
-        self.submit(send)
+        self.artifact(path, "plots")
+        self.draw(lambda board: board.picture(path.stem, content, width, height))
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
-        self.submit(lambda: self.client.log_artifact(self.run_id, path, folder))
+        self.submit(lambda: self.client.log_artifact(self.run_id, path, folder), slow=True)
 
     def dataset(self, split: str, md5: str, rows: int) -> None:
         """The data version as an MLflow input, by its DVC md5; without a source MLflow would record
@@ -220,48 +230,77 @@ class Run:
 
     def model(self, folder: Path, adapter: str) -> None:
         """The adapter as a logged model, stored once."""
+        self.submit(lambda: self._store(folder, adapter), slow=True)
+
+    def candidate(self, folder: Path, predictions: Path, result: Mapping[str, Any]) -> None:
+        """Register the adapter in `folder` by what it answered: `result` is the flat
+        metrics/evaluate.json with the params of evaluation.
+        """
 
         def send() -> None:
-            import mlflow
-            from mlflow.entities import LoggedModelOutput
+            from llava_dvc import registry  # late: registry itself needs this module's store
 
-            _, experiment = connect()
-            query = f"tags.adapter = '{adapter}'"
-            if self.client.search_logged_models([experiment], filter_string=query):
-                return
-            logged = mlflow.create_external_model(
-                name="adapter",
-                source_run_id=self.run_id,
-                tags={"adapter": adapter},
-                model_type="peft",
-                experiment_id=experiment,
-            )
-            self.client.log_model_artifacts(logged.model_id, str(folder))
-            output = LoggedModelOutput(logged.model_id, step=0)
-            self.client.log_outputs(self.run_id, models=[output])
+            self._set_tags({"adapter_md5": dvc_md5(folder)})
+            self._store(folder, adapter_sha256(folder))
+            registry.offer(self.client, str(self.run_id), predictions, result)
 
-        self.submit(send)
+        self.submit(send, slow=True)
 
-    def board(self, values: list[Any], step: int) -> None:
-        """Write to `runs/<run name>/`."""
-        if self._board is None:
-            self._board = EventFileWriter(str(state_root() / "runs" / self.name))
-        event = Event(wall_time=time.time(), step=step, summary=Summary(value=values))
-        self._board.add_event(event)
+    def draw(self, draw: Callable[[Board], None]) -> None:
+        """On TensorBoard, in `runs/<name of the run when it began>/`, also without the tracker."""
 
-    def submit(self, send: Callable[[], None]) -> None:
+        def local() -> None:
+            self._board = self._board or Board(state_root() / "runs" / self._folder)
+            draw(self._board)
+
+        self._waiting.put(Job(local, local=True))
+
+    def submit(self, send: Callable[[], None], slow: bool = False) -> None:
+        """Do `send` in the background; `slow` is for what may take minutes."""
         if not self._lost:
-            self._worker.submit(self._try, send)
+            self._waiting.put(Job(send, slow))
 
-    def close(self, status: str | None) -> None:
-        """Wait for what is under way and end the run."""
-        if status:
-            self.submit(lambda: self.client.set_terminated(self.run_id, status))
-        self._worker.shutdown(wait=True)
-        if self._board is not None:
+    def close(self, status: str) -> None:
+        """End the run, and wait for what is under way while the tracker does its part."""
+        self.submit(self._sample)
+        self.submit(lambda: self.client.set_terminated(self.run_id, status))
+        self._waiting.put(None)
+        done, since = self._done, time.monotonic()
+        while self._worker.is_alive():
+            self._worker.join(0.05)
+            quiet = time.monotonic() - since
+            if self._done != done:
+                done, since = self._done, time.monotonic()
+            elif quiet > (UPLOAD if self._uploading else QUIET):
+                if not answers(ANSWER) and self._done == done:
+                    self._give_up("it does not answer")
+                    break
+                since = time.monotonic()
+        self._finish_board()
+
+    def _finish_board(self) -> None:
+        """Draw what waits behind a call that hangs, too."""
+        while not self._waiting.empty():
+            job = self._waiting.get()
+            if job and job.local:
+                job.send()
+        if self._board:
             self._board.close()
 
+    def _work(self) -> None:
+        while True:
+            try:
+                job = self._waiting.get(timeout=None if self._lost else self._machine.due())
+            except Empty:
+                job = Job(self._sample)
+            if job is None:
+                return
+            self._uploading = job.slow
+            job.send() if job.local else self._try(job.send)
+            self._done, self._uploading = self._done + 1, False
+
     def _try(self, send: Callable[[], None]) -> None:
+        reason = ""
         for attempt in range(TRIES):
             if self._lost:
                 return
@@ -270,33 +309,68 @@ class Run:
                 return
             except Exception as error:  # whatever a tracker raises must not reach the training
                 reason = " ".join(str(error).split())[:200]
+                self._uploading = False
                 time.sleep(0.2 * attempt)
-        self._lost = True
-        sys.stderr.write(
-            f"tracking: {tracking_uri()} is lost ({reason}); the stage goes on without\n"
+        self._give_up(reason)
+
+    def _give_up(self, reason: str) -> None:
+        if not self._lost:
+            self._lost = True
+            sys.stderr.write(
+                f"tracking: {tracking_uri()} is lost ({reason}); the stage goes on without\n"
+            )
+
+    def _sample(self) -> None:
+        """How busy the machine is, at the seconds since the run began."""
+        if self.run_id and (found := self._machine.sample()):
+            from mlflow.entities import Metric
+
+            now = time.time()
+            points = [
+                Metric(f"system/{name}", value, int(now * 1000), int(now - self.started))
+                for name, value in found.items()
+            ]
+            self.client.log_batch(self.run_id, points)
+
+    def _store(self, folder: Path, adapter: str) -> None:
+        from mlflow.entities import LoggedModelOutput
+
+        experiment = self.client.get_run(self.run_id).info.experiment_id
+        query = f"tags.adapter = '{adapter}'"
+        stored = self.client.search_logged_models([experiment], filter_string=query)
+        if any(model.status == "READY" for model in stored):  # the others were cut off
+            return
+        # Not mlflow.create_external_model, which tags it with the user and git's remote URL.
+        tags = {"adapter": adapter, **SOURCE}
+        model = self.client.create_logged_model(
+            experiment, "adapter", self.run_id, tags, None, "peft"
         )
+        self.client.log_model_artifacts(model.model_id, str(folder))
+        self.client.finalize_logged_model(model.model_id, "READY")
+        self.client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, step=0)])
 
     def _points(self, values: Mapping[str, float], step: int) -> None:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        points = [
-            Metric(re.sub(r"[^\w./: -]", "_", name), float(value), now, step)  # a camera's name
-            for name, value in values.items()
-        ]
+        points = [Metric(n, float(value), now, step) for n, value in _named(values).items()]
         self.client.log_batch(self.run_id, points)
-        self.board([Summary.Value(tag=p.key, simple_value=p.value) for p in points], step)
 
     def _set_tags(self, values: Mapping[str, str]) -> None:
-        for name, value in values.items():
-            self.client.set_tag(self.run_id, name, value)
+        from mlflow.entities import RunTag
+
+        tags = [RunTag(name, value) for name, value in values.items()]
+        self.client.log_batch(self.run_id, tags=tags)
 
     def _search(self, experiment: str, query: str) -> list[Any]:
         return list(self.client.search_runs([experiment], query, order_by=["start_time ASC"]))
 
-    def _last_step(self) -> int:
-        history = self.client.get_metric_history(self.run_id, "train/loss")
-        return max((point.step for point in history), default=-1)
+    def _last_steps(self) -> dict[str, int]:
+        return {
+            name: max(point.step for point in history)
+            for name in TRAINER_NAMES.values()
+            if (history := self.client.get_metric_history(self.run_id, name))
+        }
 
 
 def trainer_callback(run: Run) -> Any:
@@ -304,22 +378,26 @@ def trainer_callback(run: Run) -> Any:
     from transformers import TrainerCallback
 
     class Report(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            for logs in state.log_history:  # of the checkpoint: what a killed leg could not send
+                self.on_log(args, state, control, logs, step=logs["step"])
+
         def on_log(
-            self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any
+            self,
+            args: Any,
+            state: Any,
+            control: Any,
+            logs: dict[str, float],
+            step: int | None = None,
+            **_: Any,
         ) -> None:
             known = {TRAINER_NAMES[name]: v for name, v in logs.items() if name in TRAINER_NAMES}
             if state.is_world_process_zero and known:
-                run.step(known, state.global_step)
+                run.step(known, state.global_step if step is None else step)
 
     return Report()
 
 
-def _git() -> dict[str, str]:
-    try:
-        command = ["git", "rev-parse", "HEAD"]
-        revision = subprocess.run(
-            command, capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return {}
-    return {"git_revision": revision, "mlflow.source.git.commit": revision}
+def _named(values: Mapping[str, float]) -> dict[str, float]:
+    """By names that MLflow takes: a camera's may have any letter."""
+    return {re.sub(r"[^\w./: -]", "_", name): value for name, value in values.items()}

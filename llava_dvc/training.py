@@ -1,13 +1,8 @@
-"""TRL's SFTTrainer from plain arguments; checkpoints that a killed run resumes from."""
+"""TRL's SFTTrainer from plain arguments."""
 
-import hashlib
-import json
-import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
-from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +11,6 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from datasets import Dataset
-from filelock import FileLock, Timeout
 from peft import PeftModel
 from peft.optimizers import create_loraplus_optimizer
 from torch import Tensor
@@ -34,14 +28,13 @@ from llava_dvc import config, losses, preflight, speed
 from llava_dvc.adapter import peft_config
 from llava_dvc.augment import mirrored, picture
 from llava_dvc.border import one_size
+from llava_dvc.checkpoints import SealCheckpoint, StopOnSignal, last_checkpoint
 from llava_dvc.config import UserError
 from llava_dvc.conversation import IGNORED, Collator, longest, question_of, render_prompt
 from llava_dvc.counting import ceiling, predict
-from llava_dvc.outs import files_in, sha256, state_root
 from llava_dvc.tree import CountTree
 from llava_dvc.validation import Validations, Weights, absolute_error
 
-MANIFEST = "manifest.json"
 OPTIMIZERS = {"adamw": "adamw_torch_fused", "adamw_8bit": "adamw_bnb_8bit"}
 LORA_PLUS = 16.0  # how much faster lora_B learns than lora_A: arXiv 2402.12354
 
@@ -106,7 +99,7 @@ def build_trainer(
         eval_dataset=val,
         processing_class=processor,
         peft_config=peft_config(adapter, model),
-        callbacks=[SealCheckpoint(), Validate(recipe), *callbacks],
+        callbacks=[StopOnSignal(), SealCheckpoint(), Validate(recipe), *callbacks],
     )
     trainer.max_count = ceiling(train["count"])
     trainer.validations = Validations(checkpoints / "validation", np.array(val["count"]))
@@ -260,89 +253,9 @@ class Validate(TrainerCallback):
             control.should_training_stop = True
 
 
-class SealCheckpoint(TrainerCallback):
-    """Writes a manifest last: nothing else tells a whole Trainer checkpoint from half of one."""
-
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        PartialState().wait_for_everyone()  # every process has its random state in there
-        if not state.is_world_process_zero:
-            return
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        sizes = {str(file.relative_to(folder)): file.stat().st_size for file in files_in(folder)}
-        partial = folder / f".{MANIFEST}"
-        partial.write_text(
-            json.dumps({"sizes": sizes, "sha256": sha256(*map(folder.joinpath, sizes))})
-        )
-        partial.rename(folder / MANIFEST)
-
-
-def last_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint whose files are all as its manifest says; broken ones are deleted."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    for checkpoint in reversed(found):
-        if _is_whole(checkpoint):
-            return str(checkpoint)
-        sys.stderr.write(f"{checkpoint}: not whole, deleted\n")
-        shutil.rmtree(checkpoint)
-    return None
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    try:
-        manifest = json.loads((checkpoint / MANIFEST).read_text())
-        return bool(sha256(*map(checkpoint.joinpath, manifest["sizes"])) == manifest["sha256"])
-    except (OSError, ValueError, KeyError):
-        return False
-
-
-def run_key(prepared: Path, cfg: config.Config) -> str:
-    """Digest of everything that decides the adapter: data, backbone, settings, our code, package
-    versions.
-    """
-    code = [
-        Path(str(module.__file__))
-        for name, module in sorted(sys.modules.items())
-        if name.startswith("llava_dvc.") and name.split(".")[1] not in {"config", "tracking", "cli"}
-    ]
-    backbone = Path(cfg.backbone.name)
-    inputs = sha256(prepared, *code, *([backbone] if backbone.is_dir() else []))
-    packages = {
-        name: version(name) for name in ("torch", "transformers", "trl", "peft", "bitsandbytes")
-    }
-    settings = cfg.model_dump(include={"seed", "image", "backbone", "adapter", "train"})
-    settings["train"].pop("workers")
-    text = json.dumps([inputs, packages, settings], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def checkpoints_of(key: str) -> Path:
-    return state_root() / "checkpoints" / key[:16]
-
-
 def is_main_process(device: str) -> bool:
     """Of all that `train.launcher` has started, the one that writes."""
     return bool(PartialState(cpu=device == "cpu").is_main_process)
-
-
-@contextmanager
-def checkpoint_folder(key: str) -> Iterator[Path]:
-    """A folder that is this training's alone while it runs, kept when it is killed and removed when
-    it succeeds.
-
-    The lock is held for the life of the training: a killed `dvc` leaves its stage running, and the
-    next `dvc repro` would start a second one beside it.
-    """
-    folder = checkpoints_of(key)
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_suffix(".lock"), timeout=0)
-    try:
-        with lock:
-            yield folder
-            shutil.rmtree(folder)
-    except Timeout:
-        raise UserError(
-            f"{folder}: another training of the same settings is running; wait for it or stop it"
-        ) from None
 
 
 def _arguments(

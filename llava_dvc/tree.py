@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import LlavaProcessor
 
 from llava_dvc.conversation import answer_ids
@@ -71,13 +72,17 @@ class CountTree:
         """The last choice that writes each count, `(max_count + 1,)`, as positions in `at`."""
         return self.paths.where(self.paths < len(self.at), -1).amax(dim=1)
 
-    def behind(self, inputs: dict[str, Any], starts: Tensor, dtype: torch.dtype) -> dict[str, Any]:
+    def behind(
+        self, inputs: dict[str, Any], starts: Tensor, dtype: torch.dtype, spare: int = 0
+    ) -> dict[str, Any]:
         """The batch with the tree's nodes behind every row: they see the row's prompt, which ends
-        where its answer `starts`, their ancestors and themselves.
+        where its answer `starts`, their ancestors and themselves. Behind them are `spare` tokens
+        that nothing looks at.
         """
         ids = inputs["input_ids"]
         rows, length = ids.shape
-        nodes, lineage = self.tokens.expand(rows, -1), self.lineage[1:, 1:]
+        nodes = pad(self.tokens, (0, spare), value=self.end).expand(rows, -1)
+        lineage = pad(self.lineage[1:, 1:], (0, spare, 0, spare))
         everything = torch.arange(length, device=ids.device)
         prompts = (everything < starts[:, None])[:, None].expand(-1, len(lineage), -1)
         seen = torch.cat([prompts, lineage.expand(rows, -1, -1)], dim=2)

@@ -34,15 +34,17 @@ def main(
     write_json(metrics, found)
     with new_folder(plots) as folder:
         draw_all(frames, found, rows["image"], folder)
-    sys.stdout.write(table(found, read_json(baseline)))
+    rivals = read_json(baseline)
+    sys.stdout.write(table(found, rivals))
 
     data_md5 = read_json(prepared / "report.json")["data_md5"]
     with tracking.open_result(cfg, adapter_sha256(adapter), data_md5) as run:
-        run.metrics(flatten(found))
+        run.metrics(flatten(found) | flatten(rivals))
         run.dataset("eval", data_md5, len(rows))
         run.artifact(csv)
         for picture in sorted(plots.glob("*.png")):
             run.picture(picture)
+        run.candidate(adapter, csv, {**found, **cfg.evaluate.model_dump()})
 
 
 if __name__ == "__main__":

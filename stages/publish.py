@@ -2,13 +2,16 @@
 is.
 """
 
+import shutil
+import sys
 from pathlib import Path
 
-from llava_dvc import tracking
+from llava_dvc import parity, release, tracking
+from llava_dvc.card import Facts
 from llava_dvc.config import Config, run_stage
 from llava_dvc.outs import new_folder, read_json
-from llava_dvc.publishing import build
-from llava_dvc.recipe import adapter_sha256
+from llava_dvc.publishing import MERGED, answers_as, complete, md5_of
+from llava_dvc.recipe import Recipe, adapter_sha256
 
 
 def main(
@@ -21,22 +24,45 @@ def main(
     plots: Path,
     published: Path,
 ) -> None:
-    report = read_json(prepared / "report.json")
+    figures = read_json(metrics)
+    facts = Facts(
+        repo=cfg.publish.repo,
+        recipe=answers_as(Recipe.read(adapter), cfg.evaluate, figures),
+        report=read_json(prepared / "report.json"),
+        baseline=read_json(baseline),
+        metrics=figures,
+        split=cfg.split,
+        adapter=cfg.adapter,
+        train=cfg.train,
+        sha256=adapter_sha256(adapter),
+    )
+    inputs = md5_of(
+        facts.recipe.backbone,
+        adapter=adapter / "adapter_model.safetensors",
+        predictions=csv,
+        evaluate=metrics,
+        baseline=baseline,
+    )
     with new_folder(published) as folder:
-        build(
-            folder,
-            adapter,
-            report,
-            baseline=read_json(baseline),
-            metrics=read_json(metrics),
-            predictions=csv,
-            plots=plots,
-            evaluate=cfg.evaluate,
-            publish=cfg.publish,
-        )
-    with tracking.open_result(cfg, adapter_sha256(adapter), report["data_md5"]) as run:
+        shutil.copytree(adapter, folder, dirs_exist_ok=True)
+        facts.recipe.write(folder)
+        complete(folder, facts, plots=plots, evaluate=cfg.evaluate, inputs=inputs)
+        parity.require(folder, prepared, csv, cfg.evaluate)
+        if cfg.publish.merge:
+            from llava_dvc.merging import publish_merged
+
+            publish_merged(
+                folder / MERGED,
+                facts,
+                adapter,
+                prepared=prepared,
+                evaluate=cfg.evaluate,
+                inputs=inputs,
+            )
+    with tracking.open_result(cfg, facts.sha256, facts.report["data_md5"]) as run:
         for name in ("README.md", "manifest.json"):
             run.artifact(published / name, "published")
+    sys.stdout.write(release.from_stage(published, cfg.publish))
 
 
 if __name__ == "__main__":

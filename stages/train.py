@@ -6,20 +6,14 @@ from pathlib import Path
 from llava_dvc import tracking
 from llava_dvc.adapter import save_adapter
 from llava_dvc.backbone import load_backbone, load_processor
+from llava_dvc.checkpoints import checkpoint_folder, checkpoints_of, run_key
 from llava_dvc.config import Config, run_stage
 from llava_dvc.counting import ceiling
 from llava_dvc.dataset import load_split, question
 from llava_dvc.outs import new_folder, read_json
 from llava_dvc.preflight import Asked
 from llava_dvc.recipe import Recipe, adapter_sha256, versions
-from llava_dvc.training import (
-    build_trainer,
-    checkpoint_folder,
-    checkpoints_of,
-    fit,
-    is_main_process,
-    run_key,
-)
+from llava_dvc.training import build_trainer, fit, is_main_process
 
 
 def main(cfg: Config, prepared: Path, adapter: Path) -> None:

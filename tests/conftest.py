@@ -1,7 +1,10 @@
 """Something tiny, offline and real: a LLaVA of two narrow layers, and a few drawn frames."""
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import pytest
 import torch
@@ -23,6 +26,7 @@ from llava_dvc.config import Config, load_config
 from llava_dvc.dataset import FEATURES
 from llava_dvc.geometry import image_processor
 from llava_dvc.recipe import Recipe, versions
+from llava_dvc.store import ARTIFACTS, connect, rewrite
 from pretrain.tokenizer import build_tokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -154,3 +158,27 @@ def rows() -> Dataset:
         },
         features=FEATURES,
     )
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root whose MLflow store has been made, which takes seconds, and holds nothing."""
+    root = tmp_path_factory.mktemp("store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DVC_ROOT", str(root))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        connect()
+    return root
+
+
+@pytest.fixture
+def store(
+    empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], mlflow.MlflowClient]:
+    """A repository's root in `tmp_path` with a store of its own; returns a client of it."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("DVC_EXP_NAME", raising=False)
+    shutil.copy(empty_store / "mlflow.db", tmp_path)
+    rewrite((empty_store / ARTIFACTS).as_uri(), (tmp_path / ARTIFACTS).as_uri())
+    return lambda: mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")

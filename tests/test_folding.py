@@ -1,5 +1,7 @@
 """Counting with folded adapters gives the answers of the layers they came from."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from datasets import Dataset
@@ -59,3 +61,19 @@ def test_layers_that_share_an_input_are_one_product() -> None:
     first, second = torch.nn.Linear(6, 3, bias=False), torch.nn.Linear(6, 2, bias=False)
     x = torch.randn(4, 6)
     torch.testing.assert_close(Folded([first, second])(x), torch.cat([first(x), second(x)], dim=-1))
+
+
+def test_counting_leaves_the_compiler_as_it_was(
+    cfg: Config, processor: LlavaProcessor, rows: Dataset
+) -> None:
+    """Else whatever is compiled next in this process would not be."""
+    model = tuned(cfg)
+    predict(model, processor, list(rows["image"])[:3], question_of(rows[0]["messages"]), 60, 2)
+    compiled: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> Callable[..., object]:
+        compiled.append(len(graph.graph.nodes))
+        return graph.forward
+
+    torch.compile(torch.nn.Linear(2, 2), backend=backend)(torch.zeros(1, 2))
+    assert compiled

@@ -180,6 +180,7 @@ def test_another_encoding_is_named(data, encoding):
     assert "UTF-8" in problems(data)[0]
 
 
+@pytest.mark.slow
 def test_a_million_rows_are_read(tmp_path):
     write_labels(tmp_path / "labels.csv", {number: number % 50 for number in range(1_000_000)})
     with (tmp_path / "labels.csv").open("a") as file:

@@ -6,9 +6,10 @@ import pickletools
 import shutil
 import subprocess
 import sys
-import zipfile
+import time
 from collections.abc import Callable
 from pathlib import Path
+from zipfile import is_zipfile
 
 import mlflow
 import numpy as np
@@ -21,6 +22,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from llava_dvc.config import flatten
 from llava_dvc.frames import write_labels
 from llava_dvc.mall import default_messages
 from llava_dvc.outs import files_in
@@ -234,8 +236,9 @@ def test_editing_a_module(built: Path, name: str, trains: bool):
         status = json.loads(call(built, "dvc", "status", "--json").stdout)
     finally:
         path.write_text(before)
-    direct = {"metrics": {"prepare", "baseline", "evaluate"}, "training": {"train"}}
-    assert set(status) == direct.get(name, {"evaluate"})
+    judged = {"evaluate", "publish"}  # publish counts again, to see that it comes out the same
+    direct = {"metrics": {"prepare", "baseline"} | judged, "training": {"train"}}
+    assert set(status) == direct.get(name, judged)
 
 
 def test_another_reading_of_one_adapter_is_its_own_result(built: Path):
@@ -314,24 +317,6 @@ def test_a_users_mistake_is_one_line(
     assert {path.name for path in broken.glob("prepared/*")} <= {"report.json"}
 
 
-def test_two_processes_train_the_same_adapter(built: Path, tmp_path: Path):
-    """The batch is shared, not doubled: rounding apart, nothing changes, and one process writes."""
-    repo = tmp_path / "two"
-    shutil.copytree(built, repo, symlinks=True)
-    set_param(repo, "train.launcher", "torchrun --nproc_per_node 2")
-    assert ran(repro(repo, "train")) == ["train"]
-    one, two = (load_file(r / "models/adapter/adapter_model.safetensors") for r in (built, repo))
-    assert one.keys() == two.keys()
-    for name, tensor in one.items():
-        assert torch.allclose(two[name], tensor, atol=1e-4), name
-    trained = runs(repo, "tags.stage = 'train'") or runs(repo, "tags.`key.train` != ''")
-    curves = [
-        run for run in trained if run.data.params.get("train.launcher", "").startswith("torch")
-    ]
-    assert len(curves) == 1
-    assert not list((repo / "checkpoints").glob("*/checkpoint-*"))
-
-
 def test_bad_rows_are_skipped_when_asked_up_to_a_limit(built: Path, tmp_path: Path):
     repo = tmp_path / "skipping"
     shutil.copytree(built, repo, symlinks=True, ignore=shutil.ignore_patterns("mlflow.db*"))
@@ -405,6 +390,123 @@ def test_no_out_is_a_pickle(built: Path):
     for path in (file for out in outs for file in files_in(out)):
         assert path.suffix in READERS, path
         READERS[path.suffix](path)
-        assert not zipfile.is_zipfile(path)  # as torch.save writes
+        assert not is_zipfile(path)  # as torch.save writes
         with pytest.raises(ValueError, match=r"."):
             list(pickletools.genops(path.read_bytes()))
+
+
+# --- several processes ------------------------------------------------------------------------
+
+
+def test_two_processes_train_the_same_adapter(built: Path, tmp_path: Path):
+    """The batch is shared, not doubled: rounding apart, nothing changes, and one process writes."""
+    repo = tmp_path / "two"
+    shutil.copytree(built, repo, symlinks=True)
+    set_param(repo, "train.launcher", "torchrun --nproc_per_node 2")
+    assert ran(repro(repo, "train")) == ["train"]
+    one, two = (load_file(r / "models/adapter/adapter_model.safetensors") for r in (built, repo))
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        assert torch.allclose(two[name], tensor, atol=1e-4), name
+    trained = runs(repo, "tags.stage = 'train'") or runs(repo, "tags.`key.train` != ''")
+    curves = [
+        run for run in trained if run.data.params.get("train.launcher", "").startswith("torch")
+    ]
+    assert len(curves) == 1
+    assert not list((repo / "checkpoints").glob("*/checkpoint-*"))
+
+
+def wait_for_queue(repo: Path) -> None:
+    for _ in range(600):
+        status = call(repo, "dvc", "queue", "status").stdout
+        if "Queued" not in status and "Running" not in status:
+            assert "Failed" not in status, status
+            return
+        time.sleep(1)
+    pytest.fail(f"the queue did not end: {status}")
+
+
+@pytest.fixture(scope="session")
+def swept(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the repository with experiments from a dirty tree, the queue and the run cache."""
+    repo = tmp_path_factory.mktemp("swept") / "repo"
+    shutil.copytree(built, repo, symlinks=True)
+    done = call(repo, "llava-dvc", "runs", "--relocate")
+    assert f"paths now lead to {repo}/mlartifacts" in done.stdout, done.stderr
+    run = ("dvc", "exp", "run", "-S")
+    preset = repo / "presets" / "tiny.yaml"
+    before = preset.read_text()
+    preset.write_text(before + "# edited\n")
+    done = call(repo, *run, "evaluate.decode=mode", "--temp", "--name", "dirty")
+    assert done.returncode == 0, done.stderr
+    preset.write_text(before)
+    for name, batch in (("queued-4", 4), ("queued-2", 2)):
+        call(repo, *run, f"evaluate.batch_size={batch}", "--queue", "--name", name)
+    call(repo, "dvc", "queue", "start", "-j", "2")
+    wait_for_queue(repo)
+    done = call(repo, *run, "evaluate.batch_size=4", "--name", "again")
+    assert done.returncode == 0, done.stderr
+    assert ran(done.stdout) == []
+    return repo
+
+
+def rows(repo: Path) -> dict[str, dict]:
+    """What `dvc exp show` tells of each experiment, by its name."""
+    shown = json.loads(call(repo, "dvc", "exp", "show", "--json").stdout)
+    (commit,) = (row for row in shown if row["rev"] != "workspace")
+    found = [rev for group in commit["experiments"] for rev in group["revs"]]
+    return {row["name"]: row["data"] for row in found}
+
+
+def test_every_experiment_ends_in_one_run(swept: Path):
+    shown = rows(swept)
+    assert shown.keys() == {"dirty", "queued-4", "queued-2", "again"}
+    found = {run.info.run_name: run for run in runs(swept, "tags.`key.result` != ''")}
+    assert {"dirty", "queued-4", "queued-2"} < found.keys()
+    assert "again" not in found  # its result is queued-4's, and none of our code ran
+    revision = call(swept, "git", "rev-parse", "HEAD").stdout.strip()
+    for name in ("dirty", "queued-4", "queued-2"):
+        run, row = found[name], shown[name]
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["dirty"] == str(name == "dirty").lower()
+        assert run.data.tags["git_revision"] == revision
+        assert run.data.tags["data_md5"] == row["deps"]["data"]["hash"]
+        assert run.data.tags["adapter_md5"] == row["outs"]["models/adapter"]["hash"]
+        backbone = yaml.safe_load((swept / "backbones" / "tiny-llava.dvc").read_text())
+        assert run.data.tags["backbone_revision"] == backbone["outs"][0]["md5"]
+        asked = flatten(row["params"]["params.yaml"]["data"])
+        assert run.data.params.keys() == asked.keys()
+        for file in ("metrics/evaluate.json", "metrics/baseline.json"):
+            for metric, value in flatten(row["metrics"][file]["data"]).items():
+                assert run.data.metrics[metric] == value, metric
+
+
+def test_an_experiments_artifacts_outlive_its_temporary_folder(swept: Path, tmp_path: Path):
+    client = mlflow.MlflowClient(f"sqlite:///{swept}/mlflow.db")
+    (run,) = runs(swept, "attributes.run_name = 'dirty'")
+    path = client.download_artifacts(run.info.run_id, "eval.csv", str(tmp_path))
+    assert len(pd.read_csv(path)) == 8
+    assert str(swept / "mlartifacts") in run.info.artifact_uri
+
+
+def test_runs_shows_every_row(swept: Path):
+    done = call(swept, "llava-dvc", "runs")
+    assert done.returncode == 0, done.stderr
+    shown = {line.split()[0]: line for line in done.stdout.splitlines()}
+    assert {"dirty", "queued-4", "queued-2", "again"} < shown.keys()
+    assert shown["again"].endswith("the same result")
+    assert shown["again"].split()[5] == "queued-4"
+    for name in ("dirty", "queued-4", "queued-2"):
+        assert shown[name].split()[5] == name
+    assert "differs" not in done.stdout
+
+
+def test_a_git_tag_brings_the_adapter(swept: Path, tmp_path: Path):
+    tag = "llava-people-counter@v1.0.0"
+    assert call(swept, "git", "tag", "-a", tag, "-m", "first").returncode == 0
+    got = tmp_path / "got"
+    get = ("dvc", "artifacts", "get", ".", "llava-people-counter", "--rev", "v1.0.0", "-o")
+    done = call(swept, *get, str(got))
+    assert done.returncode == 0, done.stderr
+    name = "adapter_model.safetensors"
+    assert (got / name).read_bytes() == (swept / "models" / "adapter" / name).read_bytes()

@@ -55,7 +55,7 @@ def test_stage_declares_the_params_it_reads(stage):
 
 @pytest.mark.parametrize("stage", PIPELINE)
 def test_stage_passes_its_declared_paths(stage):
-    passed = PIPELINE[stage]["cmd"].split()[3:]
+    passed = PIPELINE[stage]["cmd"].split()[4:]
     outs = [
         next(iter(out)) if isinstance(out, dict) else out
         for kind in ("outs", "metrics", "plots")

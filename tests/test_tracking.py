@@ -1,20 +1,13 @@
 import socket
+import threading
+import time
 
-import mlflow
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from llava_dvc import tracking
+from llava_dvc.config import flatten
 from llava_dvc.plots import plt
-
-
-@pytest.fixture
-def store(tmp_path, monkeypatch):
-    """A fresh repository root; returns a client of its store."""
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.delenv("DVC_EXP_NAME", raising=False)
-    return lambda: mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
 
 
 def open_train(cfg, key="k1"):
@@ -106,3 +99,70 @@ def test_runs_are_named_as_dvc_names_experiments(store, cfg, monkeypatch):
     with open_train(cfg):
         pass
     assert [r.info.run_name for r in all_runs(store())] == ["brave-cat"]
+
+
+def test_stages_that_results_share_have_names_of_their_own(store, cfg, monkeypatch):
+    monkeypatch.setenv("DVC_EXP_NAME", "brave-cat")
+    with tracking.open_run("prepare", cfg, {"data"}, "abcdef012", {}):
+        pass
+    assert [r.info.run_name for r in all_runs(store())] == ["prepare-abcdef"]
+
+
+def test_a_result_takes_its_experiments_name_and_keeps_its_board(store, cfg, tmp_path, monkeypatch):
+    """The training was cached from another experiment that was killed before it evaluated."""
+    for name, stage in (("brave-cat", "train"), ("calm-owl", "result")):
+        monkeypatch.setenv("DVC_EXP_NAME", name)
+        if stage == "train":
+            with open_train(cfg) as run:
+                run.tags({"adapter": "sha"})
+                run.step({"train/loss": 1.0}, 1)
+        else:
+            with tracking.open_result(cfg, "sha", "d") as run:
+                run.metrics({"mae": 2.0})
+    assert [r.info.run_name for r in all_runs(store())] == ["calm-owl"]
+    board = EventAccumulator(str(tmp_path / "runs" / "brave-cat")).Reload()
+    assert board.Tags()["scalars"] == ["train/loss", "result/mae"]
+
+
+def test_a_run_says_where_it_comes_from_and_how_busy_the_machine_was(store, cfg):
+    with tracking.open_result(cfg, "sha", "d"):
+        pass
+    (run,) = all_runs(store())
+    expected = {"git_revision", "dirty", "backbone_revision", "version.torch", "version.python"}
+    assert expected <= run.data.tags.keys()
+    assert run.data.params.keys() == flatten(cfg.model_dump()).keys()
+    assert "system/system_memory_usage_percentage" in run.data.metrics
+
+
+def test_a_further_evaluation_names_its_training(store, cfg):
+    with open_train(cfg) as run:
+        run.tags({"adapter": "sha"})
+    for decode in ("median", "mean"):
+        evaluate = cfg.evaluate.model_copy(update={"decode": decode})
+        with tracking.open_result(cfg.model_copy(update={"evaluate": evaluate}), "sha", "d"):
+            pass
+    further, first = all_runs(store())
+    assert further.data.tags["training_run"] == first.info.run_id
+    assert "training_run" not in first.data.tags
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_tracker_that_hangs_does_not_hold_up_the_end(store, cfg, monkeypatch, capfd, answers):
+    """It answered until the stage was about to end, or never."""
+    monkeypatch.setattr(tracking, "answers", lambda seconds: False)
+    hung = threading.Event()
+    with open_train(cfg) as run:
+        if answers:
+            run.step({"train/loss": 1.0}, 1)
+        run.submit(hung.wait)
+        run.step({"train/loss": 2.0}, 2)
+    assert not hung.is_set()  # the block ended before the tracker did
+    hung.set()
+    assert "is lost (it does not answer); the stage goes on without" in capfd.readouterr().err
+
+
+def test_an_upload_may_take_longer_than_an_answer(store, cfg, monkeypatch):
+    monkeypatch.setattr(tracking, "UPLOAD", 0.2)
+    with open_train(cfg) as run:
+        run.submit(lambda: time.sleep(1), slow=True)
+    assert [r.info.status for r in all_runs(store())] == ["FINISHED"]

@@ -11,11 +11,12 @@ from llava_dvc import training
 from llava_dvc.adapter import load_adapter, save_adapter
 from llava_dvc.augment import mirrored, picture
 from llava_dvc.backbone import load_backbone
+from llava_dvc.checkpoints import last_checkpoint
 from llava_dvc.conversation import IGNORED, Collator, question_of, render_prompt
 from llava_dvc.counting import Answers, predict
 from llava_dvc.preflight import Asked
 from llava_dvc.recipe import Recipe, versions
-from llava_dvc.training import build_trainer, fit, last_checkpoint
+from llava_dvc.training import build_trainer, fit
 
 
 class Stop(Exception):

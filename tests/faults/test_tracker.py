@@ -1,0 +1,115 @@
+"""A tracker that is lost, locked, hung or not yet made costs its lines, never the work."""
+
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llava_dvc import tracking
+from llava_dvc.config import Config
+from tests.conftest import ROOT
+from tests.faults.conftest import Bench, board_curve, query, start
+from tests.test_pipeline import call
+
+LOSS = {"train/loss": [(step, 1.0) for step in range(5)]}
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path
+
+
+def log_training(cfg: Config, key: str) -> None:
+    with tracking.open_run("train", cfg, {"train"}, key, {"data_md5": "d"}) as run:
+        for step in range(5):
+            run.step({"train/loss": 1.0}, step)
+
+
+def lost(capfd: pytest.CaptureFixture[str]) -> list[str]:
+    return [line for line in capfd.readouterr().err.splitlines() if line.startswith("tracking:")]
+
+
+def test_a_locked_store_is_not_waited_for(root, cfg, capfd):
+    log_training(cfg, "before")
+    assert not lost(capfd)
+    with sqlite3.connect(root / "mlflow.db") as other:
+        other.execute("BEGIN EXCLUSIVE")
+        log_training(cfg, "during")  # would end after 20 s, when the lock's holder has not moved
+        (line,) = lost(capfd)
+        assert "mlflow.db is lost" in line
+    log_training(cfg, "after")
+    assert not lost(capfd)
+    assert len(list((root / "runs").iterdir())) == 3  # TensorBoard needs no store
+    ended = "select status from runs where name like '%before' or name like '%after'"
+    assert query(root, ended) == [("FINISHED",)] * 2
+
+
+def test_a_server_that_never_answers_is_not_waited_for(root, cfg, capfd, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as mute:  # the system accepts, nobody reads
+        port = mute.getsockname()[1]
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+        log_training(cfg, "k")
+        (line,) = lost(capfd)
+        assert str(port) in line
+    assert board_curve(root) == LOSS
+
+
+def test_four_first_uses_at_once(root):
+    code = """if True:
+        from llava_dvc import tracking
+        from llava_dvc.config import load_config
+        import os
+        with tracking.open_run("t", load_config(), {"seed"}, str(os.getpid()), {}) as run:
+            for step in range(5):
+                run.step({"train/loss": 1.0}, step)
+    """
+    four = [
+        subprocess.Popen(
+            [sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True,
+            env=os.environ | {"DVC_ROOT": str(root)},
+        )
+        for _ in range(4)
+    ]  # fmt: skip
+    errors = "".join(process.communicate()[1] for process in four)
+    assert "tracking:" not in errors
+    assert [process.returncode for process in four] == [0] * 4
+    statuses = query(root, "select status from runs")
+    assert statuses == [("FINISHED",)] * 4
+    points = query(root, "select count(*) from metrics where key = 'train/loss'")
+    assert points == [(20,)]
+
+
+def test_a_moved_repository_goes_on_logging(bench: Bench):
+    """Its old place is gone; MLflow's store holds absolute paths."""
+    moved = bench.reset("publish").with_name("moved")
+    bench.repo.rename(moved)
+    try:
+        process = start(moved, "publish")
+        output, _ = process.communicate()
+        assert process.returncode == 0, output
+        assert "tracking:" not in output, output
+        assert {status for (status,) in query(moved, "select status from runs")} == {"FINISHED"}
+        assert list((moved / "mlartifacts").rglob("published/README.md"))
+        assert not bench.repo.exists()
+    finally:
+        moved.rename(bench.repo)
+
+
+def test_two_repros_at_once(bench: Bench):
+    """One of them may be refused, with the path and the process that is in its way."""
+    repo = bench.reset("prepare")
+    two = [start(repo, "prepare") for _ in range(2)]
+    outputs = [process.communicate()[0] for process in two]
+    codes = [process.returncode for process in two]
+    assert 0 in codes, outputs
+    for code, output in zip(codes, outputs, strict=True):
+        assert code == 0 or "is busy" in output or "lock" in output, output
+    bench.is_as_uninterrupted("prepare")
+    assert call(repo, "dvc", "repro", "--single-item", "prepare").returncode == 0
+    assert len(query(repo, "select * from runs")) == 1

@@ -1,0 +1,194 @@
+"""MLflow's and TensorBoard's pages as a person sees them, in headless Chromium.
+
+Each test leaves its screenshot in pytest's temporary folder: look at them after a change.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+from selenium import webdriver
+from selenium.common.exceptions import TimeoutException, WebDriverException
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import WebDriverWait
+
+from llava_dvc.registry import CHALLENGER, CHAMPION, MODEL
+from llava_dvc.store import EXPERIMENT, VIEW
+from tests.ui.conftest import PATIENCE, RESULTS, Logged, free_port, running
+
+pytestmark = pytest.mark.ui
+
+
+class Page:
+    """The browser, with waits for what a page fetches after it is loaded."""
+
+    def __init__(self, driver: webdriver.Chrome) -> None:
+        self.driver = driver
+
+    def open(self, url: str) -> None:
+        self.driver.get("about:blank")  # a change behind # alone loads nothing
+        self.driver.get(url)
+
+    def until(self, holds: Callable[[], object]) -> object:
+        """What `holds` returns as soon as it is true; elements may be replaced while it looks."""
+        wait = WebDriverWait(self.driver, PATIENCE, ignored_exceptions=[WebDriverException])
+        try:
+            return wait.until(lambda _: holds())
+        except TimeoutException:
+            pytest.fail(f"{self.driver.current_url} shows only:\n{self.text()[-3000:]}")
+
+    def shows(self, *words: str) -> None:
+        self.until(lambda: all(word in self.text() for word in words))
+
+    def text(self) -> str:
+        return self.driver.find_element(By.TAG_NAME, "body").text
+
+    def all(self, css: str) -> list[WebElement]:
+        return self.driver.find_elements(By.CSS_SELECTOR, css)
+
+    def click(self, css: str) -> None:
+        def clicked() -> bool:
+            self.driver.find_element(By.CSS_SELECTOR, css).click()
+            return True
+
+        self.until(clicked)
+
+    def picture(self, css: str) -> tuple[int, int]:
+        """Pixels of the loaded picture there, wide and high."""
+        script = "const i = document.querySelector(arguments[0]);"
+        script += "return [i.naturalWidth, i.naturalHeight]"
+        size = self.until(lambda: [n for n in self.driver.execute_script(script, css) if n])
+        return tuple(size)
+
+    def save(self, name: str, folder: Path) -> None:
+        self.driver.save_screenshot(str(folder / f"{name}.png"))
+
+
+@pytest.fixture
+def page(
+    browser: webdriver.Chrome, request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[Page]:
+    page = Page(browser)
+    yield page
+    page.save(request.node.name, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def client(logged: Logged) -> mlflow.MlflowClient:
+    return mlflow.MlflowClient(logged.server)
+
+
+@pytest.fixture(scope="module")
+def experiment(client: mlflow.MlflowClient) -> str:
+    return str(client.get_experiment_by_name(EXPERIMENT).experiment_id)
+
+
+@pytest.fixture(scope="module")
+def runs(client: mlflow.MlflowClient, experiment: str) -> dict[str, mlflow.entities.Run]:
+    return {run.info.run_name: run for run in client.search_runs([experiment])}
+
+
+def test_four_writers_at_once_leave_four_whole_results(client, experiment, runs, logged):
+    assert "tracking:" not in logged.errors
+    assert runs.keys() == RESULTS.keys()
+    for run in runs.values():
+        assert run.info.status == "FINISHED"
+        loss = client.get_metric_history(run.info.run_id, "train/loss")
+        assert [point.step for point in loss] == list(range(1, 61))
+        assert run.data.params["train.learning_rate"] == str(RESULTS[run.info.run_name][1])
+        assert {"mae", "nll", "system/system_memory_usage_percentage"} <= run.data.metrics.keys()
+        assert len(client.list_artifacts(run.info.run_id, "plots")) == 6
+    versions = client.search_model_versions(f"name = '{MODEL}'")
+    assert sorted(version.run_id for version in versions) == sorted(
+        run.info.run_id for run in runs.values()
+    )
+    assert client.get_registered_model(MODEL).aliases.keys() == {CHALLENGER, CHAMPION}
+
+
+def test_no_user_path_or_remote_is_recorded(client, experiment, runs):
+    tags = [run.data.tags for run in runs.values()]
+    tags += [model.tags for model in client.search_logged_models([experiment])]
+    for found in tags:
+        assert not found.keys() & {"mlflow.user", "mlflow.source.git.repoURL"}
+        assert found["mlflow.source.name"] == "dvc.yaml"
+
+
+def test_table_shows_the_results_best_first(page, logged, experiment, runs):
+    view = f"viewStateShareKey={VIEW}&workflowType=machine_learning"
+    page.open(f"{logged.server}/#/experiments/{experiment}/runs?{view}")
+    page.shows(
+        *RESULTS, *(str(run.data.metrics["mae"]) for run in runs.values()), "4 matching runs"
+    )
+    by_mae = sorted(runs, key=lambda name: runs[name].data.metrics["mae"])
+    assert re.findall("|".join(runs), page.text()) == by_mae
+    assert MODEL in page.text()
+
+
+def test_two_runs_are_compared_on_parallel_coordinates(page, logged, experiment, runs):
+    chosen = [runs[name] for name in ("brave-cat", "wise-elk")]
+    ids = json.dumps([run.info.run_id for run in chosen])
+    page.open(f'{logged.server}/#/compare-runs?runs={ids}&experiments=["{experiment}"]')
+    page.shows("Parallel Coordinates Plot", "train.learning_rate", "brave-cat", "wise-elk")
+    page.until(lambda: page.all("g.parcoords"))
+    page.all("input[role=combobox]")[-1].send_keys("mae")
+    page.click(".du-bois-light-select-item-option[title=mae], [role=option][title=mae]")
+    page.until(lambda: "mae" in [axis.text for axis in page.all("g.parcoords .axis-title")])
+    assert "train.learning_rate" in [axis.text for axis in page.all("g.parcoords .axis-title")]
+    for run in chosen:
+        assert f"{run.data.metrics['mae']:.3f}" in page.text()
+
+
+def test_a_runs_plots_are_shown(page, logged, experiment, runs):
+    run = runs["calm-owl"].info.run_id
+    place = f"{logged.server}/#/experiments/{experiment}/runs/{run}/artifacts/plots"
+    page.open(f"{place}/prediction_vs_truth.png")
+    page.shows("confusion.png", "count_over_time.png", "eval.csv")
+    width, height = page.picture("img[src*='prediction_vs_truth'], img[src^='blob:']")
+    assert (width, height) == (660, 660)
+
+
+def test_a_runs_curves_are_shown(page, logged, experiment, runs):
+    run = runs["calm-owl"].info.run_id
+    page.open(f"{logged.server}/#/experiments/{experiment}/runs/{run}/model-metrics")
+    page.shows("loss", "learning_rate", "calm-owl (train/loss)", "calm-owl (val/mae)")
+    assert page.until(lambda: page.all(".js-plotly-plot .scatterlayer path.js-line"))
+
+
+def test_a_run_says_where_it_comes_from(page, logged, experiment, runs):
+    run = runs["calm-owl"].info.run_id
+    page.open(f"{logged.server}/#/experiments/{experiment}/runs/{run}")
+    page.shows("git_revision", "dirty", "version.torch", "adapter", "data-train", MODEL, "Finished")
+
+
+def test_registered_model_shows_its_aliases_and_why(page, logged, client):
+    page.open(f"{logged.server}/#/models/{MODEL}?workflowType=machine_learning")
+    page.shows("Version 4", f"@ {CHAMPION}", f"@ {CHALLENGER}")
+    champion = client.get_model_version_by_alias(MODEL, CHAMPION)
+    page.open(f"{logged.server}/#/models/{MODEL}/versions/{champion.version}")
+    page.shows(champion.description, f"@ {CHAMPION}")
+
+
+@pytest.fixture(scope="module")
+def tensorboard(logged: Logged) -> Iterator[str]:
+    url = f"http://127.0.0.1:{free_port()}"
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logged.roots)]
+    command += ["--host", "127.0.0.1", "--port", url.rpartition(":")[2], "--load_fast", "false"]
+    with running(command, f"{url}/data/environment"):
+        yield url
+
+
+def test_tensorboard_shows_scalars(page, tensorboard):
+    page.open(f"{tensorboard}/#scalars")
+    page.shows(*(f"{name}/runs/{name}" for name in RESULTS), "tag: result/accuracy")
+    # The axis ends at the last step: the curve is drawn.
+    page.until(lambda: re.search(r"tag: train/loss\n[^a-z]*\n60\n", page.text()))
+
+
+def test_tensorboard_shows_images(page, tensorboard):
+    page.open(f"{tensorboard}/#images")
+    page.shows("prediction_vs_truth", "reliability")
