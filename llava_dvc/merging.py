@@ -56,7 +56,7 @@ def merge(backbone: config.Backbone, adapter: Path, folder: Path) -> None:
             use_safetensors=True,
         )
     PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(folder)
-    AutoProcessor.from_pretrained(adapter).save_pretrained(folder)
+    AutoProcessor.from_pretrained(adapter, trust_remote_code=False).save_pretrained(folder)
 
 
 def evaluate_merged(
@@ -67,7 +67,9 @@ def evaluate_merged(
     """
     val, rows = load_split(prepared, "val"), load_split(prepared, "eval")
     model = load_backbone(_whole(recipe.backbone, str(folder)))
-    processor = with_geometry(AutoProcessor.from_pretrained(folder), recipe.image)
+    processor = with_geometry(
+        AutoProcessor.from_pretrained(folder, trust_remote_code=False), recipe.image
+    )
     told = answers(model, processor, val, evaluate)
     spread = fit_temperature(told.probabilities, val["count"])
     frames = predictions(model, processor, rows, evaluate, spread)
