@@ -23,13 +23,13 @@ repro: setup ## Fetch the sample and run what changed of the pipeline
 	@found=$$($(RUN) dvc status --json) && ! echo "$$found" | grep -q '"not in cache"' || \
 		{ echo "error: DVC could not keep a result: is the disk full? Make room and run make repro again"; exit 1; }
 
-test: setup ## Run all tests
+test: setup ## Run all tests but those of `make faults`
 	$(RUN) pytest
 
 faults: setup ## Kill, fill and lock: ten minutes of what must be survived
 	$(RUN) pytest -m faults tests/faults
 
-check: setup ## Format, lint, types and all tests, as CI does
+check: setup ## Format, lint, types and tests; CI runs `make faults` too
 	$(RUN) ruff format --check
 	$(RUN) ruff check
 	$(RUN) mypy --strict llava_dvc stages

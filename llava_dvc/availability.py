@@ -215,7 +215,7 @@ def _line(backbone: config.Backbone, error: Exception) -> str:
         case _ if any(getattr(cause, "errno", None) == errno.ENOSPC for cause in causes):
             why = "does not fit on the disk; make room, or set HF_HOME to a folder on a larger one"
         case _:
-            why = f"cannot be loaded ({_first_line(error)}); choose another checkpoint"
+            why = f"cannot be loaded ({first_line(error)}); choose another checkpoint"
     return f"backbone.name: {name} {why}"
 
 
@@ -225,5 +225,5 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(" :.")

@@ -3,13 +3,14 @@ neither trained the adapter nor chose it.
 """
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 
-from llava_dvc.counting import Floats
+from llava_dvc.counting import Answers, Counts, Floats, decode
 
 SMALLEST = 1e-30  # a count that the model rules out
 BOUNDS = 0.25, 16.0
@@ -24,6 +25,12 @@ def tempered(probabilities: Floats, temperature: float) -> Floats:
     mass: Floats = np.exp(scores - scores.max(axis=1, keepdims=True))
     mass /= mass.sum(axis=1, keepdims=True)
     return mass
+
+
+def read(answers: Answers, temperature: float, how: str) -> tuple[Floats, Counts]:
+    """The tempered distributions, and the one number that `how` reads from each."""
+    mass = tempered(answers.probabilities, temperature)
+    return mass, decode(replace(answers, probabilities=mass), how)
 
 
 def fit_temperature(probabilities: Floats, counts: ArrayLike) -> float:

@@ -10,20 +10,22 @@ The command line and the server count through here too.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from peft import PeftModel
-from PIL import Image
+from PIL import Image, ImageOps
 from transformers import LlavaProcessor
 
 from llava_dvc.adapter import load_adapter
-from llava_dvc.calibration import tempered
+from llava_dvc.availability import first_line
+from llava_dvc.calibration import read
 from llava_dvc.config import UserError
-from llava_dvc.counting import Floats, decode, expected, predict, quantile
+from llava_dvc.counting import TAIL, Floats, expected, predict, quantile
+from llava_dvc.messages import PLACEHOLDER, Conversation
 from llava_dvc.pictures import read_rgb
 from llava_dvc.recipe import Recipe
 
@@ -31,7 +33,6 @@ ADAPTER = Path("models/adapter")
 """Where `dvc repro` leaves one."""
 
 CHAMPION = "champion"
-TAIL = 0.1  # share of the mass below `low`, and above `high`
 BATCH = {"cpu": 8, "cuda": 16}  # frames in one pass
 DOWNLOADED = ["*.json", "*.jinja", "*.model", "adapter_model.safetensors"]
 
@@ -85,8 +86,7 @@ class Counter:
         self.processor = processor
         self.recipe = recipe
         self.batch_size = BATCH[recipe.backbone.device]
-        content = [{"type": "image"}, {"type": "text", "text": recipe.question}]
-        self._question = [{"role": "user", "content": content}]
+        self._question = Conversation(recipe.question, PLACEHOLDER).messages(None)
 
     @classmethod
     def from_pretrained(cls, adapter: str | Path) -> "Counter":
@@ -115,8 +115,7 @@ class Counter:
                 self.recipe.max_count,
                 self.batch_size,
             )
-            mass = tempered(answers.probabilities, self.recipe.temperature)
-            counts = decode(replace(answers, probabilities=mass), self.recipe.decode)
+            mass, counts = read(answers, self.recipe.temperature, self.recipe.decode)
             found |= zip(alike, _counts(counts.tolist(), mass, answers.replies), strict=True)
         return [found[place] for place in range(len(images))]
 
@@ -149,7 +148,9 @@ class Pictures(Sequence[Image.Image]):
         if isinstance(place, slice):
             return Pictures(self._images[place])
         image = self._images[place]
-        return image.convert("RGB") if isinstance(image, Image.Image) else read_rgb(Path(image))
+        if isinstance(image, Image.Image):
+            return ImageOps.exif_transpose(image).convert("RGB")
+        return read_rgb(Path(image))
 
     def only(self, places: Sequence[int]) -> "Pictures":
         return Pictures([self._images[place] for place in places])
@@ -178,7 +179,7 @@ def _download(name: str) -> Path:
     try:
         folder = snapshot_download(repository, revision=revision or None, allow_patterns=DOWNLOADED)
     except (OSError, HfHubHTTPError, HFValidationError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise UserError(
             f"{name}: neither a folder here nor had from the Hub ({reason}); mend the name, or set "
             "HF_TOKEN if the repository is private"

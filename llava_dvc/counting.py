@@ -23,6 +23,7 @@ Counts = NDArray[np.int64]
 
 LONGEST_REPLY = 16  # tokens
 DECODERS = 8  # processes
+TAIL = 0.1  # share of the mass below an interval, and above it
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,9 @@ def loader(
         frames,  # type: ignore[arg-type]
         batch_size,
         collate_fn=collate,
-        num_workers=min(DECODERS, os.cpu_count() or 1) if on_gpu else 0,
+        num_workers=min(DECODERS, os.cpu_count() or 1)
+        if on_gpu and len(frames) > batch_size
+        else 0,
         pin_memory=on_gpu,
     )
 

@@ -1,6 +1,5 @@
 """An adapter's answers on held-out frames: one row a frame, every metric, and a table to read."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,13 +8,12 @@ from datasets import Dataset
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from llava_dvc import config
-from llava_dvc.calibration import tempered
+from llava_dvc.calibration import read
 from llava_dvc.config import UserError
 from llava_dvc.conversation import question_of
-from llava_dvc.counting import Answers, decode, expected, parse_count, predict, quantile
+from llava_dvc.counting import TAIL, Answers, expected, parse_count, predict, quantile
 from llava_dvc.metrics import by_camera, evaluation
 
-TAIL = 0.1  # share of the mass below `low`, and above `high`
 INTERNAL = ["camera", "nll", "pit"]  # columns that predictions/eval.csv goes without
 
 
@@ -30,7 +28,7 @@ def predictions(
     reply; nll, -log P(count); and pit, the mass below the label and half of that at it, which is
     spread evenly over 0..1 where the distribution is right.
     """
-    counts = np.array(rows["count"])
+    counts = np.array(rows["count"][:])
     if counts.max() > evaluate.max_count:
         fullest = rows[int(counts.argmax())]["frame"]
         raise UserError(
@@ -38,15 +36,14 @@ def predictions(
             "people; raise it"
         )
     found = answers(model, processor, rows, evaluate)
-    mass = tempered(found.probabilities, temperature)
-    found = replace(found, probabilities=mass)
+    mass, read_counts = read(found, temperature, evaluate.decode)
     right = mass[np.arange(len(counts)), counts]
     return pd.DataFrame(
         {
             "frame": rows["frame"][:],
             "camera": rows["camera"][:],
             "count": counts,
-            "predicted": decode(found, evaluate.decode),
+            "predicted": read_counts,
             "low": quantile(mass, TAIL),
             "high": quantile(mass, 1 - TAIL),
             "expected": expected(mass).round(4),

@@ -40,11 +40,11 @@ class Folded(nn.Module):
 
 def _parts(layer: Any) -> tuple[Tensor, Tensor, Tensor]:
     """W `(out, in)`, A `(rank, in)` and s B `(out, rank)` in the number format that W computes in;
-    the rank is 0 without an adapter.
+    the rank is 0 without an adapter, or one that is in W already.
     """
     base = layer.get_base_layer() if isinstance(layer, LoraLayer) else layer
     weight = _weight(base)
-    if not isinstance(layer, LoraLayer):
+    if not isinstance(layer, LoraLayer) or layer.merged:
         return weight, weight[:0], weight[:, :0]
     (name,) = layer.active_adapters
     down, up = layer.lora_A[name].weight, layer.lora_B[name].weight * layer.scaling[name]

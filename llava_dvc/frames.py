@@ -181,7 +181,7 @@ def _looked_at(
         except OSError as error:  # a name too long, a folder that may not be entered
             return _problem(data, label, "unreadable", f"cannot be read ({error.strerror})")
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # Pillow decodes outside the GIL
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the GIL
         for start in range(0, len(labels), CHUNK):
             chunk = labels[start : start + CHUNK]
             for label, seen in zip(chunk, pool.map(look, chunk), strict=True):

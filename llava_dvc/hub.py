@@ -26,6 +26,7 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.hf_api import RepoFile
 
 from llava_dvc.config import UserError
+from llava_dvc.store import masked
 
 Result = TypeVar("Result")
 # The HTTP library's own error, whichever library it is: that of a connection, too.
@@ -75,7 +76,7 @@ def push(folder: Path, files: Mapping[str, Path], repo: str, *, private: bool, t
         message = f"{folder.name} {tag}"
         commit = _patiently(lambda: _commit(api, repo, files, message, private=private))
         _patiently(lambda: api.create_tag(repo, tag=tag, revision=commit, exist_ok=True))
-    return Pushed(_shown(api.endpoint), repo, commit, tag, new=commit != before)
+    return Pushed(masked(api.endpoint), repo, commit, tag, new=commit != before)
 
 
 def _token() -> str:
@@ -83,7 +84,7 @@ def _token() -> str:
     if not token:
         raise UserError(
             "HF_TOKEN: is not set; make a token that may write at "
-            f"{_shown(constants.ENDPOINT)}/settings/tokens and put it into the environment"
+            f"{masked(constants.ENDPOINT)}/settings/tokens and put it into the environment"
         )
     if not token.isascii() or not token.isprintable() or " " in token:
         raise UserError("HF_TOKEN: holds a character that no token has; copy it again")
@@ -209,12 +210,6 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _shown(endpoint: str) -> str:
-    """An address without the password that may stand in it."""
-    parts = urlsplit(endpoint)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-
-
 @contextmanager
 def _one_line(repo: str, token: str) -> Iterator[None]:
     """Turns what the client raises into a UserError with the remedy, and without secrets."""
@@ -232,7 +227,7 @@ def _one_line(repo: str, token: str) -> Iterator[None]:
 
 
 def _line(repo: str, error: Exception) -> str:
-    endpoint, owner = _shown(constants.ENDPOINT), repo.split("/")[0]
+    endpoint, owner = masked(constants.ENDPOINT), repo.split("/")[0]
     later = "`llava-dvc push` goes on where this stopped"
     match _status(error):
         case 401:

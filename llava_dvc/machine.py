@@ -8,7 +8,7 @@ EVERY = 10.0  # seconds between two samples
 
 
 class Machine:
-    """Processor, memory, disk and network, and NVIDIA GPUs where nvidia-ml-py is installed.
+    """Processor, memory, disk and network, and NVIDIA GPUs.
 
     MLflow's monitor thread would end, or wait minutes, with a lost tracker; its collectors are used
     alone.

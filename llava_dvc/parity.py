@@ -59,13 +59,12 @@ def answer(folder: Path, prepared: Path, evaluate: Evaluate) -> list[dict[str, A
     """Frame, count and reply of the first frames held out: FRAMES of them, rounded up to whole
     batches, so that each is computed in the company it had.
     """
-    from dataclasses import replace
-
     from llava_dvc.adapter import load_adapter
-    from llava_dvc.calibration import tempered
-    from llava_dvc.counting import decode, predict
+    from llava_dvc.calibration import read
+    from llava_dvc.counting import predict
     from llava_dvc.dataset import load_split
     from llava_dvc.folding import fold_and_compile
+    from llava_dvc.messages import PLACEHOLDER, Conversation
 
     model, processor, recipe = load_adapter(folder)
     if evaluate.compile:
@@ -73,13 +72,11 @@ def answer(folder: Path, prepared: Path, evaluate: Evaluate) -> list[dict[str, A
     rows = load_split(prepared, "eval")
     batches = -(-FRAMES // evaluate.batch_size)
     rows = rows.select(range(min(len(rows), batches * evaluate.batch_size)))
-    content = [{"type": "image"}, {"type": "text", "text": recipe.question}]
-    question = [{"role": "user", "content": content}]
+    question = Conversation(recipe.question, PLACEHOLDER).messages(None)
     answers = predict(
         model, processor, rows["image"], question, recipe.max_count, evaluate.batch_size
     )
-    mass = tempered(answers.probabilities, recipe.temperature)
-    counts = decode(replace(answers, probabilities=mass), recipe.decode)
+    _, counts = read(answers, recipe.temperature, recipe.decode)
     columns = zip(rows["frame"], counts.tolist(), answers.replies, strict=True)
     return [{"frame": f, "predicted": count, "reply": reply} for f, count, reply in columns]
 

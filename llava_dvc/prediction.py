@@ -8,6 +8,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, groupby, islice
 from pathlib import Path
@@ -26,8 +27,9 @@ from llava_dvc.pictures import read_rgb
 Format = Literal["table", "csv", "jsonl"]
 
 PICTURES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-CHUNK = {"cpu": 4, "cuda": 64}
+CHUNK = {"cpu": 4, "cuda": 16}
 """Batches counted in one call. Beside a GPU every call starts processes that resize the frames."""
+AHEAD = 64  # frames decoded beforehand
 SHOWN = 20  # unreadable files named in the end
 
 T = TypeVar("T")
@@ -81,7 +83,7 @@ def count_paths(
     `failed`.
     """
     size = counter.batch_size * CHUNK[counter.recipe.backbone.device]
-    frames = read(paths, every, size, failed)
+    frames = read(paths, every, min(size, AHEAD), failed)
     while chunk := list(islice(frames, size)):
         yield from zip(chunk, counter.count([frame.image for frame in chunk]), strict=True)
         sys.stdout.flush()
@@ -181,7 +183,7 @@ def _film(path: Path, every: float) -> Iterator[Frame | UserError]:
 
 def in_parallel(function: Callable[[Any], T], items: Iterable[Any], size: int) -> Iterator[T]:
     """`function` of each item, in order, at most `size` of them at work or waiting."""
-    with ThreadPoolExecutor() as pool:
+    with stopped(ThreadPoolExecutor()) as pool:
         rest = iter(items)
         waiting = deque(pool.submit(function, item) for item in islice(rest, size))
         while waiting:
@@ -192,12 +194,21 @@ def in_parallel(function: Callable[[Any], T], items: Iterable[Any], size: int) -
 
 def ahead(items: Iterable[T], size: int) -> Iterator[T]:
     """The items, up to `size` of them made beforehand by one other thread."""
-    with ThreadPoolExecutor(1) as pool:
+    with stopped(ThreadPoolExecutor(1)) as pool:
         source, end = iter(items), object()
         waiting = deque(pool.submit(next, source, end) for _ in range(size))
         while (item := waiting.popleft().result()) is not end:
             waiting.append(pool.submit(next, source, end))
             yield item  # type: ignore[misc]  # `end` is told apart above
+
+
+@contextmanager
+def stopped(pool: ThreadPoolExecutor) -> Iterator[ThreadPoolExecutor]:
+    """The pool; who no longer waits for what it has not begun need not wait for its end."""
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 # --- showing ----------------------------------------------------------------------------------

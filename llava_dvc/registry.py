@@ -170,7 +170,7 @@ def fetch(version: Any, folder: Path) -> None:
     except (MlflowException, OSError) as error:
         raise UserError(
             f"{MODEL} version {version.version}: its files cannot be fetched "
-            f"({' '.join(str(error).split())[:120]}); if the repository was moved, run "
+            f"({masked(' '.join(str(error).split()))[:120]}); if the repository was moved, run "
             "`llava-dvc runs --relocate`"
         ) from None
     reading = {name: version.tags[name] for name in READING}

@@ -1,7 +1,6 @@
 """What leaves, and what is kept of that: the checks before an upload, the receipt after it."""
 
 import os
-import subprocess
 import sys
 import time
 from dataclasses import asdict
@@ -12,9 +11,12 @@ from llava_dvc import config, hub, tracking
 from llava_dvc.card import worse_than
 from llava_dvc.config import UserError
 from llava_dvc.outs import read_json, state_root, write_json
+from llava_dvc.provenance import code
 from llava_dvc.publishing import MERGED, check, merged_repo, own_files, version
 from llava_dvc.recipe import WEIGHTS
-from llava_dvc.store import connect
+from llava_dvc.store import answers, connect, masked
+
+ANSWER = 2.0  # seconds for the tracker to say that it is there
 
 
 def from_stage(folder: Path, publish: config.Publish) -> str:
@@ -72,7 +74,7 @@ def keep_receipt(pushed: hub.Pushed, manifest: dict[str, Any]) -> Path:
         **asdict(pushed),
         "adapter_sha256": manifest["adapter_sha256"],
         "data_md5": manifest["inputs_md5"]["data"],
-        "git_revision": _git_revision(),
+        "git_revision": code().get("git_revision"),
         "run_id": _tag_result(manifest, tags),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
@@ -88,6 +90,8 @@ def _tag_result(manifest: dict[str, Any], tags: dict[str, str]) -> str | None:
     data = manifest["inputs_md5"]["data"]
     key = tracking.digest(manifest["adapter_sha256"], manifest["evaluate"], data)
     try:
+        if not answers(ANSWER):
+            raise ConnectionError("it does not answer")
         client, experiment = connect()
         found = client.search_runs([experiment], f"tags.`key.result` = '{key}'")
         for name, value in tags.items() if found else ():
@@ -95,13 +99,6 @@ def _tag_result(manifest: dict[str, Any], tags: dict[str, str]) -> str | None:
         registry.tag_version(client, manifest["adapter_sha256"], tags)
         return found[0].info.run_id if found else None
     except Exception as error:  # whatever a tracker raises
-        sys.stderr.write(f"tracking: no tags on the run ({' '.join(str(error).split())[:200]})\n")
-        return None
-
-
-def _git_revision() -> str | None:
-    command = ["git", "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
+        reason = masked(" ".join(str(error).split()))[:200]
+        sys.stderr.write(f"tracking: no tags on the run ({reason})\n")
         return None

@@ -300,6 +300,7 @@ def _bind(host: str, port: int) -> socket.socket:
     try:
         listening.bind((host, port))
     except (OSError, OverflowError) as error:
+        listening.close()
         raise UserError(
             f"{host}:{port}: cannot listen there ({error}); choose another --host or --port"
         ) from None

@@ -50,7 +50,7 @@ def tracking_uri() -> str:
 
 def masked(text: str) -> str:
     """`text` less the names and passwords in its addresses."""
-    return re.sub(r"(?<=://)[^/@\s]+@", "", text)
+    return re.sub(r"(?<=://)[^/\s]+@", "", text)
 
 
 def lost(error: Exception) -> UserError:
@@ -79,7 +79,6 @@ def connect() -> tuple[Any, str]:
     """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow
 
@@ -129,7 +128,7 @@ def answers(seconds: float) -> bool:
             with closing(sqlite3.connect(path, timeout=seconds)) as connection:
                 connection.execute("BEGIN IMMEDIATE")
         elif uri.startswith("http"):
-            urlopen(f"{uri.rstrip('/')}/health", timeout=seconds).close()
+            urlopen(f"{masked(uri).rstrip('/')}/health", timeout=seconds).close()
     except HTTPError:
         return True
     except (sqlite3.Error, OSError, HTTPException):

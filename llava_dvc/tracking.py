@@ -11,7 +11,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -240,7 +240,7 @@ class Run:
         """
 
         def send() -> None:
-            from llava_dvc import registry  # late: registry itself needs this module's store
+            from llava_dvc import registry  # late: with scikit-learn
 
             self._set_tags({"adapter_md5": dvc_md5(folder)})
             self._store(folder, adapter_sha256(folder))
@@ -282,10 +282,11 @@ class Run:
 
     def _finish_board(self) -> None:
         """Draw what waits behind a call that hangs, too."""
-        while not self._waiting.empty():
-            job = self._waiting.get()
-            if job and job.local:
-                job.send()
+        with suppress(Empty):
+            while True:
+                job = self._waiting.get_nowait()
+                if job and job.local:
+                    job.send()
         if self._board:
             self._board.close()
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from peft import PeftModel
 from peft.optimizers import create_loraplus_optimizer
@@ -108,6 +109,13 @@ def build_trainer(
         prompt = render_prompt(processor, train[0]["messages"])
         trainer.kind = recipe.loss
         trainer.tree = CountTree.build(processor, prompt, trainer.max_count).to(model.device)
+    _make_fast(trainer, recipe)
+    return trainer
+
+
+def _make_fast(trainer: "CountTrainer", recipe: config.Train) -> None:
+    """And precise: what TRL and transformers would do otherwise."""
+    model = trainer.model.get_base_model()
     # TRL makes adapters of a 4-bit model bf16, in which a small learning rate moves few of their
     # entries.
     adapted = [(n, p) for n, p in trainer.model.named_parameters() if p.requires_grad]
@@ -119,7 +127,6 @@ def build_trainer(
     speed.number_on_the_host(model)
     if recipe.compile:
         speed.compile_layers(model)
-    return trainer
 
 
 def batch_share(recipe: config.Train) -> int:
@@ -198,6 +205,7 @@ class CountTrainer(SFTTrainer):
         if self.is_world_process_zero():
             self.validations.add(self.state.global_step, found, weights)
         error = absolute_error(found, self.validations.counts)
+        [error] = broadcast_object_list([error])  # all stop together, if they stop early
         metrics = {f"{metric_key_prefix}_mae": error}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(

@@ -29,7 +29,7 @@ class Validations:
         `weights` if none before it counted better.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        before = [error for other, error in self.errors().items() if other < step]
+        before = [error for other, error in self._candidates().items() if other < step]
         if absolute_error(probabilities, self.counts) < min(before, default=np.inf):
             self._write(f"{step}.safetensors", lambda path: save_file(weights, path))
         self._write(f"{step}.npy", lambda path: np.save(path, probabilities))
@@ -43,7 +43,7 @@ class Validations:
 
     def best(self) -> int:
         """The step with the least error; of equal ones the first."""
-        errors = self.errors()
+        errors = self._candidates()
         return min(errors, key=lambda step: (errors[step], step))
 
     def weights(self) -> Weights:
@@ -54,6 +54,11 @@ class Validations:
         """Cross-fitted: see `without_a_say`."""
         mass = without_a_say(list(self._all().values()), self.counts)
         return fit_temperature(mass, self.counts)
+
+    def _candidates(self) -> dict[int, float]:
+        """Those whose weights are there: a training resumed on a GPU may find other errors."""
+        kept = {int(path.stem) for path in self.folder.glob("[0-9]*.safetensors")}
+        return {step: error for step, error in self.errors().items() if step in kept}
 
     def _all(self) -> dict[int, Floats]:
         files = sorted(self.folder.glob("[0-9]*.npy"), key=lambda path: int(path.stem))

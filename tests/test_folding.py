@@ -1,6 +1,7 @@
 """Counting with folded adapters gives the answers of the layers they came from."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,12 +9,14 @@ from datasets import Dataset
 from peft import get_peft_model
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from llava_dvc.adapter import peft_config
+from llava_dvc.adapter import load_adapter, peft_config, save_adapter
 from llava_dvc.backbone import load_backbone
 from llava_dvc.config import Config
 from llava_dvc.conversation import question_of
 from llava_dvc.counting import predict
 from llava_dvc.folding import Folded, fold_and_compile
+from llava_dvc.recipe import Recipe
+from llava_dvc.training import adapter_weights
 from tests.test_speed import changed
 
 
@@ -77,3 +80,26 @@ def test_counting_leaves_the_compiler_as_it_was(
 
     torch.compile(torch.nn.Linear(2, 2), backend=backend)(torch.zeros(1, 2))
     assert compiled
+
+
+def test_an_adapter_that_is_in_the_weights_is_not_added_again(
+    cfg: Config, processor: LlavaProcessor, rows: Dataset, tmp_path: Path
+) -> None:
+    """Loading adds it into float32 layers already."""
+    cfg = changed(cfg, backbone={"quantization": "none"})
+    model = tuned(cfg)
+    recipe = Recipe(
+        backbone=cfg.backbone,
+        image=cfg.image,
+        question="How many people?",
+        decode="median",
+        max_count=60,
+        temperature=1.0,
+        versions={},
+    )
+    save_adapter(model, adapter_weights(model), processor, recipe, tmp_path)
+    (plain, reader, _), (folded, _, _) = load_adapter(tmp_path), load_adapter(tmp_path)
+    fold_and_compile(folded, backend="aot_eager")
+    images, question = list(rows["image"])[:3], question_of(rows[0]["messages"])
+    one, other = (predict(m, reader, images, question, 60, 4) for m in (plain, folded))
+    assert abs(one.probabilities - other.probabilities).max() < 1e-5

@@ -15,8 +15,6 @@ from llava_dvc.dataset import load_split, write_split
 from llava_dvc.pictures import MAX_BYTES, PictureError, read_bytes, read_rgb, rgb
 from tests.conftest import conversation, frame
 
-RED = np.array([200, 30, 40], dtype=np.uint8)
-
 
 def saved(image: Image.Image, format: str, **options: object) -> bytes:
     file = BytesIO()

@@ -1,12 +1,14 @@
 import shutil
 import sqlite3
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import mlflow
 import pytest
 
 from llava_dvc import registry, tracking
 from llava_dvc.config import UserError
-from llava_dvc.store import EXPERIMENT, relocate, rewrite
+from llava_dvc.store import EXPERIMENT, answers, masked, relocate, rewrite
 from tests.results import DATA, log_result, predictions
 
 
@@ -79,3 +81,31 @@ def test_nothing_to_relocate_is_a_users_mistake(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     with pytest.raises(UserError, match=r"mlflow\.db: not found; nothing has been logged here yet"):
         relocate()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://ada:pass@tracker:5000/x", "http://tracker:5000/x"),
+        ("http://ada:p@ss@tracker:5000", "http://tracker:5000"),
+        ("postgresql://ada:pass@db/mlflow and http://b", "postgresql://db/mlflow and http://b"),
+        ("sqlite:////tmp/mlflow.db", "sqlite:////tmp/mlflow.db"),
+    ],
+)
+def test_addresses_are_shown_without_passwords(text, shown):
+    assert masked(text) == shown
+
+
+def test_a_healthy_server_with_a_password_in_its_address_answers(monkeypatch):
+    class Healthy(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Healthy) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://ada:p@127.0.0.1:{server.server_port}")
+        assert answers(5.0)

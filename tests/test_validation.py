@@ -54,3 +54,12 @@ def test_what_calibrates_had_no_say():
 def test_absolute_error_is_of_the_medians():
     mass = np.array([[0.4, 0.35, 0.25], [0.0, 0.2, 0.8]])
     assert absolute_error(mass, np.array([0, 2])) == 0.5
+
+
+def test_an_adapter_whose_weights_are_gone_is_not_chosen(found):
+    """On a GPU a resumed training may not find the very errors it found before."""
+    found.add(40, certain(2, 2, 5, 5), weights(4))  # the best, so step 20's weights go
+    again = Validations(found.folder, COUNTS)
+    again.add(40, certain(9, 9, 9, 9), weights(4))  # counted anew, and worse
+    assert again.best() == 40
+    assert again.weights()["lora_A"].tolist() == [4, 4]

@@ -11,7 +11,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -137,7 +136,3 @@ def board_curve(repo: Path) -> Curve:  # noqa: F811
                 assert tag not in found, "two runs"
                 found[tag] = [(event.step, event.value) for event in board.Scalars(tag)]
     return found
-
-
-def run_names(repo: Path) -> Counter:  # noqa: F811
-    return Counter(name for (name,) in query(repo, "select name from runs"))
