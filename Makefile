@@ -26,8 +26,8 @@ repro: setup ## Fetch the sample and run what changed of the pipeline
 test: setup ## Run all tests but those of `make faults`
 	$(RUN) pytest
 
-faults: setup ## Kill, fill and lock: ten minutes of what must be survived
-	$(RUN) pytest -m faults tests/faults
+faults: setup ## Kill, fill and lock, and a sweep of experiments: a quarter of an hour
+	$(RUN) pytest -m 'faults or sweep' tests/faults tests/test_pipeline.py
 
 check: setup ## Format, lint, types and tests; CI runs `make faults` too
 	$(RUN) ruff format --check

@@ -458,6 +458,7 @@ def rows(repo: Path) -> dict[str, dict]:
     return {row["name"]: row["data"] for row in found}
 
 
+@pytest.mark.sweep
 def test_every_experiment_ends_in_one_run(swept: Path):
     shown = rows(swept)
     assert shown.keys() == {"dirty", "queued-4", "queued-2", "again"}
@@ -481,6 +482,7 @@ def test_every_experiment_ends_in_one_run(swept: Path):
                 assert run.data.metrics[metric] == value, metric
 
 
+@pytest.mark.sweep
 def test_an_experiments_artifacts_outlive_its_temporary_folder(swept: Path, tmp_path: Path):
     client = mlflow.MlflowClient(f"sqlite:///{swept}/mlflow.db")
     (run,) = runs(swept, "attributes.run_name = 'dirty'")
@@ -489,6 +491,7 @@ def test_an_experiments_artifacts_outlive_its_temporary_folder(swept: Path, tmp_
     assert str(swept / "mlartifacts") in run.info.artifact_uri
 
 
+@pytest.mark.sweep
 def test_runs_shows_every_row(swept: Path):
     done = call(swept, "llava-dvc", "runs")
     assert done.returncode == 0, done.stderr
@@ -501,6 +504,7 @@ def test_runs_shows_every_row(swept: Path):
     assert "differs" not in done.stdout
 
 
+@pytest.mark.sweep
 def test_a_git_tag_brings_the_adapter(swept: Path, tmp_path: Path):
     tag = "llava-people-counter@v1.0.0"
     assert call(swept, "git", "tag", "-a", tag, "-m", "first").returncode == 0
