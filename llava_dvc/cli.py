@@ -21,13 +21,18 @@ def main() -> None:
         arguments.run(arguments)
     except UserError as error:
         sys.exit(f"error: {error}")
+    except BrokenPipeError:  # `| head` has seen enough; Python would complain of it once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 def preset(arguments: argparse.Namespace) -> None:
     """Copy a preset over params.yaml."""
     source = PRESETS / f"{arguments.name}.yaml"
+    if not PRESETS.is_dir():
+        raise UserError(f"{PRESETS}: not found. Run from the repository's root.")
     if not source.is_file():
-        known = ", ".join(sorted(path.stem for path in PRESETS.glob("*.yaml"))) or "none here"
+        known = ", ".join(sorted(path.stem for path in PRESETS.glob("*.yaml")))
         raise UserError(f"{source}: no such preset; known: {known}")
     load_config(source)
     shutil.copyfile(source, PARAMS)
@@ -67,18 +72,14 @@ def predict(arguments: argparse.Namespace) -> None:
     """Count the people in pictures and videos."""
     from llava_dvc.prediction import count_files
 
-    try:
-        count_files(
-            arguments.paths,
-            arguments.adapter,
-            form=arguments.format,
-            every=arguments.every,
-            annotated=arguments.annotate,
-            timeline_file=arguments.timeline,
-        )
-    except BrokenPipeError:  # `| head` has seen enough; Python would complain of it once more
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    count_files(
+        arguments.paths,
+        arguments.adapter,
+        form=arguments.format,
+        every=arguments.every,
+        annotated=arguments.annotate,
+        timeline_file=arguments.timeline,
+    )
 
 
 def serve(arguments: argparse.Namespace) -> None:

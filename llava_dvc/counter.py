@@ -102,8 +102,10 @@ class Counter:
         """One answer a picture, in the order of `images`.
 
         A picture is a Pillow image, or a path that is read when its turn comes. Raises UserError
-        when one cannot be read.
+        when one cannot be read, and TypeError for one picture that is not in a list.
         """
+        if isinstance(images, str | Path | Image.Image):
+            raise TypeError(f"expected a list of pictures, got one: [{images!r}] is meant")
         found: dict[int, Count] = {}
         pictures = Pictures(images)
         for alike in self._of_one_size(pictures):

@@ -58,13 +58,17 @@ def timeline(points: Sequence[Point], path: Path) -> None:
     axes.fill_between(
         across, low, high, color=MODEL, alpha=0.2, linewidth=0, label="central 80 % of the answer"
     )
-    axes.plot(
-        across, [point.count for point in points], color=MODEL, linewidth=1.4, label="counted"
-    )
+    counts, mark = [point.count for point in points], "o" if len(points) == 1 else None
+    axes.plot(across, counts, color=MODEL, linewidth=1.4, marker=mark, label="counted")
+    if mark:  # a band of one point has no width
+        axes.vlines(across, low, high, color=MODEL, alpha=0.4, linewidth=3)
+        axes.set_xticks(across)
     axes.set(xlabel="time" if one_video else "frame", ylabel="people")
     if one_video:
         axes.xaxis.set_major_locator(MaxNLocator(9, steps=[1, 1.5, 3, 6, 10]))  # 15, 30, 60 s
         axes.xaxis.set_major_formatter(lambda seconds, _: str(timedelta(seconds=round(seconds))))
+    elif not mark:
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True))
     axes.set_ylim(bottom=0)
     axes.margins(x=0.01)

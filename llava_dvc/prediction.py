@@ -128,10 +128,12 @@ def find(patterns: Sequence[str]) -> list[Path]:
         found |= dict.fromkeys(files)
         missing += [] if files else [pattern]
     if missing:
-        raise UserError(
-            f"{', '.join(missing[:5])}: not there ({len(missing)} in all); mend the path"
-        )
+        raise UserError(f"{', '.join(missing[:5])}: not there{_and_more(missing)}; mend the path")
     return list(found)
+
+
+def _and_more(missing: Sequence[str]) -> str:
+    return f" ({len(missing)} in all)" if len(missing) > 1 else ""
 
 
 def _files(pattern: str) -> list[Path]:

@@ -35,8 +35,9 @@ def table() -> str:
     ran none of our code, with the run of the same result. Raises UserError when DVC has no rows or
     the tracker is lost.
     """
+    shown = rows(exp_show())  # first: outside a repository there is no store either
     found = results()
-    cells = [COLUMNS] + [_cells(row, run_of(row, found)) for row in rows(exp_show())]
+    cells = [COLUMNS] + [_cells(row, run_of(row, found)) for row in shown]
     widths = [max(len(line[i]) for line in cells) for i in range(len(COLUMNS))]
     lines = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in cells]
     return "\n".join(line.rstrip() for line in lines) + "\n"

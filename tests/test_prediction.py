@@ -180,7 +180,7 @@ def test_globs_folders_and_files_are_found_once_in_natural_order(pictures, clip,
 
 
 def test_nothing_behind_a_glob_is_an_error(tmp_path):
-    with pytest.raises(UserError, match=r"\*\.jpg: not there \(1 in all\)"):
+    with pytest.raises(UserError, match=r"\*\.jpg: not there; mend the path"):
         find([str(tmp_path / "*.jpg")])
 
 
