@@ -25,10 +25,10 @@ from llava_dvc.backbone import load_backbone, load_processor
 from llava_dvc.config import Config, load_config
 from llava_dvc.dataset import FEATURES
 from llava_dvc.geometry import image_processor
-from llava_dvc.recipe import Recipe, versions
 from llava_dvc.store import ARTIFACTS, connect, rewrite
 from llava_dvc.training import adapter_weights
 from pretrain.tokenizer import build_tokenizer
+from tests.recipes import recipe
 
 ROOT = Path(__file__).parents[1]
 SIDE = 56  # pixels; 16 image tokens
@@ -112,16 +112,8 @@ def adapter_folder(
     for name, weights in model.named_parameters():
         if "lora_B" in name:  # they begin at 0, and the adapter would do nothing
             torch.nn.init.normal_(weights, std=0.3)
-    recipe = Recipe(
-        backbone=cfg.backbone,
-        image=cfg.image,
-        question="How many people?",
-        decode="median",
-        max_count=60,
-        temperature=1.5,
-        versions=versions(),
-    )
-    save_adapter(model, adapter_weights(model), processor, recipe, folder)
+    made = recipe(cfg, temperature=1.5)
+    save_adapter(model, adapter_weights(model), processor, made, folder)
     return folder
 
 

@@ -10,8 +10,9 @@ from llava_dvc.config import Config
 from llava_dvc.evaluation import scores
 from llava_dvc.plots import draw_all
 from llava_dvc.publishing import answers_as, complete, md5_of
-from llava_dvc.recipe import WEIGHTS, Recipe, adapter_sha256, versions
+from llava_dvc.recipe import WEIGHTS, Recipe, adapter_sha256
 from tests.conftest import frame
+from tests.recipes import recipe
 
 BASELINE = {
     "train_mean": {"mae": 8.0, "rmse": 9.0, "accuracy": 0.05},
@@ -40,15 +41,7 @@ FIGURES = scores(FRAMES, 1.5)
 def write_adapter(folder: Path, cfg: Config) -> Path:
     folder.mkdir(parents=True)
     (folder / WEIGHTS).write_bytes(b"weights")
-    Recipe(
-        backbone=cfg.backbone,
-        image=cfg.image,
-        question="How many?",
-        decode="median",
-        max_count=80,
-        temperature=1.0,
-        versions=versions(),
-    ).write(folder)
+    recipe(cfg, question="How many?", max_count=80).write(folder)
     return folder
 
 

@@ -9,7 +9,8 @@ from safetensors.numpy import save_file
 from llava_dvc import tracking
 from llava_dvc.config import Config
 from llava_dvc.metrics import mae
-from llava_dvc.recipe import WEIGHTS, Recipe, adapter_sha256
+from llava_dvc.recipe import WEIGHTS, adapter_sha256
+from tests.recipes import recipe
 
 DATA = "5f76978a5918f6998b3d3dd7b808d2c3.dir"
 
@@ -19,15 +20,7 @@ def write_adapter(folder: Path, cfg: Config, seed: int) -> Path:
     folder.mkdir(parents=True)
     weights = np.random.default_rng(seed).normal(size=(64, 8)).astype(np.float32)
     save_file({"base_model.model.lora_A.weight": weights}, folder / WEIGHTS)
-    Recipe(
-        backbone=cfg.backbone,
-        image=cfg.image,
-        question="How many people?",
-        decode="mean",
-        max_count=50,
-        temperature=1.0,
-        versions={},
-    ).write(folder)
+    recipe(cfg, decode="mean", max_count=50, versions={}).write(folder)
     return folder
 
 

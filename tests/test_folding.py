@@ -15,8 +15,8 @@ from llava_dvc.config import Config
 from llava_dvc.conversation import question_of
 from llava_dvc.counting import predict
 from llava_dvc.folding import Folded, fold_and_compile
-from llava_dvc.recipe import Recipe
 from llava_dvc.training import adapter_weights
+from tests.recipes import recipe
 from tests.test_speed import changed
 
 
@@ -88,16 +88,7 @@ def test_an_adapter_that_is_in_the_weights_is_not_added_again(
     """Loading adds it into float32 layers already."""
     cfg = changed(cfg, backbone={"quantization": "none"})
     model = tuned(cfg)
-    recipe = Recipe(
-        backbone=cfg.backbone,
-        image=cfg.image,
-        question="How many people?",
-        decode="median",
-        max_count=60,
-        temperature=1.0,
-        versions={},
-    )
-    save_adapter(model, adapter_weights(model), processor, recipe, tmp_path)
+    save_adapter(model, adapter_weights(model), processor, recipe(cfg), tmp_path)
     (plain, reader, _), (folded, _, _) = load_adapter(tmp_path), load_adapter(tmp_path)
     fold_and_compile(folded, backend="aot_eager")
     images, question = list(rows["image"])[:3], question_of(rows[0]["messages"])

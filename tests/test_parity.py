@@ -32,12 +32,13 @@ from llava_dvc.dataset import FEATURES
 from llava_dvc.outs import write_json
 from llava_dvc.parity import compare, read_predictions
 from llava_dvc.publishing import check
-from llava_dvc.recipe import WEIGHTS, Recipe, versions
+from llava_dvc.recipe import WEIGHTS
 from llava_dvc.training import adapter_weights
 from stages import evaluate, publish
 from tests import hub_server
 from tests.conftest import ROOT, conversation
 from tests.published import BASELINE
+from tests.recipes import recipe
 
 pytestmark = pytest.mark.slow
 QUESTION = "How many people?"
@@ -123,16 +124,8 @@ def make_adapter(cfg: Config, folder: Path) -> None:
     for name, weights in tuned.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weights, std=0.01)
-    recipe = Recipe(
-        backbone=cfg.backbone,
-        image=cfg.image,
-        question=QUESTION,
-        decode="median",
-        max_count=cfg.evaluate.max_count,
-        temperature=1.0,
-        versions=versions(),
-    )
-    save_adapter(tuned, adapter_weights(tuned), processor, recipe, folder)
+    made = recipe(cfg, question=QUESTION, max_count=cfg.evaluate.max_count)
+    save_adapter(tuned, adapter_weights(tuned), processor, made, folder)
 
 
 @pytest.fixture(scope="session")

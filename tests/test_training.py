@@ -15,8 +15,8 @@ from llava_dvc.checkpoints import last_checkpoint
 from llava_dvc.conversation import IGNORED, Collator, question_of, render_prompt
 from llava_dvc.counting import Answers, predict
 from llava_dvc.preflight import Asked
-from llava_dvc.recipe import Recipe, versions
 from llava_dvc.training import build_trainer, fit
+from tests.recipes import recipe
 
 
 class Stop(Exception):
@@ -132,13 +132,9 @@ def test_half_a_checkpoint_is_not_resumed_from(cfg, processor, rows, tmp_path, n
 def test_saved_adapter_answers_as_in_memory(cfg, processor, rows, tmp_path):
     model = train(cfg, processor, rows, tmp_path / "t")
     question = question_of(rows[0]["messages"])
-    recipe = Recipe(
-        backbone=cfg.backbone, image=cfg.image, question="How many people?",
-        decode="median", max_count=60, temperature=1.0, versions=versions(),
-    )  # fmt: skip
     first, second = tmp_path / "one", tmp_path / "two"
     for folder in (first, second):
-        save_adapter(model, weights(model), processor, recipe, folder)
+        save_adapter(model, weights(model), processor, recipe(cfg), folder)
     names = sorted(p.name for p in first.iterdir())
     assert [(first / n).read_bytes() for n in names] == [(second / n).read_bytes() for n in names]
     images = list(rows["image"])

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 
 from llava_dvc.adapter import load_adapter, peft_config, save_adapter
 from llava_dvc.config import UserError, load_config
-from llava_dvc.recipe import Recipe
 from llava_dvc.training import adapter_weights
 from tests.conftest import ROOT
+from tests.recipes import recipe
 
 SOURCES = sorted([*(ROOT / "llava_dvc").glob("*.py"), *(ROOT / "stages").glob("*.py")])
 RUNS_CODE = {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
@@ -65,17 +65,8 @@ def test_pages_are_served_to_this_machine_alone():
 def test_an_adapter_in_a_pickle_is_refused(backbone, processor, cfg, tmp_path):
     from peft import get_peft_model
 
-    recipe = Recipe(
-        backbone=cfg.backbone,
-        image=cfg.image,
-        question="How many?",
-        decode="median",
-        max_count=9,
-        temperature=1.0,
-        versions={},
-    )
     model = get_peft_model(backbone, peft_config(cfg.adapter, backbone))
-    save_adapter(model, adapter_weights(model), processor, recipe, tmp_path)
+    save_adapter(model, adapter_weights(model), processor, recipe(cfg, max_count=9), tmp_path)
     weights = tmp_path / "adapter_model.safetensors"
     torch.save(load_file(weights), tmp_path / "adapter_model.bin")
     load_adapter(shutil.copytree(tmp_path, tmp_path / "both"))
