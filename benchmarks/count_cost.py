@@ -18,7 +18,7 @@ import torch
 
 from llava_dvc.adapter import load_adapter
 from llava_dvc.conversation import render_prompt
-from llava_dvc.counting import loader, reply, score, to_device
+from llava_dvc.counting import loader, reply, score
 from llava_dvc.frames import read_frames
 from llava_dvc.pictures import read_rgb
 from llava_dvc.tree import CountTree
@@ -43,7 +43,7 @@ def main() -> None:
         reply(model, batch["input_ids"].shape[1], scores, tree)
 
     def greedy(batch: dict[str, Any]) -> None:
-        model.generate(**to_device(batch, model), max_new_tokens=TOKENS, do_sample=False)
+        model.generate(**batch, max_new_tokens=TOKENS, do_sample=False)
 
     seconds: dict[str, list[float]] = {"greedy": [], "distribution": []}
     for _ in range(arguments.rounds + 1):

@@ -86,7 +86,7 @@ def frames_per_second(model: Any, processor: LlavaProcessor, rows: Any, batch: i
 def prefer_numbers(model: Any, processor: LlavaProcessor) -> None:
     """Digits after the prompt, the end after a number."""
     tokenizer = processor.tokenizer
-    digits = torch.tensor(tokenizer.convert_tokens_to_ids(list("0123456789")))
+    digits = torch.tensor(tokenizer.convert_tokens_to_ids(list("0123456789")), device=model.device)
     end = tokenizer.eos_token_id
 
     def lift(_: Any, __: Any, logits: torch.Tensor) -> torch.Tensor:

@@ -1,9 +1,11 @@
 """The distribution over counts for a batch of frames, and how one number is read from it."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import islice
+from math import gcd
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +25,7 @@ Counts = NDArray[np.int64]
 
 LONGEST_REPLY = 16  # tokens
 DECODERS = 8  # processes
+PIECE = 4  # frames that one of them works on at a time
 TAIL = 0.1  # share of the mass below an interval, and above it
 
 
@@ -114,22 +117,27 @@ def loader(
     prompt: str,
     batch_size: int,
     device: torch.device,
-) -> DataLoader[Batch]:
-    """Batches of encoded frames; beside a GPU other processes decode and resize them."""
+) -> Iterator[Batch]:
+    """Batches of encoded frames on `device`. Beside a GPU other processes decode and resize them,
+    a few at a time, so that the first batch is soon there.
+    """
 
     def collate(images: list[Image]) -> Batch:
         return encode(processor, images, [prompt] * len(images))
 
     on_gpu = device.type == "cuda"
-    return DataLoader(
+    workers = min(DECODERS, os.cpu_count() or 1) if on_gpu and len(frames) > batch_size else 0
+    piece = gcd(batch_size, PIECE) if workers else batch_size
+    encoded: Any = DataLoader(
         frames,  # type: ignore[arg-type]
-        batch_size,
+        piece,
         collate_fn=collate,
-        num_workers=min(DECODERS, os.cpu_count() or 1)
-        if on_gpu and len(frames) > batch_size
-        else 0,
+        num_workers=workers,
         pin_memory=on_gpu,
     )
+    pieces = ({n: t.to(device, non_blocking=True) for n, t in one.items()} for one in encoded)
+    while batch := list(islice(pieces, batch_size // piece)):
+        yield {name: torch.cat([one[name] for one in batch]) for name in batch[0]}
 
 
 @torch.no_grad()
@@ -137,7 +145,6 @@ def score(model: Any, batch: dict[str, Tensor], tree: CountTree) -> Scores:
     """Score the tree behind every prompt, prompts and nodes in one pass. The prompts must be of one
     length (one question, one image size).
     """
-    batch = to_device(batch, model)
     ids, kept = batch["input_ids"], Kept()
     ends = torch.full((len(ids),), ids.shape[1], device=ids.device)
     prompts = {"input_ids": ids, "pixel_values": batch["pixel_values"], "logits_to_keep": 1}
@@ -159,14 +166,13 @@ def reply(model: Any, prompt: int, scores: Scores, tree: CountTree) -> tuple[Ten
     node, token = tree.at[last], tree.chosen[last]
     lineage, own = tree.lineage[node], torch.ones_like(node, dtype=torch.bool)[:, None]
     seen = torch.cat([own.expand(-1, prompt), lineage[:, 1:], own], dim=1)
-    with torch.compiler.set_stance("force_eager"):  # of another shape than the prompts
-        output = model(
-            input_ids=token[:, None],
-            attention_mask=additive(seen[:, None, None], model.dtype),
-            position_ids=prompt + lineage.sum(dim=1, keepdim=True) - 1,
-            past_key_values=scores.kept,
-            use_cache=True,
-        )
+    output = model(
+        input_ids=token[:, None],
+        attention_mask=additive(seen[:, None, None], model.dtype),
+        position_ids=prompt + lineage.sum(dim=1, keepdim=True) - 1,
+        past_key_values=scores.kept,
+        use_cache=True,
+    )
     after = output.logits[:, -1].argmax(dim=-1)
     return counts, written & ((token == tree.end) | (after == tree.end))
 
@@ -174,14 +180,9 @@ def reply(model: Any, prompt: int, scores: Scores, tree: CountTree) -> tuple[Ten
 @torch.no_grad()
 def generate(model: Any, processor: LlavaProcessor, batch: dict[str, Tensor]) -> list[str]:
     """Greedy free text of every row, without special tokens."""
-    batch = to_device(batch, model)
     ids = model.generate(**batch, max_new_tokens=LONGEST_REPLY, do_sample=False)
     new = ids[:, batch["input_ids"].shape[1] :]
     return list(processor.batch_decode(new, skip_special_tokens=True))
-
-
-def to_device(batch: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
-    return {name: value.to(model.device, non_blocking=True) for name, value in batch.items()}
 
 
 def parse_count(reply: str) -> int | None:

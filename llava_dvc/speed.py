@@ -2,16 +2,18 @@
 not the result: `tests/test_speed.py` holds its loss and gradients to the plain path's.
 """
 
+from collections.abc import Sequence
 from functools import partial, wraps
 from typing import Any
 
 import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import Cache, LlavaConfig, LlavaForConditionalGeneration
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+from transformers.models.llava.modeling_llava import LlavaModel
 
 from llava_dvc import config
 from llava_dvc.attention import attend
@@ -131,29 +133,34 @@ def run_tower_without_graph(model: LlavaForConditionalGeneration) -> None:
     tower.forward = torch.no_grad()(tower.forward)
 
 
-def trust_image_tokens(model: LlavaForConditionalGeneration) -> None:
+def trust_image_tokens(llava: LlavaModel) -> None:
     """Do not count the image tokens of every batch on the device, which would be waited for:
     `preflight` has counted them.
     """
-    token = int(model.config.image_token_id)
+    token = int(llava.config.image_token_id)
 
     def places(input_ids: Tensor, **_: Any) -> Tensor:
         return input_ids.eq(token).unsqueeze(-1)
 
-    model.model.get_placeholder_mask = places
+    llava.get_placeholder_mask = places
 
 
-def compile_layers(model: LlavaForConditionalGeneration, backend: str = "inductor") -> None:
+def compile_layers(
+    model: LlavaForConditionalGeneration,
+    folded: Sequence[nn.Module] = (),
+    backend: str = "inductor",
+) -> None:
     """Compile the tower's blocks and the language model's layers: alike, they share one compiled
     graph each, so it takes seconds. All batches must have one shape. The last layer is another one,
     and short.
 
     A layer is not looked through before every call for what may have changed since it was compiled,
     its adapter or its mode: nothing does in training, and looking takes longer than computing.
+    Layers that are computed by `folded` ones are compiled there.
     """
     blocks = model.model.vision_tower.encoder.layers[: blocks_read(model.config)]
     options: Any = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
-    for layer in [*blocks, *model.model.language_model.layers[:-1]]:
+    for layer in [*blocks, *(folded or model.model.language_model.layers[:-1])]:
         layer.compile(dynamic=False, backend=backend, options=dict(options))
 
 

@@ -25,7 +25,7 @@ from transformers import (
 )
 from trl import SFTConfig, SFTTrainer
 
-from llava_dvc import config, losses, preflight, speed
+from llava_dvc import config, folding, losses, preflight, speed
 from llava_dvc.adapter import peft_config
 from llava_dvc.augment import mirrored, picture
 from llava_dvc.border import one_size
@@ -123,10 +123,10 @@ def _make_fast(trainer: "CountTrainer", recipe: config.Train) -> None:
         parameter.data = parameter.data.float()
     if not any("vision_tower" in name for name, _ in adapted):
         speed.run_tower_without_graph(model)
-    speed.trust_image_tokens(model)
+    speed.trust_image_tokens(model.model)
     speed.number_on_the_host(model)
     if recipe.compile:
-        speed.compile_layers(model)
+        speed.compile_layers(model, folding.fold_to_train(model.model))
 
 
 def batch_share(recipe: config.Train) -> int:

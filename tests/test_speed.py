@@ -16,6 +16,7 @@ from llava_dvc import speed
 from llava_dvc.backbone import load_backbone
 from llava_dvc.config import Config
 from llava_dvc.conversation import Collator, longest
+from llava_dvc.folding import fold_to_train
 from llava_dvc.passes import recompute
 from llava_dvc.training import CountTrainer, build_trainer
 from tests.conftest import conversation
@@ -119,18 +120,33 @@ def test_setting_changes_no_gradient(
     same_as_plain(trainer_for(changed(plain_cfg, **settings)))
 
 
+@pytest.mark.parametrize("unpacked", [False, True], ids=["packed", "folded"])
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_compiled_layers_change_no_gradient(
     checkpointing: bool,
+    unpacked: bool,
     plain_cfg: Config,
     same_as_plain: Callable[..., None],
     trainer_for: Callable[[Config], CountTrainer],
 ) -> None:
     # Traced and differentiated ahead, run by PyTorch's own kernels: no C++ compiler is needed.
-    cfg = changed(plain_cfg, train={"checkpointing": checkpointing})
+    cfg = changed(
+        plain_cfg, train={"checkpointing": checkpointing}, backbone={"unpacked": unpacked}
+    )
     trainer = trainer_for(cfg)
-    speed.compile_layers(trainer.model.get_base_model(), backend="aot_eager")
+    model = trainer.model.get_base_model()
+    folded = fold_to_train(model.model)
+    assert bool(folded) is unpacked
+    speed.compile_layers(model, folded, backend="aot_eager")
     same_as_plain(trainer)
+
+
+@pytest.mark.parametrize("adapter", [{"dropout": 0.1}, {"method": "dora"}], ids=str)
+def test_only_plain_adapters_are_folded_to_train(
+    adapter: dict, plain_cfg: Config, trainer_for: Callable[[Config], CountTrainer]
+) -> None:
+    trainer = trainer_for(changed(plain_cfg, adapter=adapter, backbone={"unpacked": True}))
+    assert fold_to_train(trainer.model.get_base_model().model) == []
 
 
 def test_padding_needs_no_mask(
