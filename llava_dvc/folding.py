@@ -5,6 +5,7 @@ of the adapter is rounded away, and the adapter costs no pass over memory of its
 read the same input share theirs. So are their gradients: of x and A x in one product.
 """
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -238,12 +239,14 @@ def fold_and_compile(model: Any, backend: str = "inductor") -> None:
 
 def fold_to_train(llava: LlavaModel) -> list[FoldedLayer]:
     """Have the language model's layers, all but the last, computed by folded ones, which are
-    returned; none when some layer is not unpacked, or is adapted otherwise than by plain LoRA.
+    returned; none when some layer is not unpacked, or is adapted otherwise than by plain LoRA, or
+    when FSDP will spread the adapters.
     """
     language = llava.language_model
     layers = language.layers[:-1]
     inside = [one for layer in layers for one in layer.modules() if hasattr(one, "base_layer")]
-    if not inside or not all(map(_is_plain, inside)):
+    spread = os.environ.get("ACCELERATE_USE_FSDP") == "true"
+    if spread or not inside or not all(map(_is_plain, inside)):
         return []
     folded = [FoldedLayer(layer, Learning) for layer in layers]
     for layer, other in zip(layers, folded, strict=True):

@@ -141,6 +141,18 @@ def test_compiled_layers_change_no_gradient(
     same_as_plain(trainer)
 
 
+def test_adapters_that_fsdp_spreads_are_not_folded(
+    plain_cfg: Config,
+    trainer_for: Callable[[Config], CountTrainer],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = trainer_for(changed(plain_cfg, backbone={"unpacked": True})).model.get_base_model()
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert fold_to_train(model.model) == []
+    monkeypatch.delenv("ACCELERATE_USE_FSDP")
+    assert fold_to_train(model.model) != []
+
+
 @pytest.mark.parametrize("adapter", [{"dropout": 0.1}, {"method": "dora"}], ids=str)
 def test_only_plain_adapters_are_folded_to_train(
     adapter: dict, plain_cfg: Config, trainer_for: Callable[[Config], CountTrainer]
