@@ -17,7 +17,7 @@ import torch
 from transformers import LlavaProcessor
 
 from benchmarks.train_speed import (
-    QUESTION,
+    ASKED,
     frames,
     linear_weights,
     make_weights,
@@ -70,13 +70,10 @@ def main() -> None:
 
 def frames_per_second(model: Any, processor: LlavaProcessor, rows: Any, batch: int) -> float:
     """Warmed up on one batch; everything from the JPEG bytes to P(count) and reply."""
-    question = [
-        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION}]}
-    ]
-    predict(model, processor, rows[: 2 * batch], question, 99, batch)
+    predict(model, processor, rows[: 2 * batch], ASKED.messages(None), 99, batch)
     torch.cuda.reset_peak_memory_stats()
     began = time.monotonic()
-    answers = predict(model, processor, rows, question, 99, batch)
+    answers = predict(model, processor, rows, ASKED.messages(None), 99, batch)
     seconds = time.monotonic() - began
     if not all(reply.isdigit() for reply in answers.replies):
         raise RuntimeError(f"replies are not numbers: {answers.replies[:5]}")

@@ -42,11 +42,12 @@ from benchmarks.settings import overridden
 from llava_dvc.backbone import load_backbone, load_processor
 from llava_dvc.config import Config, load_config
 from llava_dvc.dataset import FEATURES
+from llava_dvc.messages import PLACEHOLDER, Conversation
 from llava_dvc.training import build_trainer, is_main_process
 
 BATCH = 8
 WARM_UP = 4
-QUESTION = "How many people are in this image? Answer with a single number."
+ASKED = Conversation("How many people are in this image? Answer with a single number.", PLACEHOLDER)
 
 FAST = ("train.checkpointing=false", "train.compile=true", "backbone.unpacked=true")
 
@@ -240,10 +241,7 @@ def frames(number: int) -> Dataset:
     """JPEG frames of smooth noise, two-digit labels."""
     rng = np.random.default_rng(0)
     pictures = [_jpeg(rng) for _ in range(32)]
-    said = [
-        [_turn("user", ("image", None), ("text", QUESTION)), _turn("assistant", ("text", str(n)))]
-        for n in range(13, 51)
-    ]
+    said = [ASKED.messages(n) for n in range(13, 51)]
     columns = {
         "frame": [f"{n}.jpg" for n in range(number)],
         "image": [{"path": None, "bytes": pictures[n % 32]} for n in range(number)],
@@ -259,10 +257,6 @@ def _jpeg(rng: np.random.Generator) -> bytes:
     file = io.BytesIO()
     coarse.resize((640, 480), Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
     return file.getvalue()
-
-
-def _turn(role: str, *parts: tuple[str, str | None]) -> dict[str, Any]:
-    return {"role": role, "content": [{"type": kind, "text": text} for kind, text in parts]}
 
 
 def token_count(trainer: SFTTrainer, rows: Dataset) -> int:

@@ -49,6 +49,11 @@ def load_backbone(backbone: config.Backbone) -> LlavaForConditionalGeneration:
     return model.eval().requires_grad_(False)
 
 
+def spread_by_fsdp() -> bool:
+    """Whether `accelerate launch` was asked to spread the layers over several GPUs."""
+    return os.environ.get("ACCELERATE_USE_FSDP") == "true"
+
+
 def device_of(backbone: config.Backbone) -> str:
     """This process's own GPU when several were started together."""
     return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if backbone.device == "cuda" else "cpu"
@@ -78,13 +83,12 @@ def with_geometry(processor: LlavaProcessor, image: config.Image) -> LlavaProces
 def _quantization(backbone: config.Backbone) -> BitsAndBytesConfig | None:
     if backbone.quantization == "none":
         return None
-    # FSDP spreads only tensors of a floating format: the same bits, called otherwise.
-    spread = os.environ.get("ACCELERATE_USE_FSDP") == "true"
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=getattr(torch, backbone.dtype),
-        bnb_4bit_quant_storage=getattr(torch, backbone.dtype if spread else "uint8"),
+        # FSDP spreads only tensors of a floating format: the same bits, called otherwise.
+        bnb_4bit_quant_storage=getattr(torch, backbone.dtype if spread_by_fsdp() else "uint8"),
         llm_int8_skip_modules=KEPT_WHOLE,
     )

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from PIL.Image import Image
 from torch import Tensor
 from transformers import LlavaProcessor
 from transformers.models.llava.modeling_llava import LlavaModel
@@ -32,23 +31,24 @@ def patches_of_frame(size: Size, grid: int) -> list[int]:
     return [row * grid + column for row in rows for column in columns]
 
 
-def one_size(frames: Iterable[Image]) -> Size:
-    """The size of all `frames`. Raises UserError when there are several: each would have a border
-    of its own, and a model is settled on one.
+def one_size(sizes: Iterable[Size]) -> Size:
+    """The size that all frames have. Raises UserError when there are several: each would have a
+    border of its own, and a model is settled on one.
     """
-    sizes = {frame.size: None for frame in frames}
-    if len(sizes) > 1:
-        first, other, *_ = sizes
+    first, *others = dict.fromkeys(sizes)
+    if others:
         raise UserError(
-            f"image.drop_border: is true, but frames are {_name(first)} and {_name(other)}; bring "
-            "all to one size, or set it to false and train anew"
+            f"image.drop_border: is true, but frames are {_name(first)} and {_name(others[0])}; "
+            "bring all to one size, or set it to false and train anew"
         )
-    return next(iter(sizes))
+    return first
 
 
 class Border:
     """What of the frames of one size takes no tokens; `settle` has to be called before `drop`."""
 
+    size: Size
+    """Of every frame."""
     kept: list[int]
     """Patches that stay."""
     start: int
@@ -61,7 +61,7 @@ class Border:
         """Make `model` and this fit for frames of `size` behind the beginning of `prompt`."""
         before, _, _ = prompt.partition(processor.image_token)
         self.start = len(processor.tokenizer(before, add_special_tokens=False).input_ids)
-        self.kept = patches_of_frame(size, self.grid)
+        self.size, self.kept = size, patches_of_frame(size, self.grid)
         llava = next(module for module in model.modules() if isinstance(module, LlavaModel))
         hooked = hasattr(llava, "kept_patches")
         llava.kept_patches = torch.tensor(self.kept, device=model.device)

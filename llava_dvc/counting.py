@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from math import gcd
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from llava_dvc.border import one_size
+from llava_dvc.border import Size, one_size
 from llava_dvc.conversation import Batch, Messages, encode, render_prompt
 from llava_dvc.tree import CountTree, additive
 
@@ -84,7 +84,7 @@ def predict(
     prompt = render_prompt(processor, question)
     tree = CountTree.build(processor, prompt, max_count).to(model.device)
     if processor.border:
-        processor.border.settle(model, processor, prompt, one_size(frames))
+        processor.border.settle(model, processor, prompt, frames[0].size)
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     for batch in loader(processor, frames, prompt, batch_size, model.device):
         # A stance holds from where it is made, not from where it is entered.
@@ -120,10 +120,13 @@ def loader(
 ) -> Iterator[Batch]:
     """Batches of encoded frames on `device`. Beside a GPU other processes decode and resize them,
     a few at a time, so that the first batch is soon there.
+
+    Raises UserError when the border is dropped and a frame has another size than the first.
     """
 
-    def collate(images: list[Image]) -> Batch:
-        return encode(processor, images, [prompt] * len(images))
+    def collate(images: list[Image]) -> tuple[list[Size], Batch]:
+        sizes = [image.size for image in images]
+        return sizes, encode(processor, images, [prompt] * len(images))
 
     on_gpu = device.type == "cuda"
     workers = min(DECODERS, os.cpu_count() or 1) if on_gpu and len(frames) > batch_size else 0
@@ -135,9 +138,14 @@ def loader(
         num_workers=workers,
         pin_memory=on_gpu,
     )
-    pieces = ({n: t.to(device, non_blocking=True) for n, t in one.items()} for one in encoded)
-    while batch := list(islice(pieces, batch_size // piece)):
-        yield {name: torch.cat([one[name] for one in batch]) for name in batch[0]}
+    pieces = iter(encoded)
+    while taken := list(islice(pieces, batch_size // piece)):
+        if processor.border:
+            one_size([processor.border.size, *chain.from_iterable(sizes for sizes, _ in taken)])
+        yield {
+            name: torch.cat([batch[name].to(device, non_blocking=True) for _, batch in taken])
+            for name in taken[0][1]
+        }
 
 
 @torch.no_grad()

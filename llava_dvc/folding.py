@@ -1,11 +1,15 @@
-"""Adapters folded into their layers' weights, on a GPU.
+"""Adapters folded into their layers' weights, on a GPU; layers that read the same input are one
+product.
 
-W x + s B A x is one matrix product, [W, s B] times [x; A x]: nothing is added to W, so that nothing
-of the adapter is rounded away, and the adapter costs no pass over memory of its own. Layers that
-read the same input share theirs. So are their gradients: of x and A x in one product.
+To count, W + s B A is one matrix. Rounded to the nearest, it would be W again wherever an adapter
+has learnt less than half of W's last bit, as an adapter of a small learning rate has almost
+everywhere, although all of it together changes the answer. So it is rounded up or down at random,
+in proportion to what is nearer: then the sum over many weights is right.
+
+To train, W x + s B A x is [W, s B] times [x; A x], and so are the gradients: of x and A x in one
+product. Nothing is rounded that was not before.
 """
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,51 +24,106 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from transformers.models.llava.modeling_llava import LlavaModel
 
 from llava_dvc.attention import attend
+from llava_dvc.backbone import spread_by_fsdp
 from llava_dvc.speed import Unpacked, blocks_read, trust_image_tokens
 
 
-class Folded(nn.Module):
-    """Linear layers without bias that read the same input, their adapters included."""
+class Merged(nn.Module):
+    """Linear layers without bias that read the same input, with their adapters in their weights."""
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         super().__init__()
-        weights, downs, ups = zip(*map(_parts, layers), strict=True)
-        self.down = torch.cat(downs)
-        own = torch.block_diag(*ups)  # type: ignore[no-untyped-call]
-        self.weight = torch.cat([torch.cat(weights), own], dim=1)
+        self.weight = torch.cat(list(map(merged, layers)))
 
     def forward(self, x: Tensor) -> Tensor:
         """`(tokens, width)` to the layers' outputs, one behind the other."""
-        return linear(widened(x, self.down), self.weight)
+        return linear(x, self.weight)
+
+    def onto(self, total: Tensor, x: Tensor) -> Tensor:
+        """`total` itself, the product added to it in passing."""
+        add_product(total, x, self.weight)
+        return total
 
 
-def widened(x: Tensor, down: Tensor) -> Tensor:
-    """[x; A x]. Of two dimensions, which lets a compiler write A x into its place."""
-    return torch.cat([x, linear(x, down)], dim=1)
+@torch.library.custom_op("llava_dvc::add_product", mutates_args=("total",))
+def add_product(total: Tensor, x: Tensor, weight: Tensor) -> None:
+    """Add x W^T to `total`, in place: a compiler would copy `total` first."""
+    total.addmm_(x, weight.T)
 
 
-class Learning(Folded):
-    """The same of unpacked layers whose adapters learn; `refresh` before every pass. The layers
-    keep no weights of their own beside these.
+@add_product.register_fake
+def _(total: Tensor, x: Tensor, weight: Tensor) -> None:
+    pass
+
+
+@torch.no_grad()
+def merged(layer: Any) -> Tensor:
+    """The layer's weight `(out, in)`, its adapter added, in the number format it computes in."""
+    base = layer.get_base_layer() if isinstance(layer, LoraLayer) else layer
+    weight = _weight(base)
+    if not isinstance(layer, LoraLayer) or layer.merged:
+        return weight
+    [name] = layer.active_adapters
+    up, down = layer.lora_B[name].weight, layer.lora_A[name].weight
+    whole = weight.float() + layer.scaling[name] * (up.float() @ down.float())
+    if name in layer.lora_magnitude_vector:  # DoRA: every output has a length of its own
+        magnitude = layer.lora_magnitude_vector[name].weight
+        whole *= (magnitude / whole.norm(dim=1))[:, None]
+    return dithered(whole, weight.dtype)
+
+
+def dithered(exact: Tensor, dtype: torch.dtype) -> Tensor:
+    """Float32 in `dtype`, every value rounded up or down at random, on average to itself; always
+    alike.
+
+    Stochastic rounding, as in Gupta et al., arXiv 1502.02551: random bits are added to those that
+    `dtype` has no room for, and carried.
+    """
+    dropped = int(torch.finfo(dtype).eps / torch.finfo(exact.dtype).eps)
+    source = torch.Generator(exact.device).manual_seed(0)
+    noise = torch.randint(
+        dropped, exact.shape, generator=source, device=exact.device, dtype=torch.int32
+    )
+    return ((exact.view(torch.int32) + noise) & -dropped).view(exact.dtype).to(dtype)
+
+
+def _weight(layer: Any) -> Tensor:
+    weight: Tensor = layer.weight.data
+    if isinstance(layer, Linear4bit):
+        weight = dequantize_4bit(weight, layer.weight.quant_state).to(layer.compute_dtype)
+    return weight
+
+
+class Learning(nn.Module):
+    """Unpacked layers that read the same input, with adapters that learn; `refresh` before every
+    pass. The layers keep no weights of their own beside these.
     """
 
     def __init__(self, layers: Sequence[Any]) -> None:
-        super().__init__(layers)
+        super().__init__()
         [name] = layers[0].active_adapters
         self.downs = [layer.lora_A[name].weight for layer in layers]
         self.ups = [layer.lora_B[name].weight for layer in layers]
         self.scalings = [layer.scaling[name] for layer in layers]
-        width, row = self.weight.shape[1] - len(self.down), 0
-        for layer, up in zip(layers, self.ups, strict=True):
-            layer.get_base_layer().unpacked = self.weight[row : row + len(up), :width]
-            row += len(up)
-        self.own_downs = _pieces(self.down, [len(down) for down in self.downs])
+        bases = [layer.get_base_layer() for layer in layers]
+        weight = torch.cat([base.unpacked for base in bases])
+        self.down = torch.cat(self.downs).to(weight.dtype)
+        rows, width = weight.shape
+        self.weight = torch.cat([weight, weight.new_zeros(rows, len(self.down))], dim=1)
+        for base, own in zip(bases, _pieces(self.weight[:, :width], self.ups), strict=True):
+            base.unpacked = own
+        self.own_downs = _pieces(self.down, self.downs)
         self.own_ups = _blocks(self.weight[:, width:], self.ups)
 
     def forward(self, x: Tensor) -> Tensor:
+        """`(tokens, width)` to the layers' outputs, one behind the other."""
         return Product.apply(  # type: ignore[no-any-return]
             x, self.down, self.weight, self.scalings, len(self.downs), *self.downs, *self.ups
         )
+
+    def onto(self, total: Tensor, x: Tensor) -> Tensor:
+        """The sum of both."""
+        return total.add(self(x))
 
 
 def _blocks(whole: Tensor, ups: Sequence[Tensor]) -> list[Tensor]:
@@ -77,8 +136,9 @@ def _blocks(whole: Tensor, ups: Sequence[Tensor]) -> list[Tensor]:
     return blocks
 
 
-def _pieces(whole: Tensor, lengths: Sequence[int]) -> list[Tensor]:
-    return list(torch.split(whole, list(lengths)))
+def _pieces(whole: Tensor, parts: Sequence[Tensor]) -> list[Tensor]:
+    """Of a matrix as high as all of `parts`, the rows that are theirs."""
+    return list(torch.split(whole, [len(part) for part in parts]))
 
 
 class Product(torch.autograd.Function):
@@ -94,7 +154,8 @@ class Product(torch.autograd.Function):
         layers: int,
         *adapters: Tensor,
     ) -> Tensor:
-        both = widened(x, down)
+        # Of two dimensions, which lets a compiler write A x into its place.
+        both = torch.cat([x, linear(x, down)], dim=1)
         ctx.save_for_backward(both, down, weight, *adapters)
         ctx.scalings, ctx.layers = scalings, layers
         return linear(both, weight)
@@ -107,7 +168,7 @@ class Product(torch.autograd.Function):
         width = down.shape[1]
         back = gradient @ weight
         x, low, of_x, of_low = both[:, :width], both[:, width:], back[:, :width], back[:, width:]
-        of_downs = _pieces(of_low.T @ x, [len(one) for one in downs])
+        of_downs = _pieces(of_low.T @ x, downs)
         of_ups = _blocks(gradient.T @ low, ups)
         return (
             of_x + of_low @ down,
@@ -129,35 +190,10 @@ def refresh(products: Sequence[Learning]) -> None:
     torch._foreach_copy_(own_ups, torch._foreach_mul(ups, scalings))
 
 
-def _parts(layer: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """W `(out, in)`, A `(rank, in)` and s B `(out, rank)` in the number format that W computes in;
-    the rank is 0 without an adapter, or one that is in W already.
-    """
-    base = layer.get_base_layer() if isinstance(layer, LoraLayer) else layer
-    weight = _weight(base)
-    if not isinstance(layer, LoraLayer) or layer.merged:
-        return weight, weight[:0], weight[:, :0]
-    (name,) = layer.active_adapters
-    down, up = layer.lora_A[name].weight, layer.lora_B[name].weight * layer.scaling[name]
-    if name in layer.lora_magnitude_vector:  # DoRA: every output has a length of its own
-        magnitude = layer.lora_magnitude_vector[name].weight
-        length = (weight.float() + up @ down).norm(dim=1)
-        stretch = (magnitude / length)[:, None]
-        weight, up = (weight.float() * stretch).to(weight.dtype), up * stretch
-    return weight, down.to(weight.dtype), up.to(weight.dtype)
-
-
-def _weight(layer: Any) -> Tensor:
-    if not isinstance(layer, Linear4bit):
-        return layer.weight.data  # type: ignore[no-any-return]
-    whole: Tensor = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
-    return whole.to(layer.compute_dtype)
-
-
 class BeforeAttention(nn.Module):
     """Norm and the three projections of a decoder layer, turned by place."""
 
-    def __init__(self, layer: Any, product: type[Folded]) -> None:
+    def __init__(self, layer: Any, product: type[Merged | Learning]) -> None:
         super().__init__()
         attention = layer.self_attn
         self.norm, self.width = layer.input_layernorm, attention.head_dim
@@ -177,7 +213,7 @@ class BeforeAttention(nn.Module):
 class FromAttention(nn.Module):
     """The rest of the layer."""
 
-    def __init__(self, layer: Any, product: type[Folded]) -> None:
+    def __init__(self, layer: Any, product: type[Merged | Learning]) -> None:
         super().__init__()
         attention, mlp = layer.self_attn, layer.mlp
         self.scaling, self.norm = attention.scaling, layer.post_attention_layernorm
@@ -189,16 +225,19 @@ class FromAttention(nn.Module):
     ) -> Tensor:
         """`hidden` is what the layer was given, `(rows, tokens, width)`."""
         mixed = attend(query, key, value, mask, self.scaling).transpose(1, 2)
-        flat = hidden.flatten(0, 1) + self.out(mixed.flatten(2).flatten(0, 1))
+        flat = self.out.onto(hidden.flatten(0, 1), mixed.flatten(2).flatten(0, 1))
         gate, up = self.gate_up(self.norm(flat)).chunk(2, dim=-1)
-        output: Tensor = flat + self.down(silu(gate) * up)
+        output: Tensor = self.down.onto(flat, silu(gate) * up)
         return output.view_as(hidden)
 
 
 class FoldedLayer(nn.Module):
     """What a LlamaDecoderLayer computes, of two parts that know no cache."""
 
-    def __init__(self, layer: Any, product: type[Folded] = Folded) -> None:
+    kept = slice(None)
+    """Positions whose output is asked for; see `speed.shorten_last_layer`."""
+
+    def __init__(self, layer: Any, product: type[Merged | Learning]) -> None:
         super().__init__()
         self.index = layer.self_attn.layer_idx
         self.before, self.after = BeforeAttention(layer, product), FromAttention(layer, product)
@@ -215,23 +254,25 @@ class FoldedLayer(nn.Module):
         query, key, value = self.before(hidden_states, *position_embeddings)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.index)
-        output: Tensor = self.after(hidden_states, query, key, value, attention_mask)
+        query = query[:, :, self.kept]
+        if attention_mask is not None:
+            attention_mask = attention_mask[..., -query.shape[2] :, :]
+        hidden = hidden_states[:, self.kept]
+        output: Tensor = self.after(hidden, query, key, value, attention_mask)
         return output
 
 
 def fold_and_compile(model: Any, backend: str = "inductor") -> None:
-    """Fold the language model's adapters and compile its layers and the tower's blocks, for
-    counting alone: the layers keep nothing to train or save.
-
-    4-bit weights are unpacked; the last layer, which computes the answer's positions only, stays as
-    it is. The parts of all layers share one compiled graph each.
+    """Merge the language model's adapters, unpacked, and compile its layers and the tower's blocks,
+    for counting alone: the layers keep nothing to train or save. The parts of all layers share one
+    compiled graph each.
     """
     llava = next(module for module in model.modules() if isinstance(module, LlavaModel))
     trust_image_tokens(llava)
     parts: list[nn.Module] = list(llava.vision_tower.encoder.layers[: blocks_read(llava.config)])
     layers = llava.language_model.layers
-    for index, layer in enumerate(layers[:-1]):
-        layers[index] = folded = FoldedLayer(layer)
+    for index, layer in enumerate(layers):
+        layers[index] = folded = FoldedLayer(layer, Merged)
         parts += [folded.before, folded.after]
     for part in parts:
         part.compile(dynamic=False, backend=backend)
@@ -245,8 +286,7 @@ def fold_to_train(llava: LlavaModel) -> list[FoldedLayer]:
     language = llava.language_model
     layers = language.layers[:-1]
     inside = [one for layer in layers for one in layer.modules() if hasattr(one, "base_layer")]
-    spread = os.environ.get("ACCELERATE_USE_FSDP") == "true"
-    if spread or not inside or not all(map(_is_plain, inside)):
+    if spread_by_fsdp() or not inside or not all(map(_is_plain, inside)):
         return []
     folded = [FoldedLayer(layer, Learning) for layer in layers]
     for layer, other in zip(layers, folded, strict=True):

@@ -62,15 +62,15 @@ def shorten_last_layer(model: LlavaForConditionalGeneration) -> None:
     """Let the language model's last layer compute what `logits_to_keep` asks for: of the other
     tokens it needs keys and values alone.
     """
-    layer, whole = model.model.language_model.layers[-1], model.forward
+    layers, whole = model.model.language_model.layers, model.forward
 
     @wraps(whole)
     def forward(*given: Any, logits_to_keep: int = 0, **named: Any) -> Any:
-        layer.kept = slice(-logits_to_keep or None, None)
+        layers[-1].kept = slice(-logits_to_keep or None, None)
         return whole(*given, logits_to_keep=logits_to_keep, **named)
 
     model.forward = forward
-    layer.forward = partial(_shortened, layer)
+    layers[-1].forward = partial(_shortened, layers[-1])
 
 
 def _shortened(

@@ -83,7 +83,7 @@ def build_trainer(
     """The trainer, its adapter on the model, ready for its first step."""
     if processor.border:
         prompt = render_prompt(processor, train[0]["messages"])
-        size = one_size(chain(train["image"], val["image"]))
+        size = one_size(frame.size for frame in chain(train["image"], val["image"]))
         processor.border.settle(model, processor, prompt, size)
     length = longest(processor, train)
     rows = batch_share(recipe)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
-from peft import get_peft_model
+from peft import LoraConfig, get_peft_model
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from llava_dvc.adapter import load_adapter, peft_config, save_adapter
@@ -14,7 +14,7 @@ from llava_dvc.backbone import load_backbone
 from llava_dvc.config import Config
 from llava_dvc.conversation import question_of
 from llava_dvc.counting import predict
-from llava_dvc.folding import Folded, fold_and_compile
+from llava_dvc.folding import Merged, dithered, fold_and_compile
 from llava_dvc.training import adapter_weights
 from tests.recipes import recipe
 from tests.test_speed import changed
@@ -54,16 +54,53 @@ def test_folded_layers_answer_alike(
 def test_what_is_folded_is_let_go(cfg: Config) -> None:
     model = tuned(cfg)
     fold_and_compile(model, backend="aot_eager")
-    first, *_, last = model.get_base_model().model.language_model.layers
-    kept = [name for name, _ in first.named_parameters() if "lora_" in name]
-    assert kept == []
-    assert any("lora_" in name for name, _ in last.named_parameters())
+    layers = model.get_base_model().model.language_model.layers
+    assert [name for name, _ in layers.named_parameters() if "norm" not in name] == []
 
 
 def test_layers_that_share_an_input_are_one_product() -> None:
     first, second = torch.nn.Linear(6, 3, bias=False), torch.nn.Linear(6, 2, bias=False)
     x = torch.randn(4, 6)
-    torch.testing.assert_close(Folded([first, second])(x), torch.cat([first(x), second(x)], dim=-1))
+    expected = torch.cat([first(x), second(x)], dim=-1)
+    both = Merged([first, second])
+    torch.testing.assert_close(both(x), expected)
+    total = torch.randn(4, 5)
+    before = total.clone()
+    assert both.onto(total, x) is total
+    torch.testing.assert_close(total, before + expected)
+
+
+def test_an_adapter_smaller_than_the_last_bit_is_not_lost() -> None:
+    """As one is after some steps with a small learning rate; rounded to the nearest it would be."""
+    torch.manual_seed(5)
+    base = torch.nn.Linear(2048, 256, bias=False, dtype=torch.bfloat16)
+    base.weight.data = base.weight.sign() * torch.empty_like(base.weight).uniform_(2**-6, 2**-5)
+    layer = get_peft_model(
+        torch.nn.Sequential(base), LoraConfig(r=4, target_modules=["0"])
+    ).base_model.model[0]
+    up, down = layer.lora_B["default"].weight, layer.lora_A["default"].weight
+    torch.nn.init.normal_(up, std=1e-4)
+    learnt = layer.scaling["default"] * (up.detach() @ down.detach())
+    last_bit = 2**-13
+    assert learnt.abs().max() < last_bit / 2
+    x, before = down.detach().sum(dim=0), base.weight.detach().float()
+    expected = learnt @ x
+    found = (Merged([layer]).weight.float() - before) @ x
+    assert (found - expected).norm() < 0.2 * expected.norm()
+    nearest = ((before + learnt).bfloat16().float() - before) @ x
+    assert (nearest - expected).norm() > 0.8 * expected.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_dithering_is_right_on_average_and_to_the_last_bit(dtype: torch.dtype) -> None:
+    exact = torch.tensor([0.0, 1.0, -1.5, 1 + torch.finfo(dtype).eps / 4, -0.3]).repeat(20_000, 1)
+    rounded = dithered(exact, dtype)
+    assert (rounded[:, :3] == exact[:, :3]).all()
+    last_bit = torch.finfo(dtype).eps * torch.tensor([1, 1, 1, 1, 0.25])
+    assert ((rounded - exact).abs() < last_bit).all()
+    assert ((rounded.float() - exact).mean(dim=0).abs() < 0.01 * last_bit).all()
+    assert (rounded[:, 3] != rounded[0, 3]).any()
+    assert torch.equal(rounded, dithered(exact, dtype))
 
 
 def test_counting_leaves_the_compiler_as_it_was(
