@@ -263,9 +263,9 @@ class FoldedLayer(nn.Module):
 
 
 def fold_and_compile(model: Any, backend: str = "inductor") -> None:
-    """Merge the language model's adapters, unpacked, and compile its layers and the tower's blocks,
-    for counting alone: the layers keep nothing to train or save. The parts of all layers share one
-    compiled graph each.
+    """Merge the language model's adapters, unpack it, and compile its layers and the tower's
+    blocks, for counting alone: the layers keep nothing to train or save, and write over what they
+    are given. The parts of all layers share one compiled graph each.
     """
     llava = next(module for module in model.modules() if isinstance(module, LlavaModel))
     trust_image_tokens(llava)

@@ -72,7 +72,7 @@ def test_replies_are_those_of_generation(model, dropping):
     assert answers.replies == generate(model, dropping, batch)
 
 
-def test_frames_of_two_sizes_are_an_error_before_anything_is_done(cfg, dropping, rows, tmp_path):
+def test_frames_of_two_sizes_are_an_error(cfg, dropping, rows, tmp_path):
     images = [frame(0, (80, 30)), frame(1, (64, 48))]
     model = load_backbone(cfg.backbone)
     with pytest.raises(UserError, match="frames are 80x30 and 64x48; bring all to one size"):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from llava_dvc.adapter import load_adapter, peft_config, save_adapter
@@ -15,6 +16,7 @@ from llava_dvc.config import Config
 from llava_dvc.conversation import question_of
 from llava_dvc.counting import predict
 from llava_dvc.folding import Merged, dithered, fold_and_compile
+from llava_dvc.merging import merge
 from llava_dvc.training import adapter_weights
 from tests.recipes import recipe
 from tests.test_speed import changed
@@ -89,6 +91,28 @@ def test_an_adapter_smaller_than_the_last_bit_is_not_lost() -> None:
     assert (found - expected).norm() < 0.2 * expected.norm()
     nearest = ((before + learnt).bfloat16().float() - before) @ x
     assert (nearest - expected).norm() > 0.8 * expected.norm()
+
+
+def test_a_model_merged_in_16_bits_keeps_a_small_adapter(
+    cfg: Config, processor: LlavaProcessor, tmp_path: Path
+) -> None:
+    cfg = changed(cfg, backbone={"quantization": "none", "dtype": "bfloat16"})
+    model = tuned(cfg)
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, LoraLayer)}
+    for layer in layers.values():
+        layer.lora_B["default"].weight.data *= 1e-3
+    save_adapter(model, adapter_weights(model), processor, recipe(cfg), tmp_path / "adapter")
+    merge(cfg.backbone, tmp_path / "adapter", tmp_path / "merged")
+    whole = LlavaForConditionalGeneration.from_pretrained(tmp_path / "merged")
+    assert whole.dtype == torch.bfloat16
+    learnt = torch.cat([m.get_delta_weight("default").flatten() for m in layers.values()])
+    given = torch.cat([m.get_base_layer().weight.flatten() for m in layers.values()]).float()
+    names = [name.removeprefix("base_model.model.") for name in layers]
+    found = torch.cat([whole.get_submodule(n).weight.flatten() for n in names]).float() - given
+    nearest = (given + learnt).bfloat16().float() - given
+    arrived, rounded = ((one @ learnt / (learnt @ learnt)).item() for one in (found, nearest))
+    assert arrived == pytest.approx(1, abs=0.05)
+    assert rounded < 0.5
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
