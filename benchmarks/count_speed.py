@@ -57,7 +57,7 @@ def main() -> None:
             fold_and_compile(model)
         for batch in arguments.batch:
             speed = frames_per_second(model, processor, rows, batch)
-            share = speed * arithmetic(model) / ceiling
+            share = speed * arithmetic(model, processor) / ceiling
             peak = torch.cuda.max_memory_allocated() / 2**30
             sys.stdout.write(
                 f"| {name} | {batch} | {speed:.1f} | {share:.0%} | {peak:.1f} | {loading:.1f} |\n"
@@ -93,10 +93,12 @@ def prefer_numbers(model: Any, processor: LlavaProcessor) -> None:
     model.lm_head.register_forward_hook(lift)
 
 
-def arithmetic(model: Any) -> float:
+def arithmetic(model: Any, processor: LlavaProcessor) -> float:
     """Floating-point operations a frame cannot do without: prompt, tree of 99 counts, tower."""
     language, tower = linear_weights(model.config)
     tokens = places(model.config) - 1 + 27 + 9
+    if processor.border:
+        tokens -= processor.border.dropped
     return float(2 * language * tokens + 2 * tower * places(model.config))
 
 
