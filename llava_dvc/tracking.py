@@ -8,14 +8,11 @@ import hashlib
 import json
 import os
 import re
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from threading import Thread
-from typing import Any, NamedTuple
+from typing import Any
 
 from llava_dvc.board import Board
 from llava_dvc.config import Config, flatten
@@ -23,12 +20,9 @@ from llava_dvc.machine import Machine
 from llava_dvc.outs import state_root
 from llava_dvc.provenance import backbone_revision, code, dvc_md5, environment
 from llava_dvc.recipe import adapter_sha256
-from llava_dvc.store import answers, connect, masked, tracking_uri
+from llava_dvc.sending import Sender
+from llava_dvc.store import connect
 
-TRIES = 3
-QUIET = 0.3  # seconds without progress at a stage's end, after which the tracker is asked for an
-ANSWER = 0.5  # answer within so many
-UPLOAD = 2.0  # the same as QUIET while something large is under way
 LONGEST = 6000  # characters of a param, by MLflow's rules
 SOURCE = {"mlflow.source.name": "dvc.yaml", "mlflow.source.type": "PROJECT"}
 TRAINER_NAMES = {
@@ -95,16 +89,6 @@ def run_name(stage: str, key: str) -> str:
     return os.environ.get("DVC_EXP_NAME") or f"{revision[:7]}-{key[:6]}"
 
 
-class Job(NamedTuple):
-    """What a run's worker does next."""
-
-    send: Callable[[], None]
-    slow: bool = False
-    """It may take minutes."""
-    local: bool = False
-    """It needs no tracker."""
-
-
 class Run:
     """What a stage logs, sent in the background and in order; nothing here ever raises into the
     stage.
@@ -119,12 +103,7 @@ class Run:
         self._folder = name
         self._board: Board | None = None
         self._machine = Machine()
-        self._lost = self._uploading = False
-        self._done = 0
-        self._waiting: SimpleQueue[Job | None] = SimpleQueue()
-        # A daemon: a tracker that hangs must not keep the process from ending.
-        self._worker = Thread(target=self._work, daemon=True)
-        self._worker.start()
+        self._sender = Sender(self._sample, self._machine.due)
 
     def open(self, tags: Mapping[str, str], key: str, adopt: str | None) -> None:
         """Find the run by its `key` tag, else an adapter's run that has none yet, else make it."""
@@ -255,72 +234,19 @@ class Run:
             self._board = self._board or Board(state_root() / "runs" / self._folder)
             draw(self._board)
 
-        self._waiting.put(Job(local, local=True))
+        self._sender.do_here(local)
 
     def submit(self, send: Callable[[], None], slow: bool = False) -> None:
         """Do `send` in the background; `slow` is for what may take minutes."""
-        if not self._lost:
-            self._waiting.put(Job(send, slow))
+        self._sender.submit(send, slow)
 
     def close(self, status: str) -> None:
         """End the run, and wait for what is under way while the tracker does its part."""
         self.submit(self._sample)
         self.submit(lambda: self.client.set_terminated(self.run_id, status))
-        self._waiting.put(None)
-        done, since = self._done, time.monotonic()
-        while self._worker.is_alive():
-            self._worker.join(0.05)
-            quiet = time.monotonic() - since
-            if self._done != done:
-                done, since = self._done, time.monotonic()
-            elif quiet > (UPLOAD if self._uploading else QUIET):
-                if not answers(ANSWER) and self._done == done:
-                    self._give_up("it does not answer")
-                    break
-                since = time.monotonic()
-        self._finish_board()
-
-    def _finish_board(self) -> None:
-        """Draw what waits behind a call that hangs, too."""
-        with suppress(Empty):
-            while True:
-                job = self._waiting.get_nowait()
-                if job and job.local:
-                    job.send()
+        self._sender.close()
         if self._board:
             self._board.close()
-
-    def _work(self) -> None:
-        while True:
-            try:
-                job = self._waiting.get(timeout=None if self._lost else self._machine.due())
-            except Empty:
-                job = Job(self._sample)
-            if job is None:
-                return
-            self._uploading = job.slow
-            job.send() if job.local else self._try(job.send)
-            self._done, self._uploading = self._done + 1, False
-
-    def _try(self, send: Callable[[], None]) -> None:
-        reason = ""
-        for attempt in range(TRIES):
-            if self._lost:
-                return
-            try:
-                send()
-                return
-            except Exception as error:  # whatever a tracker raises must not reach the training
-                reason = " ".join(str(error).split())[:200]
-                self._uploading = False
-                time.sleep(0.2 * attempt)
-        self._give_up(reason)
-
-    def _give_up(self, reason: str) -> None:
-        if not self._lost:
-            self._lost = True
-            text = f"tracking: {tracking_uri()} is lost ({reason}); the stage goes on without\n"
-            sys.stderr.write(masked(text))
 
     def _sample(self) -> None:
         """How busy the machine is, at the seconds since the run began."""

@@ -5,7 +5,7 @@ import time
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from llava_dvc import tracking
+from llava_dvc import sending, tracking
 from llava_dvc.config import flatten
 from llava_dvc.plots import plt
 
@@ -151,7 +151,7 @@ def test_a_further_evaluation_names_its_training(store, cfg):
 @pytest.mark.parametrize("answers", [True, False])
 def test_a_tracker_that_hangs_does_not_hold_up_the_end(store, cfg, monkeypatch, capfd, answers):
     """It answered until the stage was about to end, or never."""
-    monkeypatch.setattr(tracking, "answers", lambda seconds: False)
+    monkeypatch.setattr(sending, "answers", lambda seconds: False)
     hung = threading.Event()
     with open_train(cfg) as run:
         if answers:
@@ -164,7 +164,7 @@ def test_a_tracker_that_hangs_does_not_hold_up_the_end(store, cfg, monkeypatch, 
 
 
 def test_an_upload_may_take_longer_than_an_answer(store, cfg, monkeypatch):
-    monkeypatch.setattr(tracking, "UPLOAD", 0.2)
+    monkeypatch.setattr(sending, "UPLOAD", 0.2)
     with open_train(cfg) as run:
         run.submit(lambda: time.sleep(1), slow=True)
     assert [r.info.status for r in all_runs(store())] == ["FINISHED"]
@@ -182,7 +182,7 @@ def test_a_lost_tracker_is_not_asked_again_and_again(store, cfg, monkeypatch):
     monkeypatch.setattr(tracking, "Machine", Impatient)
     monkeypatch.setattr(tracking, "connect", lambda: 1 / 0)
     with open_train(cfg) as run:
-        while not run._lost:
+        while not run._sender.lost:
             time.sleep(0.01)
         time.sleep(0.1)
         before = len(asked)
