@@ -63,8 +63,8 @@ def main() -> None:
                 f"| {name} | {batch} | {speed:.1f} | {share:.0%} | {peak:.1f} | {loading:.1f} |\n"
             )
             sys.stdout.flush()
+            torch._dynamo.reset()  # it compiles for eight shapes, and no more
         del model
-        torch._dynamo.reset()
         torch.cuda.empty_cache()
 
 

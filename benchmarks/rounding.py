@@ -3,12 +3,13 @@
     python -m benchmarks.rounding SKELETON
 
 Every adapter tensor is set to random values, so that all of them get a gradient. Errors are
-|x - reference| / |reference| over all gradients, or all counts' centred log-probabilities,
-together; the reference computes in float32 on the same 4-bit weights.
+|x - reference| / |reference| over all gradients together, or all counts' log-probabilities less
+their mean; the reference computes in float32 on the same 4-bit weights.
 """
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,16 @@ from llava_dvc.backbone import load_backbone, load_processor
 from llava_dvc.conversation import render_prompt
 from llava_dvc.counting import as_trained, loader, score
 from llava_dvc.folding import fold_and_compile
+from llava_dvc.passes import adapter_tensors
 from llava_dvc.tree import CountTree
+
+Settings = tuple[str, ...]
+Paths = dict[str, Settings]
+Measure = Callable[[Path, Settings], Tensor]
 
 PLAIN = ("train.checkpointing=false",)
 COMPILED = (*PLAIN, "train.compile=true")
-TRAINING: dict[str, tuple[str, ...]] = {
+TRAINING: Paths = {
     "float32": (*PLAIN, "backbone.dtype=float32"),
     "plain": PLAIN,
     "unpacked": (*PLAIN, "backbone.unpacked=true"),
@@ -33,7 +39,7 @@ TRAINING: dict[str, tuple[str, ...]] = {
     "fast": (*COMPILED, "backbone.unpacked=true"),
     "float16": (*PLAIN, "backbone.dtype=float16"),
 }
-COUNTING: dict[str, tuple[str, ...]] = {
+COUNTING: Paths = {
     "float32": ("backbone.dtype=float32",),
     "plain": (),
     "compiled": ("evaluate.compile=true",),
@@ -44,44 +50,43 @@ ROWS = 4
 def main() -> None:
     arguments = _parse()
     make_weights(arguments.skeleton, arguments.weights)
-    reference: dict[str, Tensor] = {}
-    sys.stdout.write("| training | loss | error of the gradient |\n|---|---|---|\n")
-    for name, settings in TRAINING.items():
-        loss, found = gradients(arguments.weights, list(settings))
-        reference = reference or found
-        sys.stdout.write(f"| {name} | {loss:.5f} | {distance(found, reference):.2%} |\n")
-        sys.stdout.flush()
-    reference = {}
-    sys.stdout.write("| counting | error of log P(count) |\n|---|---|\n")
-    for name, settings in COUNTING.items():
-        counted = {"log P": log_probabilities(arguments.weights, list(settings))}
-        reference = reference or counted
-        sys.stdout.write(f"| {name} | {distance(counted, reference):.2%} |\n")
+    compare("the gradient, when training", TRAINING, gradients, arguments.weights)
+    compare("log P(count), when counting", COUNTING, log_probabilities, arguments.weights)
+
+
+def compare(what: str, paths: Paths, measure: Measure, weights: Path) -> None:
+    """Print every path's distance from the first one's result."""
+    sys.stdout.write(f"| path | error of {what} |\n|---|---|\n")
+    reference: Tensor | None = None
+    for name, settings in paths.items():
+        found = measure(weights, settings)
+        torch._dynamo.reset()
+        reference = found if reference is None else reference
+        sys.stdout.write(f"| {name} | {(found - reference).norm() / reference.norm():.2%} |\n")
         sys.stdout.flush()
 
 
-def gradients(weights: Path, settings: list[str]) -> tuple[float, dict[str, Tensor]]:
-    """Loss, and the gradient of every adapter tensor, in float32 on the CPU."""
-    trainer = ours(preset(weights, settings), frames(ROWS))
+def gradients(weights: Path, settings: Settings) -> Tensor:
+    """Of every adapter tensor, one behind the other, in float32 on the CPU."""
+    trainer = ours(preset(weights, [*settings]), frames(ROWS))
     rows = [trainer.train_dataset[row] for row in range(ROWS)]
     batch = trainer._prepare_inputs(trainer.data_collator(rows))
-    adapters = learn(trainer.model)
+    randomize(trainer.model)
     trainer.model.train()
     with trainer.accelerator.autocast():
         loss = trainer.compute_loss(trainer.model, batch)
     loss.backward()
-    found = {name: p.grad.float().cpu() for name, p in adapters.items()}
-    torch._dynamo.reset()
-    return loss.item(), found
+    adapters = adapter_tensors(trainer.model).values()
+    return torch.cat([p.grad.float().flatten().cpu() for p in adapters])
 
 
-def log_probabilities(weights: Path, settings: list[str]) -> Tensor:
+def log_probabilities(weights: Path, settings: Settings) -> Tensor:
     """Of all counts, less their mean, `(frames, counts)`."""
-    cfg = preset(weights, settings)
+    cfg = preset(weights, [*settings])
     model = load_backbone(cfg.backbone)
     processor = load_processor(cfg.backbone, cfg.image)
     model.add_adapter(peft_config(cfg.adapter, model))
-    learn(model)
+    randomize(model)
     if cfg.evaluate.compile:
         fold_and_compile(model)
     prompt = render_prompt(processor, ASKED.messages(None))
@@ -89,24 +94,14 @@ def log_probabilities(weights: Path, settings: list[str]) -> Tensor:
     [batch] = loader(processor, frames(ROWS)["image"], prompt, ROWS, model.device)
     with as_trained(model):
         logs = tree.log_probabilities(score(model, batch, tree).nodes).cpu()
-    torch._dynamo.reset()
     return logs - logs.mean(dim=1, keepdim=True)
 
 
-def learn(model: Any) -> dict[str, Tensor]:
-    """The adapters' tensors by name, random now."""
+def randomize(model: Any) -> None:
+    """Make the adapters' tensors random."""
     torch.manual_seed(0)
-    adapters = {n: p for n, p in model.named_parameters() if "lora_" in n}
-    for parameter in adapters.values():
+    for parameter in adapter_tensors(model).values():
         torch.nn.init.normal_(parameter, std=0.02)
-    return adapters
-
-
-def distance(found: dict[str, Tensor], reference: dict[str, Tensor]) -> float:
-    def length(tensors: list[Tensor]) -> float:
-        return sum(float(tensor.double().square().sum()) for tensor in tensors) ** 0.5
-
-    return length([found[n] - g for n, g in reference.items()]) / length(list(reference.values()))
 
 
 def _parse() -> argparse.Namespace:

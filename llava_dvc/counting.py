@@ -79,7 +79,8 @@ def predict(
     """Ask `question` of every frame; counts above `max_count` get no probability.
 
     `stance` is the compiler's after the first batch: what was compiled for that one's shape is not
-    compiled again for the last one's.
+    compiled again for the last one's. Raises UserError when the border is dropped and a frame has
+    another size than the first.
     """
     prompt = render_prompt(processor, question)
     tree = CountTree.build(processor, prompt, max_count).to(model.device)
@@ -120,8 +121,6 @@ def loader(
 ) -> Iterator[Batch]:
     """Batches of encoded frames on `device`. Beside a GPU other processes decode and resize them,
     a few at a time, so that the first batch is soon there.
-
-    Raises UserError when the border is dropped and a frame has another size than the first.
     """
 
     def collate(images: list[Image]) -> tuple[list[Size], Batch]:
@@ -140,7 +139,7 @@ def loader(
     )
     pieces = iter(encoded)
     while taken := list(islice(pieces, batch_size // piece)):
-        if processor.border:
+        if processor.border:  # here, because an error in a worker would arrive as a traceback
             one_size([processor.border.size, *chain.from_iterable(sizes for sizes, _ in taken)])
         yield {
             name: torch.cat([batch[name].to(device, non_blocking=True) for _, batch in taken])

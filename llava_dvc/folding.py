@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from bitsandbytes.functional import dequantize_4bit
-from bitsandbytes.nn import Linear4bit
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu
@@ -25,7 +23,7 @@ from transformers.models.llava.modeling_llava import LlavaModel
 
 from llava_dvc.attention import attend
 from llava_dvc.backbone import spread_by_fsdp
-from llava_dvc.speed import Unpacked, blocks_read, trust_image_tokens
+from llava_dvc.speed import Unpacked, blocks_read, trust_image_tokens, unpacked_weight
 
 
 class Merged(nn.Module):
@@ -33,14 +31,14 @@ class Merged(nn.Module):
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         super().__init__()
-        self.weight = torch.cat(list(map(merged, layers)))
+        self.weight = torch.cat(list(map(merged_weight, layers)))
 
     def forward(self, x: Tensor) -> Tensor:
         """`(tokens, width)` to the layers' outputs, one behind the other."""
         return linear(x, self.weight)
 
     def onto(self, total: Tensor, x: Tensor) -> Tensor:
-        """`total` itself, the product added to it in passing."""
+        """`total` itself, the product added to it in place."""
         add_product(total, x, self.weight)
         return total
 
@@ -57,10 +55,10 @@ def _(total: Tensor, x: Tensor, weight: Tensor) -> None:
 
 
 @torch.no_grad()
-def merged(layer: Any) -> Tensor:
+def merged_weight(layer: Any) -> Tensor:
     """The layer's weight `(out, in)`, its adapter added, in the number format it computes in."""
     base = layer.get_base_layer() if isinstance(layer, LoraLayer) else layer
-    weight = _weight(base)
+    weight = unpacked_weight(base)
     if not isinstance(layer, LoraLayer) or layer.merged:
         return weight
     [name] = layer.active_adapters
@@ -73,25 +71,20 @@ def merged(layer: Any) -> Tensor:
 
 
 def dithered(exact: Tensor, dtype: torch.dtype) -> Tensor:
-    """Float32 in `dtype`, every value rounded up or down at random, on average to itself; always
-    alike.
+    """Float32 in `dtype`, every normal number rounded up or down at random, on average to itself;
+    always alike on one kind of device.
 
     Stochastic rounding, as in Gupta et al., arXiv 1502.02551: random bits are added to those that
     `dtype` has no room for, and carried.
     """
+    bits = exact.view(torch.int32)
+    seed = int(bits.sum())  # every matrix has noise of its own
     dropped = int(torch.finfo(dtype).eps / torch.finfo(exact.dtype).eps)
-    source = torch.Generator(exact.device).manual_seed(0)
+    source = torch.Generator(exact.device).manual_seed(seed)
     noise = torch.randint(
         dropped, exact.shape, generator=source, device=exact.device, dtype=torch.int32
     )
-    return ((exact.view(torch.int32) + noise) & -dropped).view(exact.dtype).to(dtype)
-
-
-def _weight(layer: Any) -> Tensor:
-    weight: Tensor = layer.weight.data
-    if isinstance(layer, Linear4bit):
-        weight = dequantize_4bit(weight, layer.weight.quant_state).to(layer.compute_dtype)
-    return weight
+    return ((bits + noise) & -dropped).view(exact.dtype).to(dtype)
 
 
 class Learning(nn.Module):
@@ -107,8 +100,8 @@ class Learning(nn.Module):
         self.scalings = [layer.scaling[name] for layer in layers]
         bases = [layer.get_base_layer() for layer in layers]
         weight = torch.cat([base.unpacked for base in bases])
-        self.down = torch.cat(self.downs).to(weight.dtype)
         rows, width = weight.shape
+        self.down = weight.new_zeros(sum(map(len, self.downs)), width)
         self.weight = torch.cat([weight, weight.new_zeros(rows, len(self.down))], dim=1)
         for base, own in zip(bases, _pieces(self.weight[:, :width], self.ups), strict=True):
             base.unpacked = own
@@ -223,7 +216,7 @@ class FromAttention(nn.Module):
     def forward(
         self, hidden: Tensor, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
     ) -> Tensor:
-        """`hidden` is what the layer was given, `(rows, tokens, width)`."""
+        """`hidden` is what the layer was given, `(rows, tokens, width)`; Merged writes over it."""
         mixed = attend(query, key, value, mask, self.scaling).transpose(1, 2)
         flat = self.out.onto(hidden.flatten(0, 1), mixed.flatten(2).flatten(0, 1))
         gate, up = self.gate_up(self.norm(flat)).chunk(2, dim=-1)
@@ -235,7 +228,7 @@ class FoldedLayer(nn.Module):
     """What a LlamaDecoderLayer computes, of two parts that know no cache."""
 
     kept = slice(None)
-    """Positions whose output is asked for; see `speed.shorten_last_layer`."""
+    """Positions whose output is asked for; `speed.shorten_last_layer` sets the last layer's."""
 
     def __init__(self, layer: Any, product: type[Merged | Learning]) -> None:
         super().__init__()
@@ -265,7 +258,7 @@ class FoldedLayer(nn.Module):
 def fold_and_compile(model: Any, backend: str = "inductor") -> None:
     """Merge the language model's adapters, unpack it, and compile its layers and the tower's
     blocks, for counting alone: the layers keep nothing to train or save, and write over what they
-    are given. The parts of all layers share one compiled graph each.
+    are given. The parts of all layers share one compiled graph for every shape.
     """
     llava = next(module for module in model.modules() if isinstance(module, LlavaModel))
     trust_image_tokens(llava)

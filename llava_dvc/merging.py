@@ -19,7 +19,7 @@ from llava_dvc.calibration import fit_temperature
 from llava_dvc.card import Facts
 from llava_dvc.dataset import load_split
 from llava_dvc.evaluation import answers, predictions, scores
-from llava_dvc.folding import merged
+from llava_dvc.folding import merged_weight
 from llava_dvc.plots import draw_all
 from llava_dvc.publishing import answers_as, complete, merged_repo
 from llava_dvc.recipe import Recipe
@@ -63,7 +63,7 @@ def merge(backbone: config.Backbone, adapter: Path, folder: Path) -> None:
     model = PeftModel.from_pretrained(base, adapter)
     for layer in model.modules():
         if isinstance(layer, LoraLayer):
-            layer.get_base_layer().weight.data = merged(layer)
+            layer.get_base_layer().weight.data = merged_weight(layer)
     model.unload().save_pretrained(folder)
     AutoProcessor.from_pretrained(adapter, trust_remote_code=False).save_pretrained(folder)
 

@@ -37,10 +37,19 @@ def unpack(model: LlavaForConditionalGeneration) -> None:
     """Turn every 4-bit layer into an Unpacked one; takes four times the packed weights' memory."""
     for module in model.modules():
         if isinstance(module, Linear4bit):
-            weight = dequantize_4bit(module.weight.data, module.weight.quant_state)
             # An attribute, not a buffer: it belongs to no state dict and is never sent about.
-            module.unpacked = weight.to(module.compute_dtype)
+            module.unpacked = unpacked_weight(module)
             module.__class__ = Unpacked
+
+
+def unpacked_weight(layer: Any) -> Tensor:
+    """The layer's weight in the number format it computes in."""
+    weight: Tensor = layer.weight.data
+    if isinstance(layer, Unpacked):
+        weight = layer.unpacked
+    elif isinstance(layer, Linear4bit):
+        weight = dequantize_4bit(weight, layer.weight.quant_state).to(layer.compute_dtype)
+    return weight
 
 
 def blocks_read(llava: LlavaConfig) -> int:

@@ -64,12 +64,14 @@ def test_layers_that_share_an_input_are_one_product() -> None:
     first, second = torch.nn.Linear(6, 3, bias=False), torch.nn.Linear(6, 2, bias=False)
     x = torch.randn(4, 6)
     expected = torch.cat([first(x), second(x)], dim=-1)
-    both = Merged([first, second])
-    torch.testing.assert_close(both(x), expected)
-    total = torch.randn(4, 5)
+    torch.testing.assert_close(Merged([first, second])(x), expected)
+
+
+def test_a_product_is_added_in_place() -> None:
+    layer, x, total = torch.nn.Linear(6, 3, bias=False), torch.randn(4, 6), torch.randn(4, 3)
     before = total.clone()
-    assert both.onto(total, x) is total
-    torch.testing.assert_close(total, before + expected)
+    assert Merged([layer]).onto(total, x) is total
+    torch.testing.assert_close(total, before + layer(x))
 
 
 def test_an_adapter_smaller_than_the_last_bit_is_not_lost() -> None:
@@ -91,6 +93,10 @@ def test_an_adapter_smaller_than_the_last_bit_is_not_lost() -> None:
     assert (found - expected).norm() < 0.2 * expected.norm()
     nearest = ((before + learnt).bfloat16().float() - before) @ x
     assert (nearest - expected).norm() > 0.8 * expected.norm()
+    other = torch.randn(2048)  # nothing that was learnt for: what is done at random is no more
+    exact = (before + learnt) @ other  # than the rounding of the answer
+    noise = Merged([layer]).weight.float() @ other - exact
+    assert noise.norm() < (exact.bfloat16() - exact).norm()
 
 
 def test_a_model_merged_in_16_bits_keeps_a_small_adapter(
@@ -125,6 +131,41 @@ def test_dithering_is_right_on_average_and_to_the_last_bit(dtype: torch.dtype) -
     assert ((rounded.float() - exact).mean(dim=0).abs() < 0.01 * last_bit).all()
     assert (rounded[:, 3] != rounded[0, 3]).any()
     assert torch.equal(rounded, dithered(exact, dtype))
+
+
+def test_every_matrix_is_rounded_by_noise_of_its_own() -> None:
+    one, other = (torch.randn(256, 256).abs() for _ in range(2))
+    errors = torch.stack([(dithered(x, torch.bfloat16) - x).flatten() for x in (one, other)])
+    assert abs(torch.corrcoef(errors)[0, 1]) < 0.02
+
+
+@pytest.mark.parametrize("method", ["lora", "dora"])
+def test_a_model_merged_in_float32_is_what_peft_merges(
+    method: str, cfg: Config, processor: LlavaProcessor, tmp_path: Path
+) -> None:
+    cfg = changed(cfg, adapter={"method": method}, backbone={"quantization": "none"})
+    model = tuned(cfg)
+    save_adapter(model, adapter_weights(model), processor, recipe(cfg), tmp_path / "adapter")
+    merge(cfg.backbone, tmp_path / "adapter", tmp_path / "merged")
+    found = LlavaForConditionalGeneration.from_pretrained(tmp_path / "merged").state_dict()
+    for name, expected in model.merge_and_unload().state_dict().items():
+        torch.testing.assert_close(found[name], expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_folded_layers_answer_alike_in_16_bits(
+    batch_size: int, dtype: str, cfg: Config, processor: LlavaProcessor, rows: Dataset
+) -> None:
+    cfg = changed(cfg, backbone={"dtype": dtype})
+    plain, folded = tuned(cfg), tuned(cfg)
+    fold_and_compile(folded, backend="aot_eager")
+    images, question = list(rows["image"])[:5], question_of(rows[0]["messages"])
+    one, other, without = (
+        predict(model, processor, images, question, 60, batch_size).probabilities
+        for model in (plain, folded, load_backbone(cfg.backbone))
+    )
+    assert abs(one - other).max() < 0.1 * abs(one - without).max()
 
 
 def test_counting_leaves_the_compiler_as_it_was(
