@@ -77,7 +77,7 @@ def table(rows: Iterable[dict[str, Any]]) -> str:
         cells = [
             name,
             str(len(found)),
-            f"{np.mean(maes):.2f} ± {np.std(maes):.2f}",
+            f"{np.mean(maes):.2f} ± {np.std(maes, ddof=1):.2f}",
             f"{np.mean([row['adapter']['rmse'] for row in found]):.2f}",
             f"{np.mean([row['adapter']['bias'] for row in found]):+.2f}",
             f"{np.mean([row['adapter_greedy']['mae'] for row in found]):.2f}",

@@ -33,7 +33,7 @@ ADAPTER = Path("models/adapter")
 """Where `dvc repro` leaves one."""
 
 CHAMPION = "champion"
-BATCH = {"cpu": 8, "cuda": 16}  # frames in one pass
+BATCH = 8  # frames in one pass: what a card of 12 GB has room for
 DOWNLOADED = ["*.json", "*.jinja", "*.model", "adapter_model.safetensors"]
 
 Picture = Image.Image | str | Path
@@ -85,7 +85,7 @@ class Counter:
         self.model = model
         self.processor = processor
         self.recipe = recipe
-        self.batch_size = BATCH[recipe.backbone.device]
+        self.batch_size = BATCH
         self._question = Conversation(recipe.question, PLACEHOLDER).messages(None)
 
     @classmethod
