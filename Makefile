@@ -29,9 +29,10 @@ test: setup ## Run all tests but those of `make faults`
 faults: setup ## Kill, fill and lock, and a sweep of experiments: a quarter of an hour
 	$(RUN) pytest -m 'faults or sweep' tests/faults tests/test_pipeline.py
 
-check: setup ## Format, lint, types and tests; CI runs `make faults` too
+check: setup ## Format, lint, imports, types and tests; CI runs `make faults` too
 	$(RUN) ruff format --check
 	$(RUN) ruff check
+	$(RUN) lint-imports
 	$(RUN) mypy --strict llava_dvc stages
 	$(RUN) pytest
 

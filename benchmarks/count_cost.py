@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from llava_dvc.adapter import load_adapter
-from llava_dvc.conversation import render_prompt
-from llava_dvc.counting import loader, reply, score
-from llava_dvc.frames import read_frames
-from llava_dvc.pictures import read_rgb
-from llava_dvc.tree import CountTree
+from llava_dvc.data.frames import read_frames
+from llava_dvc.data.images import read_rgb
+from llava_dvc.model.adapter import load_adapter
+from llava_dvc.model.chat_template import render_prompt
+from llava_dvc.model.count_tree import CountTree
+from llava_dvc.model.counting import loader, reply, score
 
 BATCH = 8
 TOKENS = 3  # two digits and the end

@@ -25,10 +25,10 @@ from benchmarks.train_speed import (
     places,
     preset,
 )
-from llava_dvc.adapter import peft_config
-from llava_dvc.backbone import load_backbone, load_processor
-from llava_dvc.counting import predict
-from llava_dvc.folding import fold_and_compile
+from llava_dvc.evaluation.merged_weights import fold_and_compile
+from llava_dvc.model.adapter import peft_config
+from llava_dvc.model.backbone import load_backbone, load_processor
+from llava_dvc.model.counting import predict
 
 FOLDED = "evaluate.compile=true"
 BASES = {

@@ -23,17 +23,18 @@ import torch
 from datasets import DatasetDict
 
 from benchmarks.settings import overridden
-from llava_dvc.backbone import load_backbone, load_processor
-from llava_dvc.baselines import ridge_features, train_mean, zero_shot
+from llava_dvc.checks.preflight import Asked, require_sound
 from llava_dvc.config import PARAMS, Config, load_config
-from llava_dvc.counting import parse_count
-from llava_dvc.evaluation import predictions
-from llava_dvc.frames import read_conversations, read_frames
+from llava_dvc.conversation import parse_count
+from llava_dvc.data.frames import read_frames
+from llava_dvc.data.messages import read_conversations
+from llava_dvc.data.prepare import build
+from llava_dvc.data.split import Split
+from llava_dvc.evaluation.baselines import ridge_features, train_mean, zero_shot
+from llava_dvc.evaluation.predictions import predictions
 from llava_dvc.metrics import Floats, coverage, summary
-from llava_dvc.preflight import Asked
-from llava_dvc.preparation import build
-from llava_dvc.split import Split
-from llava_dvc.training import build_trainer, fit
+from llava_dvc.model.backbone import load_backbone, load_processor
+from llava_dvc.training.count_trainer import build_trainer, fit
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,8 @@ def run(cfg: Config, rows: DatasetDict, rivals: bool) -> Fold:
             seed=cfg.seed,
             checkpoints=Path(checkpoints),
         )
-        tuned = fit(trainer, Asked(cfg.backbone, cfg.image, cfg.adapter))
+        require_sound(trainer, Asked(cfg.backbone, cfg.image, cfg.adapter))
+        tuned = fit(trainer)
     minutes = (time.monotonic() - began) / 60
     found = predictions(tuned.model.eval(), processor, held_out, cfg.evaluate, tuned.temperature)
     answers["adapter"] = found["predicted"].to_numpy(float)

@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 
 from llava_dvc import Counter
-from llava_dvc.conversation import question_of
-from llava_dvc.counting import predict
 from llava_dvc.dataset import load_split
-from llava_dvc.prediction import count_paths
+from llava_dvc.model.chat_template import question_of
+from llava_dvc.model.counting import predict
+from llava_dvc.serving.predict import count_paths
 
 
 def main() -> None:

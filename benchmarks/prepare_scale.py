@@ -24,8 +24,8 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from llava_dvc.frames import write_labels
-from llava_dvc.mall import default_messages
+from llava_dvc.data.labels import write_labels
+from llava_dvc.data.mall import default_messages
 
 ROOT = Path(__file__).parents[1]
 ADDED = 100
@@ -144,11 +144,12 @@ def limit(gib: float | None) -> Callable[[], None]:
 
 def start(prepared: Path) -> dict[str, dict[str, float]]:
     """CPU seconds and MB (without mapped files) from the imports' end to the first batch."""
-    from llava_dvc.backbone import load_backbone, load_processor
     from llava_dvc.config import load_config
-    from llava_dvc.counting import ceiling
-    from llava_dvc.dataset import load_split, question
-    from llava_dvc.training import build_trainer
+    from llava_dvc.conversation import question_text
+    from llava_dvc.dataset import load_split
+    from llava_dvc.model.backbone import load_backbone, load_processor
+    from llava_dvc.model.counting import ceiling
+    from llava_dvc.training.count_trainer import build_trainer
 
     cfg = load_config()
     backbone = cfg.backbone.model_copy(update={"name": str(ROOT / cfg.backbone.name)})
@@ -167,7 +168,7 @@ def start(prepared: Path) -> dict[str, dict[str, float]]:
 
     train, val, rows = (load_split(prepared, name) for name in ("train", "val", "eval"))
     mark("splits opened")
-    question(val)
+    question_text(val[0]["messages"])
     ceiling(train["count"])
     np.array(rows["count"][:])
     mark("counts read")

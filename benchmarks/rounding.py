@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.train_speed import ASKED, frames, make_weights, ours, preset
-from llava_dvc.adapter import peft_config
-from llava_dvc.backbone import load_backbone, load_processor
-from llava_dvc.conversation import render_prompt
-from llava_dvc.counting import as_trained, loader, score
-from llava_dvc.folding import fold_and_compile
-from llava_dvc.passes import adapter_tensors
-from llava_dvc.tree import CountTree
+from llava_dvc.checks.gradient_check import adapter_tensors
+from llava_dvc.evaluation.merged_weights import fold_and_compile
+from llava_dvc.model.adapter import peft_config
+from llava_dvc.model.backbone import load_backbone, load_processor
+from llava_dvc.model.chat_template import render_prompt
+from llava_dvc.model.count_tree import CountTree
+from llava_dvc.model.counting import as_trained, loader, score
 
 Settings = tuple[str, ...]
 Paths = dict[str, Settings]

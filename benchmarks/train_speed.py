@@ -39,11 +39,11 @@ from transformers import (
 from trl import SFTConfig, SFTTrainer
 
 from benchmarks.settings import overridden
-from llava_dvc.backbone import load_backbone, load_processor
 from llava_dvc.config import Config, load_config
+from llava_dvc.conversation import PLACEHOLDER, Conversation
 from llava_dvc.dataset import FEATURES
-from llava_dvc.messages import PLACEHOLDER, Conversation
-from llava_dvc.training import build_trainer, is_main_process
+from llava_dvc.model.backbone import load_backbone, load_processor
+from llava_dvc.training.count_trainer import build_trainer, is_main_process
 
 BATCH = 8
 WARM_UP = 4

@@ -5,7 +5,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llava_dvc.counter import Count, Counter
+    from llava_dvc.serving.counter import Count, Counter
 
 __all__ = ["Count", "Counter"]
 
@@ -27,6 +27,6 @@ def __getattr__(name: str) -> Any:
     """`Counter` and `Count` are loaded when they are asked for: they bring PyTorch with them."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from llava_dvc import counter
+    from llava_dvc.serving import counter
 
     return getattr(counter, name)

@@ -8,7 +8,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from llava_dvc.config import PARAMS, UserError, load_config
+from llava_dvc.config import PARAMS, load_config
+from llava_dvc.errors import UserError
 
 PRESETS = Path("presets")
 
@@ -41,7 +42,7 @@ def preset(arguments: argparse.Namespace) -> None:
 
 def doctor(arguments: argparse.Namespace) -> None:
     """Show what a training would check before its first step; a fault is exit code 1."""
-    from llava_dvc.doctor import examine, row
+    from llava_dvc.checks.doctor import examine, row
 
     faults = 0
     for check in examine(load_config(), arguments.prepared):
@@ -54,7 +55,7 @@ def doctor(arguments: argparse.Namespace) -> None:
 
 def import_mall(arguments: argparse.Namespace) -> None:
     """Bring the Mall data set, or any frames/ + labels.csv, into data/."""
-    from llava_dvc import mall
+    from llava_dvc.data import mall
 
     frames = mall.import_mall(arguments.source, Path("data"))
     mall.dvc_add(Path("data"))
@@ -63,14 +64,14 @@ def import_mall(arguments: argparse.Namespace) -> None:
 
 def push(arguments: argparse.Namespace) -> None:
     """Upload a published folder to the Hub."""
-    from llava_dvc.release import release
+    from llava_dvc.publishing.push import release
 
     sys.stdout.write(release(arguments.folder, load_config().publish))
 
 
 def predict(arguments: argparse.Namespace) -> None:
     """Count the people in pictures and videos."""
-    from llava_dvc.prediction import count_files
+    from llava_dvc.serving.predict import count_files
 
     count_files(
         arguments.paths,
@@ -84,14 +85,14 @@ def predict(arguments: argparse.Namespace) -> None:
 
 def serve(arguments: argparse.Namespace) -> None:
     """Count over HTTP until the process is told to stop."""
-    from llava_dvc.serve import serve
+    from llava_dvc.serving.service import serve
 
     serve(arguments.adapter, arguments.host, arguments.port)
 
 
 def vllm(arguments: argparse.Namespace) -> None:
     """Print the command that serves an adapter with vLLM, or why it cannot be."""
-    from llava_dvc.vllm import command
+    from llava_dvc.serving.vllm import command
 
     sys.stdout.write(command(arguments.adapter) + "\n")
 
@@ -99,11 +100,11 @@ def vllm(arguments: argparse.Namespace) -> None:
 def runs(arguments: argparse.Namespace) -> None:
     """Show experiments beside their MLflow runs, or mend the store of a moved repository."""
     if arguments.relocate:
-        from llava_dvc.store import relocate
+        from llava_dvc.tracking.mlflow_store import relocate
 
         sys.stdout.write(f"{relocate()}\n")
     else:
-        from llava_dvc.runs import table
+        from llava_dvc.tracking.experiments import table
 
         sys.stdout.write(table())
 

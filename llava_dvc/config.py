@@ -6,9 +6,7 @@ why this module may stay out of the stages' `deps`.
 
 import difflib
 import reprlib
-import sys
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -25,13 +23,9 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from llava_dvc.process import full_disk
+from llava_dvc.errors import UserError
 
 PARAMS = Path("params.yaml")
-
-
-class UserError(ValueError):
-    """Something the person at the keyboard can mend; shown as it stands, without a traceback."""
 
 
 class Section(BaseModel):
@@ -230,23 +224,6 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         name = f"{prefix}{key}"
         flat |= flatten(value, f"{name}.") if isinstance(value, dict) else {name: value}
     return flat
-
-
-def run_stage(main: Callable[..., None]) -> None:
-    """Call a stage's `main(cfg, *paths)` with the command line's paths; a UserError, Ctrl-C and a
-    full disk end it with a line alone.
-    """
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    try:
-        main(load_config(), *map(Path, sys.argv[1:]))
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("error: interrupted; `dvc repro` goes on")
-    except Exception as error:
-        if folder := full_disk(error):
-            sys.exit(f"error: {folder}: the disk is full; make room and run `dvc repro` again")
-        raise
 
 
 def _lines(error: ValidationError) -> Iterator[str]:

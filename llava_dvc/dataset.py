@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 from datasets import Dataset, DatasetInfo, Features, Image, List, Value, load_from_disk
 
-from llava_dvc.config import UserError
-from llava_dvc.outs import write_json
+from llava_dvc.errors import UserError
+from llava_dvc.files import write_json
 
 CONTENT = List({"type": Value("string"), "text": Value("string")})
 FEATURES = Features(
@@ -38,12 +38,6 @@ def load_split(prepared: Path, name: str) -> Dataset:
         return load_from_disk(str(prepared / name))
     except FileNotFoundError:
         raise UserError(f"{prepared / name}: not found; run `dvc repro`") from None
-
-
-def question(rows: Dataset) -> str:
-    """The text of the question that evaluation asks."""
-    parts = rows[0]["messages"][0]["content"]
-    return str(next(part["text"] for part in parts if part["type"] == "text"))
 
 
 def write_splits(folder: Path, splits: Mapping[str, Iterable[Row]]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
-from llava_dvc.config import UserError
+from llava_dvc.errors import UserError
 
 Floats = NDArray[np.float64]
 Bins = dict[str, dict[str, float]]

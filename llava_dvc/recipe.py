@@ -10,7 +10,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from llava_dvc import config
-from llava_dvc.config import Section, UserError
+from llava_dvc.config import Section
+from llava_dvc.errors import UserError
 
 WEIGHTS = "adapter_model.safetensors"
 RECIPE = "recipe.json"

@@ -15,7 +15,7 @@ from transformers import (
 )
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
-from llava_dvc.conversation import CHAT_TEMPLATE
+from llava_dvc.model.chat_template import CHAT_TEMPLATE
 
 CARD = Path(__file__).with_name("CARD.md")
 

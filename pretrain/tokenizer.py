@@ -3,7 +3,7 @@
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from llava_dvc.conversation import CHAT_TEMPLATE
+from llava_dvc.model.chat_template import CHAT_TEMPLATE
 from pretrain.phrases import EXTRA, every_question
 
 BOS, EOS, UNK, PAD, IMAGE = SPECIALS = ("<s>", "</s>", "<unk>", "<pad>", "<image>")

@@ -2,18 +2,21 @@
 
 from pathlib import Path
 
-from llava_dvc import tracking
-from llava_dvc.backbone import load_backbone, load_processor
-from llava_dvc.baselines import ridge_features, train_mean, zero_shot
-from llava_dvc.config import Config, flatten, run_stage
+from llava_dvc.checks.hardware import require_hardware
+from llava_dvc.config import Config, flatten
 from llava_dvc.dataset import load_split
+from llava_dvc.evaluation.baselines import ridge_features, train_mean, zero_shot
+from llava_dvc.files import read_json, write_json
 from llava_dvc.metrics import summary
-from llava_dvc.outs import read_json, write_json
+from llava_dvc.model.backbone import load_backbone, load_processor
+from llava_dvc.stage_runner import run_stage
+from llava_dvc.tracking.mlflow_run import digest, open_run
 
 
 def main(cfg: Config, prepared: Path, metrics: Path) -> None:
     train, val, rows = (load_split(prepared, name) for name in ("train", "val", "eval"))
     found = read_json(prepared / "report.json")
+    require_hardware(cfg.backbone)
     model = load_backbone(cfg.backbone)
     processor = load_processor(cfg.backbone, cfg.image)
     counts = rows["count"][:]
@@ -26,8 +29,8 @@ def main(cfg: Config, prepared: Path, metrics: Path) -> None:
     write_json(metrics, scores)
 
     sections = {"image", "backbone"}
-    key = tracking.digest(found, cfg.model_dump(include=sections))
-    with tracking.open_run("baseline", cfg, sections, key, {"data_md5": found["data_md5"]}) as run:
+    key = digest(found, cfg.model_dump(include=sections))
+    with open_run("baseline", cfg, sections, key, {"data_md5": found["data_md5"]}) as run:
         run.metrics(flatten(scores))
 
 

@@ -3,15 +3,17 @@
 import sys
 from pathlib import Path
 
-from llava_dvc import tracking
-from llava_dvc.adapter import load_adapter
-from llava_dvc.config import Config, flatten, run_stage
+from llava_dvc.checks.hardware import require_hardware
+from llava_dvc.config import Config, flatten
 from llava_dvc.dataset import load_split
-from llava_dvc.evaluation import INTERNAL, predictions, scores, table
-from llava_dvc.folding import fold_and_compile
-from llava_dvc.outs import new_file, new_folder, read_json, write_json
-from llava_dvc.plots import draw_all
-from llava_dvc.recipe import adapter_sha256
+from llava_dvc.evaluation.merged_weights import fold_and_compile
+from llava_dvc.evaluation.plots import draw_all
+from llava_dvc.evaluation.predictions import INTERNAL, predictions, scores, table
+from llava_dvc.files import new_file, new_folder, read_json, write_json
+from llava_dvc.model.adapter import load_adapter
+from llava_dvc.recipe import Recipe, adapter_sha256
+from llava_dvc.stage_runner import run_stage
+from llava_dvc.tracking.mlflow_run import open_result
 
 
 def main(
@@ -24,6 +26,7 @@ def main(
     plots: Path,
 ) -> None:
     rows = load_split(prepared, "eval")
+    require_hardware(Recipe.read(adapter).backbone)
     model, processor, recipe = load_adapter(adapter)
     if cfg.evaluate.compile:
         fold_and_compile(model)
@@ -38,7 +41,7 @@ def main(
     sys.stdout.write(table(found, rivals))
 
     data_md5 = read_json(prepared / "report.json")["data_md5"]
-    with tracking.open_result(cfg, adapter_sha256(adapter), data_md5) as run:
+    with open_result(cfg, adapter_sha256(adapter), data_md5) as run:
         run.metrics(flatten(found) | flatten(rivals))
         run.dataset("eval", data_md5, len(rows))
         run.artifact(csv)

@@ -4,15 +4,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from llava_dvc import tracking
-from llava_dvc.checked import Checked
-from llava_dvc.config import Config, run_stage
+from llava_dvc.config import Config
+from llava_dvc.data.data_errors import tally, to_skip
+from llava_dvc.data.decode_cache import Checked
+from llava_dvc.data.frames import scan_data
+from llava_dvc.data.prepare import leak, numbers, report, reported, splits
+from llava_dvc.data.split import split_frames
 from llava_dvc.dataset import write_splits
-from llava_dvc.frames import scan_data
-from llava_dvc.outs import new_folder, state_root, write_json
-from llava_dvc.preparation import leak, numbers, report, reported, splits
-from llava_dvc.problems import tally, to_skip
-from llava_dvc.split import split_frames
+from llava_dvc.files import new_folder, state_root, write_json
+from llava_dvc.stage_runner import run_stage
+from llava_dvc.tracking.mlflow_run import digest, open_run
 
 
 def main(cfg: Config, data: Path, prepared: Path) -> None:
@@ -41,8 +42,8 @@ def main(cfg: Config, data: Path, prepared: Path) -> None:
 
 def log(cfg: Config, found: dict[str, Any], prepared: Path) -> None:
     sections = {"seed", "data", "split", "prompt"}
-    key = tracking.digest(found, cfg.model_dump(include=sections))
-    with tracking.open_run("prepare", cfg, sections, key, {"data_md5": found["data_md5"]}) as run:
+    key = digest(found, cfg.model_dump(include=sections))
+    with open_run("prepare", cfg, sections, key, {"data_md5": found["data_md5"]}) as run:
         figures = {"frames": found["frames"], "skipped": len(found["rejected"])}
         run.metrics(figures | {"blind_mae": found["blind_interpolation"]["mae"]})
         run.artifact(prepared / "report.json")

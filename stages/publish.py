@@ -6,12 +6,14 @@ import shutil
 import sys
 from pathlib import Path
 
-from llava_dvc import parity, release, tracking
-from llava_dvc.card import Facts
-from llava_dvc.config import Config, run_stage
-from llava_dvc.outs import new_folder, read_json
-from llava_dvc.publishing import MERGED, answers_as, complete, md5_of
+from llava_dvc.config import Config
+from llava_dvc.files import new_folder, read_json
+from llava_dvc.publishing import push, reload_check
+from llava_dvc.publishing.card import Facts
+from llava_dvc.publishing.folder import MERGED, answers_as, complete, md5_of
 from llava_dvc.recipe import Recipe, adapter_sha256
+from llava_dvc.stage_runner import run_stage
+from llava_dvc.tracking.mlflow_run import open_result
 
 
 def main(
@@ -47,9 +49,9 @@ def main(
         shutil.copytree(adapter, folder, dirs_exist_ok=True)
         facts.recipe.write(folder)
         complete(folder, facts, plots=plots, evaluate=cfg.evaluate, inputs=inputs)
-        parity.require(folder, prepared, csv, cfg.evaluate)
+        reload_check.require(folder, prepared, csv, cfg.evaluate)
         if cfg.publish.merge:
-            from llava_dvc.merging import publish_merged
+            from llava_dvc.publishing.merged_model import publish_merged
 
             publish_merged(
                 folder / MERGED,
@@ -59,10 +61,10 @@ def main(
                 evaluate=cfg.evaluate,
                 inputs=inputs,
             )
-    with tracking.open_result(cfg, facts.sha256, facts.report["data_md5"]) as run:
+    with open_result(cfg, facts.sha256, facts.report["data_md5"]) as run:
         for name in ("README.md", "manifest.json"):
             run.artifact(published / name, "published")
-    sys.stdout.write(release.from_stage(published, cfg.publish))
+    sys.stdout.write(push.from_stage(published, cfg.publish))
 
 
 if __name__ == "__main__":

@@ -1,45 +1,62 @@
 """prepared/ and the backbone to models/adapter/: a LoRA adapter that counts people."""
 
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
-from llava_dvc import tracking
-from llava_dvc.adapter import save_adapter
-from llava_dvc.backbone import load_backbone, load_processor
-from llava_dvc.checkpoints import checkpoint_folder, checkpoints_of, run_key
-from llava_dvc.config import Config, run_stage
-from llava_dvc.counting import ceiling
-from llava_dvc.dataset import load_split, question
-from llava_dvc.outs import new_folder, read_json
-from llava_dvc.preflight import Asked
+from transformers import TrainerCallback
+
+from llava_dvc.checks.hardware import require_hardware
+from llava_dvc.checks.preflight import Asked, require_sound
+from llava_dvc.config import Config
+from llava_dvc.conversation import question_text
+from llava_dvc.dataset import load_split
+from llava_dvc.files import new_folder, read_json
+from llava_dvc.model.adapter import save_adapter
+from llava_dvc.model.backbone import load_backbone, load_processor
+from llava_dvc.model.counting import ceiling
 from llava_dvc.recipe import Recipe, adapter_sha256, versions
-from llava_dvc.training import build_trainer, fit, is_main_process
+from llava_dvc.stage_runner import run_stage
+from llava_dvc.tracking.mlflow_run import open_run, trainer_callback
+from llava_dvc.training.checkpoints import checkpoint_folder, checkpoints_of, run_key
+from llava_dvc.training.count_trainer import Tuned, build_trainer, fit, is_main_process
 
 
 def main(cfg: Config, prepared: Path, adapter: Path) -> None:
     train, val = load_split(prepared, "train"), load_split(prepared, "val")
     data_md5 = read_json(prepared / "report.json")["data_md5"]
+    require_hardware(cfg.backbone)
     model = load_backbone(cfg.backbone)
     processor = load_processor(cfg.backbone, cfg.image)
-    trainer = partial(
-        build_trainer, model, processor, train, val, cfg.adapter, cfg.train, seed=cfg.seed
-    )
-    asked = Asked(cfg.backbone, cfg.image, cfg.adapter)
+
+    def tune(checkpoints: Path, callbacks: Sequence[TrainerCallback] = ()) -> Tuned:
+        trainer = build_trainer(
+            model,
+            processor,
+            train,
+            val,
+            cfg.adapter,
+            cfg.train,
+            seed=cfg.seed,
+            checkpoints=checkpoints,
+            callbacks=callbacks,
+        )
+        require_sound(trainer, Asked(cfg.backbone, cfg.image, cfg.adapter))
+        return fit(trainer)
+
     key = run_key(prepared, cfg)
     if not is_main_process(cfg.backbone.device):  # the others lend their GPU, and write nothing
-        fit(trainer(checkpoints=checkpoints_of(key)), asked)
+        tune(checkpoints_of(key))
         return
     sections = {"seed", "data", "split", "prompt", "image", "backbone", "adapter", "train"}
     with (
         checkpoint_folder(key) as checkpoints,
-        tracking.open_run("train", cfg, sections, key, {"data_md5": data_md5}) as run,
+        open_run("train", cfg, sections, key, {"data_md5": data_md5}) as run,
     ):
-        callbacks = [tracking.trainer_callback(run)]
-        tuned = fit(trainer(checkpoints=checkpoints, callbacks=callbacks), asked)
+        tuned = tune(checkpoints, [trainer_callback(run)])
         recipe = Recipe(
             backbone=cfg.backbone,
             image=cfg.image,
-            question=question(val),
+            question=question_text(val[0]["messages"]),
             decode="median",
             max_count=ceiling(train["count"]),
             temperature=tuned.temperature,

@@ -20,13 +20,13 @@ from transformers import (
     LlavaProcessor,
 )
 
-from llava_dvc.adapter import peft_config, save_adapter
-from llava_dvc.backbone import load_backbone, load_processor
 from llava_dvc.config import Config, load_config
 from llava_dvc.dataset import FEATURES
-from llava_dvc.geometry import image_processor
-from llava_dvc.store import ARTIFACTS, connect, rewrite
-from llava_dvc.training import adapter_weights
+from llava_dvc.model.adapter import peft_config, save_adapter
+from llava_dvc.model.backbone import load_backbone, load_processor
+from llava_dvc.model.geometry import image_processor
+from llava_dvc.tracking.mlflow_store import ARTIFACTS, connect, rewrite
+from llava_dvc.training.count_trainer import adapter_weights
 from pretrain.tokenizer import build_tokenizer
 from tests.recipes import recipe
 

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import save_file
 
-from llava_dvc import tracking
 from llava_dvc.config import Config
 from llava_dvc.metrics import mae
 from llava_dvc.recipe import WEIGHTS, adapter_sha256
+from llava_dvc.tracking import mlflow_run
 from tests.recipes import recipe
 
 DATA = "5f76978a5918f6998b3d3dd7b808d2c3.dir"
@@ -59,10 +59,10 @@ def log_result(
     csv = folder / "eval.csv"
     frames.to_csv(csv, index=False)
     error = mae(frames["count"].to_numpy(), frames["predicted"].to_numpy())
-    with tracking.open_run("train", cfg, {"train"}, f"key {seed}", {"data_md5": data}) as run:
+    with mlflow_run.open_run("train", cfg, {"train"}, f"key {seed}", {"data_md5": data}) as run:
         run.tags({"adapter": sha256})
         run.model(adapter, sha256)
-    with tracking.open_result(cfg, sha256, data) as run:
+    with mlflow_run.open_result(cfg, sha256, data) as run:
         run.metrics({"mae": error})
         run.artifact(csv)
         run.candidate(adapter, csv, {"mae": error, **cfg.evaluate.model_dump(), "temperature": 1.5})

@@ -3,7 +3,8 @@ import re
 import pytest
 import yaml
 
-from llava_dvc.config import UserError, flatten, load_config
+from llava_dvc.config import flatten, load_config
+from llava_dvc.errors import UserError
 from tests.conftest import ROOT
 
 

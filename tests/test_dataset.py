@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from datasets import Dataset, DatasetDict, Image, load_from_disk
 
-from llava_dvc.config import UserError
 from llava_dvc.dataset import FEATURES, load_split, write_split, write_splits
+from llava_dvc.errors import UserError
 from tests.conftest import conversation
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from llava_dvc import metrics
-from llava_dvc.config import UserError
+from llava_dvc.errors import UserError
 
 # Four frames, errors +1, -2, 0 and +6.
 ACTUAL = [4, 10, 12, 25]

@@ -19,7 +19,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from llava_dvc.recipe import adapter_sha256
-from tests.test_pipeline import call, repo, set_param  # noqa: F401 a fixture
+from tests.pipeline.test_pipeline import call, repo, set_param  # noqa: F401 a fixture
 
 STAGES = ("prepare", "baseline", "train", "evaluate", "publish")
 KILLS = int(os.environ.get("FAULTS_KILLS", "8"))

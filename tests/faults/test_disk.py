@@ -11,7 +11,7 @@ import yaml
 
 from tests.conftest import ROOT
 from tests.faults.conftest import STAGES, Bench
-from tests.test_pipeline import call, set_param
+from tests.pipeline.test_pipeline import call, set_param
 
 SIZE = 240  # MiB
 MAKE = ("make", "-f", str(ROOT / "Makefile"), "repro", "UV=/bin/true", "RUN=")

@@ -19,7 +19,7 @@ from tests.faults.conftest import (
     query,
     start,
 )
-from tests.test_pipeline import set_param
+from tests.pipeline.test_pipeline import set_param
 
 
 def kill(process: subprocess.Popen[str], victim: str) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from llava_dvc import tracking
 from llava_dvc.config import Config
+from llava_dvc.tracking import mlflow_run
 from tests.conftest import ROOT
 from tests.faults.conftest import Bench, board_curve, query, start
-from tests.test_pipeline import call
+from tests.pipeline.test_pipeline import call
 
 LOSS = {"train/loss": [(step, 1.0) for step in range(5)]}
 
@@ -26,7 +26,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def log_training(cfg: Config, key: str) -> None:
-    with tracking.open_run("train", cfg, {"train"}, key, {"data_md5": "d"}) as run:
+    with mlflow_run.open_run("train", cfg, {"train"}, key, {"data_md5": "d"}) as run:
         for step in range(5):
             run.step({"train/loss": 1.0}, step)
 
@@ -62,10 +62,10 @@ def test_a_server_that_never_answers_is_not_waited_for(root, cfg, capfd, monkeyp
 
 def test_four_first_uses_at_once(root):
     code = """if True:
-        from llava_dvc import tracking
+        from llava_dvc.tracking import mlflow_run
         from llava_dvc.config import load_config
         import os
-        with tracking.open_run("t", load_config(), {"seed"}, str(os.getpid()), {}) as run:
+        with mlflow_run.open_run("t", load_config(), {"seed"}, str(os.getpid()), {}) as run:
             for step in range(5):
                 run.step({"train/loss": 1.0}, step)
     """

@@ -17,8 +17,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
-from llava_dvc.registry import CHALLENGER, CHAMPION, MODEL
-from llava_dvc.store import EXPERIMENT, VIEW
+from llava_dvc.tracking.mlflow_store import EXPERIMENT, VIEW
+from llava_dvc.tracking.registry import CHALLENGER, CHAMPION, MODEL
 from tests.ui.conftest import PATIENCE, RESULTS, Logged, free_port, running
 
 pytestmark = pytest.mark.ui

@@ -1,0 +1,97 @@
+"""Backbone and adapter in one model, for those who serve without PEFT. Its weights are not rounded
+to 4 bits: it is another model than the one that was evaluated, and is evaluated by itself.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+from llava_dvc import config
+from llava_dvc.checks.hardware import require_hardware
+from llava_dvc.dataset import load_split
+from llava_dvc.evaluation.merged_weights import merged_weight
+from llava_dvc.evaluation.plots import draw_all
+from llava_dvc.evaluation.predictions import answers, predictions, scores
+from llava_dvc.load_errors import one_line
+from llava_dvc.model.backbone import load_backbone, with_geometry
+from llava_dvc.model.calibration import fit_temperature
+from llava_dvc.publishing.card import Facts
+from llava_dvc.publishing.folder import answers_as, complete, merged_repo
+from llava_dvc.recipe import Recipe
+
+
+def publish_merged(
+    folder: Path,
+    facts: Facts,
+    adapter: Path,
+    *,
+    prepared: Path,
+    evaluate: config.Evaluate,
+    inputs: Mapping[str, str],
+) -> None:
+    """Fill `folder` with the merged model and all that belongs to it; `facts` are the adapter's."""
+    repo = merged_repo(facts.repo)
+    merge(facts.recipe.backbone, adapter, folder)
+    with TemporaryDirectory() as drawn:
+        plots = Path(drawn) / "plots"
+        figures = evaluate_merged(folder, facts.recipe, prepared, evaluate, plots)
+        recipe = answers_as(facts.recipe, evaluate, figures)
+        whole = _whole(recipe.backbone, repo)
+        recipe.model_copy(update={"backbone": whole}).write(folder)
+        facts = replace(facts, repo=repo, recipe=recipe, metrics=figures, merged=True)
+        complete(folder, facts, plots=plots, evaluate=evaluate, inputs=inputs)
+
+
+def merge(backbone: config.Backbone, adapter: Path, folder: Path) -> None:
+    """Write backbone and adapter as one model in `backbone.dtype`, and the adapter's processor.
+
+    Not by PEFT, which rounds to the nearest: in 16 bits little would be left of a small adapter.
+    """
+    torch.set_num_threads(backbone.threads)
+    with one_line(backbone):
+        base = LlavaForConditionalGeneration.from_pretrained(
+            backbone.name,
+            revision=backbone.revision,
+            dtype=getattr(torch, backbone.dtype),
+            use_safetensors=True,
+        )
+    model = PeftModel.from_pretrained(base, adapter)
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer):
+            layer.get_base_layer().weight.data = merged_weight(layer)
+    model.unload().save_pretrained(folder)
+    AutoProcessor.from_pretrained(adapter, trust_remote_code=False).save_pretrained(folder)
+
+
+def evaluate_merged(
+    folder: Path, recipe: Recipe, prepared: Path, evaluate: config.Evaluate, plots: Path
+) -> dict[str, Any]:
+    """The figures of the model in `folder`, loaded from there, as metrics/evaluate.json has them;
+    draws its plots.
+    """
+    val, rows = load_split(prepared, "val"), load_split(prepared, "eval")
+    whole = _whole(recipe.backbone, str(folder))
+    require_hardware(whole)
+    model = load_backbone(whole)
+    processor = with_geometry(
+        AutoProcessor.from_pretrained(folder, trust_remote_code=False), recipe.image
+    )
+    told = answers(model, processor, val, evaluate)
+    spread = fit_temperature(told.probabilities, val["count"])
+    frames = predictions(model, processor, rows, evaluate, spread)
+    found = scores(frames, spread)
+    draw_all(frames, found, rows["image"], plots)
+    return found
+
+
+def _whole(backbone: config.Backbone, name: str) -> config.Backbone:
+    """The backbone with the merged weights, called `name`."""
+    whole = {"name": name, "revision": None, "quantization": "none", "unpacked": False}
+    return backbone.model_copy(update=whole)

@@ -1,0 +1,93 @@
+"""Whether a published folder answers as the evaluation did: asked of a fresh process, which has
+nothing but the folder, as a user has.
+"""
+
+import csv
+import json
+import subprocess
+import sys
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from llava_dvc.config import Evaluate
+from llava_dvc.errors import UserError
+
+FRAMES = 32
+CR = "\ue00d"  # stands for one: a character that no one uses
+MODULE = "llava_dvc.publishing.reload_check"
+
+
+def require(folder: Path, prepared: Path, predictions: Path, evaluate: Evaluate) -> None:
+    """Raises UserError when `folder` cannot be loaded, or answers other than `predictions`."""
+    command = [sys.executable, "-m", MODULE, str(folder), str(prepared), evaluate.model_dump_json()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        why = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise UserError(f"published: does not load in a process of its own: {why}")
+    compare(json.loads(done.stdout.splitlines()[-1]), predictions)
+
+
+def read_predictions(path: Path) -> dict[str, dict[str, str]]:
+    """Rows of predictions/eval.csv by frame."""
+    # A reply's lone CR is written without quotes, and csv would end the line there.
+    text = path.read_bytes().decode().replace("\r", CR)
+    rows = [
+        {k: v.replace(CR, "\r") for k, v in row.items()} for row in csv.DictReader(StringIO(text))
+    ]
+    return {row["frame"]: row for row in rows}
+
+
+def compare(answers: list[dict[str, Any]], predictions: Path) -> None:
+    """Raises UserError when a frame's count or reply differs from its row in `predictions`."""
+    rows = read_predictions(predictions)
+    lines = []
+    for answer in answers:
+        row = rows[answer["frame"]]
+        for column in ("predicted", "reply"):
+            if str(answer[column]) != row[column]:
+                found = f"{column} {answer[column]!r}, {predictions} has {row[column]!r}"
+                lines.append(f"{answer['frame']}: {found}")
+    if lines:
+        raise UserError(
+            f"published: loaded afresh it answers other than it was evaluated, {len(lines)} times "
+            f"in {len(answers)} frames ({lines[0]}); run `dvc repro -f evaluate` on this "
+            "machine"
+        )
+
+
+def answer(folder: Path, prepared: Path, evaluate: Evaluate) -> list[dict[str, Any]]:
+    """Frame, count and reply of the first frames held out: FRAMES of them, rounded up to whole
+    batches, so that each is computed in the company it had.
+    """
+    from llava_dvc.checks.hardware import require_hardware
+    from llava_dvc.conversation import PLACEHOLDER, Conversation
+    from llava_dvc.dataset import load_split
+    from llava_dvc.evaluation.decoding import read
+    from llava_dvc.evaluation.merged_weights import fold_and_compile
+    from llava_dvc.model.adapter import load_adapter
+    from llava_dvc.model.counting import predict
+    from llava_dvc.recipe import Recipe
+
+    require_hardware(Recipe.read(folder).backbone)
+    model, processor, recipe = load_adapter(folder)
+    if evaluate.compile:
+        fold_and_compile(model)
+    rows = load_split(prepared, "eval")
+    batches = -(-FRAMES // evaluate.batch_size)
+    rows = rows.select(range(min(len(rows), batches * evaluate.batch_size)))
+    question = Conversation(recipe.question, PLACEHOLDER).messages(None)
+    answers = predict(
+        model, processor, rows["image"], question, recipe.max_count, evaluate.batch_size
+    )
+    _, counts = read(answers, recipe.temperature, recipe.decode)
+    columns = zip(rows["frame"], counts.tolist(), answers.replies, strict=True)
+    return [{"frame": f, "predicted": count, "reply": reply} for f, count, reply in columns]
+
+
+if __name__ == "__main__":
+    try:
+        found = answer(Path(sys.argv[1]), Path(sys.argv[2]), Evaluate(**json.loads(sys.argv[3])))
+    except UserError as error:
+        sys.exit(str(error))
+    sys.stdout.write(f"\n{json.dumps(found)}\n")

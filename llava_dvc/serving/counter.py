@@ -1,0 +1,205 @@
+"""An adapter as a Python object: pictures in, counts and how sure they are out.
+
+    from llava_dvc import Counter
+
+    counter = Counter.from_pretrained("models/adapter")
+    for found in counter.count(["hall.jpg", "stairs.jpg"]):
+        print(found.count, found.low, found.high, found.most_likely())
+
+The command line and the server count through here too.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from peft import PeftModel
+from PIL import Image, ImageOps
+from transformers import LlavaProcessor
+
+from llava_dvc.checks.hardware import require_hardware
+from llava_dvc.conversation import PLACEHOLDER, Conversation
+from llava_dvc.data.images import read_rgb
+from llava_dvc.errors import UserError
+from llava_dvc.evaluation.decoding import expected, read
+from llava_dvc.load_errors import first_line
+from llava_dvc.model.adapter import load_adapter
+from llava_dvc.model.counting import TAIL, Floats, predict, quantile
+from llava_dvc.recipe import Recipe
+
+ADAPTER = Path("models/adapter")
+"""Where `dvc repro` leaves one."""
+
+CHAMPION = "champion"
+BATCH = 8  # frames in one pass: what a card of 12 GB has room for
+DOWNLOADED = ["*.json", "*.jinja", "*.model", "adapter_model.safetensors"]
+
+Picture = Image.Image | str | Path
+
+
+@dataclass(frozen=True)
+class Count:
+    """What an adapter says of one picture."""
+
+    count: int
+    """People, read from the distribution as the adapter's evaluation did (its median, mostly)."""
+    low: int
+    """Less than a tenth of the mass lies below it."""
+    high: int
+    """At most a tenth of the mass lies above it: `low` to `high` is the central 80 %."""
+    expected: float
+    """The distribution's mean."""
+    probabilities: tuple[float, ...]
+    """P(0), P(1), ... up to the largest count that the adapter can answer; they sum to 1."""
+    reply: str
+    """What the model writes when it answers freely, the number alone if it was tuned."""
+
+    def most_likely(self, number: int = 3) -> list[tuple[int, float]]:
+        """The `number` likeliest counts with their probabilities, likeliest first."""
+        ranked = sorted(enumerate(self.probabilities), key=lambda pair: -pair[1])
+        return ranked[:number]
+
+    def summary(self) -> dict[str, Any]:
+        """What JSON says of it: rounded, and of the distribution the likeliest five counts."""
+        likely = [
+            {"count": count, "probability": round(share, 4)} for count, share in self.most_likely(5)
+        ]
+        return {
+            "count": self.count,
+            "low": self.low,
+            "high": self.high,
+            "expected": round(self.expected, 2),
+            "most_likely": likely,
+        }
+
+
+class Counter:
+    """Counts people in pictures with a tuned adapter; make one with `from_pretrained`.
+
+    Not safe to share between threads that count at the same time.
+    """
+
+    def __init__(self, model: PeftModel, processor: LlavaProcessor, recipe: Recipe) -> None:
+        self.model = model
+        self.processor = processor
+        self.recipe = recipe
+        self.batch_size = BATCH
+        self._question = Conversation(recipe.question, PLACEHOLDER).messages(None)
+
+    @classmethod
+    def from_pretrained(cls, adapter: str | Path) -> "Counter":
+        """Load an adapter and its backbone.
+
+        `adapter` is a folder, the id of a Hub repository with or without a revision
+        (`owner/name@v1`), or `champion`, the registered model that is in use. Raises UserError when
+        it is not there, or when the backbone cannot be loaded on this machine.
+        """
+        folder = find_adapter(adapter)
+        require_hardware(Recipe.read(folder).backbone)
+        return cls(*load_adapter(folder))
+
+    def count(self, images: Sequence[Picture]) -> list[Count]:
+        """One answer a picture, in the order of `images`.
+
+        A picture is a Pillow image, or a path that is read when its turn comes. Raises UserError
+        when one cannot be read, and TypeError for one picture that is not in a list.
+        """
+        if isinstance(images, str | Path | Image.Image):
+            raise TypeError(f"expected a list of pictures, got one: [{images!r}] is meant")
+        found: dict[int, Count] = {}
+        pictures = Pictures(images)
+        for alike in self._of_one_size(pictures):
+            answers = predict(
+                self.model,
+                self.processor,
+                pictures.only(alike),
+                self._question,
+                self.recipe.max_count,
+                self.batch_size,
+            )
+            mass, counts = read(answers, self.recipe.temperature, self.recipe.decode)
+            found |= zip(alike, _counts(counts.tolist(), mass, answers.replies), strict=True)
+        return [found[place] for place in range(len(images))]
+
+    def _of_one_size(self, pictures: "Pictures") -> list[list[int]]:
+        """Places of pictures that can be counted together: with `image.drop_border` those of one
+        size, else all.
+        """
+        if not self.processor.border:
+            return [list(range(len(pictures)))] if len(pictures) else []
+        by_size: dict[tuple[int, int], list[int]] = {}
+        for place, picture in enumerate(pictures):
+            by_size.setdefault(picture.size, []).append(place)
+        return list(by_size.values())
+
+
+class Pictures(Sequence[Image.Image]):
+    """Pictures as the model takes them, each decoded when it is asked for."""
+
+    def __init__(self, images: Sequence[Picture]) -> None:
+        self._images = images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    @overload
+    def __getitem__(self, place: int) -> Image.Image: ...
+    @overload
+    def __getitem__(self, place: slice) -> "Pictures": ...
+    def __getitem__(self, place: int | slice) -> "Image.Image | Pictures":
+        if isinstance(place, slice):
+            return Pictures(self._images[place])
+        image = self._images[place]
+        if isinstance(image, Image.Image):
+            return ImageOps.exif_transpose(image).convert("RGB")
+        return read_rgb(Path(image))
+
+    def only(self, places: Sequence[int]) -> "Pictures":
+        return Pictures([self._images[place] for place in places])
+
+
+def find_adapter(adapter: str | Path) -> Path:
+    """The folder that `adapter` names: itself, a download from the Hub, or the champion's.
+
+    Raises UserError when a Hub repository cannot be had. A folder that is not there is reported by
+    who reads it.
+    """
+    name = str(adapter)
+    if name == CHAMPION and not Path(name).is_dir():
+        from llava_dvc.tracking.registry import champion_folder
+
+        folder: Path = champion_folder()
+        return folder
+    is_folder = isinstance(adapter, Path) or Path(name) == ADAPTER or Path(name).exists()
+    if is_folder or name.count("/") != 1 or name.startswith((".", "/", "~")):
+        return Path(name)
+    return _download(name)
+
+
+def _download(name: str) -> Path:
+    repository, _, revision = name.partition("@")
+    try:
+        folder = snapshot_download(repository, revision=revision or None, allow_patterns=DOWNLOADED)
+    except (OSError, HfHubHTTPError, HFValidationError) as error:
+        reason = first_line(error)
+        raise UserError(
+            f"{name}: neither a folder here nor had from the Hub ({reason}); mend the name, or set "
+            "HF_TOKEN if the repository is private"
+        ) from None
+    return Path(folder)
+
+
+def _counts(counts: list[int], mass: Floats, replies: list[str]) -> list[Count]:
+    columns = zip(
+        counts,
+        quantile(mass, TAIL).tolist(),
+        quantile(mass, 1 - TAIL).tolist(),
+        expected(mass).tolist(),
+        map(tuple, mass.tolist()),
+        replies,
+        strict=True,
+    )
+    return [Count(*column) for column in columns]

@@ -1,0 +1,179 @@
+"""Checkpoints that a killed training resumes from: whole, and of the same training."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import yaml
+from accelerate import PartialState
+from filelock import FileLock, Timeout
+from transformers import TrainerCallback
+
+from llava_dvc import config
+from llava_dvc.errors import UserError
+from llava_dvc.files import files_in, sha256, state_root
+from llava_dvc.recipe import versions
+
+MANIFEST = "manifest.json"
+PATIENCE = 60  # seconds in which a training that was told to stop writes its checkpoint
+PIPELINE = Path("dvc.yaml")
+
+
+class SealCheckpoint(TrainerCallback):
+    """Writes a manifest last: nothing else tells a whole Trainer checkpoint from half of one.
+
+    A checkpoint of an epoch's last step waits for the evaluation there, which a training resumed
+    from it would leave out.
+    """
+
+    def __init__(self) -> None:
+        self._due = False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if control.should_save and _ends_epoch(state):
+            control.should_save, self._due = False, True
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        control.should_save, self._due = control.should_save or self._due, False
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        PartialState().wait_for_everyone()  # every process has its random state in there
+        if not state.is_world_process_zero:
+            return
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        sizes = {str(file.relative_to(folder)): file.stat().st_size for file in files_in(folder)}
+        partial = folder / f".{MANIFEST}"
+        partial.write_text(
+            json.dumps({"sizes": sizes, "sha256": sha256(*map(folder.joinpath, sizes))})
+        )
+        partial.rename(folder / MANIFEST)
+
+
+class StopOnSignal(TrainerCallback):
+    """On SIGTERM and Ctrl-C: a checkpoint after the step under way, then an exit like the signal's.
+
+    For one process. Of several, each would stop at a step of its own and wait for the others for
+    ever: they end at once, and resume from the last checkpoint that `train.save_every` made.
+    """
+
+    signals = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self) -> None:
+        self.caught: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        if PartialState().num_processes == 1:
+            self._before = {number: signal.signal(number, self._catch) for number in self.signals}
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.caught:
+            control.should_save = control.should_training_stop = True
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.caught and not _ends_epoch(state):  # the Trainer takes any stop for an end
+            control.should_evaluate = False
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if self.caught:
+            sys.exit(128 + self.caught)
+
+    def _catch(self, number: int, frame: FrameType | None) -> None:
+        if self.caught and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.caught = number
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 its reader may have been stopped too
+        with contextlib.suppress(OSError):
+            sys.stderr.write(
+                f"{signal.Signals(number).name}: stopping with a checkpoint after this step; "
+                "`dvc repro` goes on from it\n"
+            )
+
+
+def _ends_epoch(state: Any) -> bool:
+    return float(state.epoch).is_integer()
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint whose files are all as its manifest says; broken ones are deleted."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    for checkpoint in reversed(found):
+        if _is_whole(checkpoint):
+            return str(checkpoint)
+        sys.stderr.write(f"{checkpoint}: not whole, deleted\n")
+        shutil.rmtree(checkpoint)
+    return None
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        manifest = json.loads((checkpoint / MANIFEST).read_text())
+        return bool(sha256(*map(checkpoint.joinpath, manifest["sizes"])) == manifest["sha256"])
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def run_key(prepared: Path, cfg: config.Config) -> str:
+    """Digest of everything that decides the adapter: data, backbone, the code and settings that
+    dvc.yaml declares for train, package versions.
+    """
+    train = yaml.safe_load(PIPELINE.read_text(encoding="utf-8"))["stages"]["train"]
+    code = [Path(dep) for dep in train["deps"] if not dep.startswith("${")]  # files and folders
+    backbone = Path(cfg.backbone.name)
+    inputs = sha256(prepared, *code, *([backbone] if backbone.is_dir() else []))
+    settings = cfg.model_dump(include=set(train["params"]))
+    settings["train"].pop("workers")
+    text = json.dumps([inputs, versions(), settings], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def checkpoints_of(key: str) -> Path:
+    return state_root() / "checkpoints" / key[:16]
+
+
+@contextmanager
+def checkpoint_folder(key: str) -> Iterator[Path]:
+    """A folder that is this training's alone while it runs, kept when it is killed and removed when
+    it succeeds.
+
+    The lock is held for the life of the training: a killed `dvc` can leave its stage running, and
+    the next `dvc repro` would start a second one beside it.
+    """
+    folder = checkpoints_of(key)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        yield folder
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Holds the folder's lock; another holder, who may be just stopping, is waited for a while."""
+    lock, holder = FileLock(folder.with_suffix(".lock")), folder / "pid"
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        pid = holder.read_text() if holder.exists() else "unknown"
+        other = f"{folder}: another training of the same settings is running (PID {pid})"
+        sys.stderr.write(f"{other}; waiting {PATIENCE} s for it\n")
+        try:
+            lock.acquire(timeout=PATIENCE)
+        except Timeout:
+            raise UserError(f"{other}; wait for it or stop it, then run `dvc repro`") from None
+    try:
+        folder.mkdir(exist_ok=True)  # the one that was waited for may have removed it
+        holder.write_text(str(os.getpid()))
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,337 @@
+import logging
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.io import savemat
+
+from llava_dvc.data import mall
+from llava_dvc.data.frames import read_frames
+from llava_dvc.data.labels import read_labels, write_labels
+from llava_dvc.data.messages import read_conversations
+from llava_dvc.errors import UserError
+
+COUNTS = [29, 30, 35, 31]
+
+
+@pytest.fixture
+def source(tmp_path):
+    """Four frames without labels, one folder deep, as the authors' zip unpacks."""
+    folder = tmp_path / "mall_dataset"
+    for number in range(1, 5):
+        picture(folder / "frames" / f"seq_{number:06d}.jpg", shade=40 * number)
+    return folder
+
+
+@pytest.fixture
+def data(tmp_path):
+    return tmp_path / "data"
+
+
+def picture(path: Path, shade: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (32, 24), shade).save(path)
+
+
+def authors_labels(source: Path, counts=COUNTS) -> None:
+    heads = np.array([{"loc": np.zeros((count, 2))} for count in counts], dtype=object)
+    matrix = {"frame": heads[None], "count": np.array(counts, dtype=np.float64)[:, None]}
+    savemat(source / "mall_gt.mat", matrix)
+
+
+def copys_labels(source: Path, counts=COUNTS) -> None:
+    write_labels(source / "labels.csv", dict(enumerate(counts, start=1)))
+
+
+def zipped(folder: Path, archive: Path) -> Path:
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in folder.rglob("*"):
+            file.write(path, path.relative_to(folder.parent))
+    return archive
+
+
+# --- what is brought in -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("labels", [authors_labels, copys_labels])
+@pytest.mark.parametrize("form", ["folder", "parent", "zip"])
+def test_frames_and_labels_arrive(source, data, tmp_path, labels, form):
+    labels(source)
+    given = {"folder": source, "parent": tmp_path}.get(form)
+    given = given or zipped(source, tmp_path / "mall.zip")
+    assert mall.import_mall(given, data) == 4
+    frames = read_frames(data, exclude=())
+    assert [frame.count for frame in frames] == COUNTS
+    original = source / "frames" / "seq_000003.jpg"
+    assert frames[2].path.read_bytes() == original.read_bytes()
+    assert sorted(path.name for path in data.iterdir()) == ["frames", "labels.csv", "messages.txt"]
+
+
+def test_frames_nested_twice_arrive(source, data):
+    copys_labels(source)
+    (source / "frames").rename(source / "inner")
+    (source / "frames").mkdir()
+    (source / "inner").rename(source / "frames" / "frames")
+    assert mall.import_mall(source, data) == 4
+
+
+def test_default_messages_are_six_phrasings(source, data):
+    authors_labels(source)
+    mall.import_mall(source, data)
+    assert (data / "messages.txt").read_text(encoding="utf-8") == mall.default_messages()
+    conversations = read_conversations(data)
+    assert len({conversation.question for conversation in conversations}) == 6
+    english = "How many people are in this image? Answer with a single number."
+    assert conversations[0].question == english
+
+
+def test_what_was_there_is_replaced_but_for_the_phrasings(source, data):
+    authors_labels(source)
+    picture(data / "frames" / "seq_000009.jpg", shade=9)
+    copys_labels(data, [9])
+    phrasing = mall.default_messages().splitlines()[3]
+    (data / "messages.txt").write_text(phrasing, encoding="utf-8")
+    mall.import_mall(source, data)
+    assert len(read_frames(data, exclude=())) == 4
+    assert (data / "messages.txt").read_text(encoding="utf-8") == phrasing
+
+
+def test_nothing_else_is_lost(source, data):
+    authors_labels(source)
+    data.mkdir()
+    (data / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"notes.txt: would be lost, as .*data is replaced. Move"):
+        mall.import_mall(source, data)
+
+
+@pytest.mark.parametrize("step", ["read_frames", "_swap"])
+def test_a_failure_leaves_data_as_it_was(source, data, tmp_path, monkeypatch, step):
+    authors_labels(source)
+    mall.import_mall(source, data)
+    before = {path: path.stat().st_ino for path in data.rglob("*")}
+
+    def fail(*args, **kwargs):
+        raise UserError("no")
+
+    monkeypatch.setattr(mall, step, fail)
+    with pytest.raises(UserError, match="no"):
+        mall.import_mall(source, data)
+    assert {path: path.stat().st_ino for path in data.rglob("*")} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "mall_dataset"]
+
+
+def test_data_comes_back_when_the_last_step_fails(tmp_path):
+    old = tmp_path / "data"
+    (old / "frames").mkdir(parents=True)
+    with pytest.raises(OSError, match="missing"):
+        mall._swap(tmp_path / "missing", old, tmp_path / "aside")
+    assert (old / "frames").is_dir()
+
+
+# --- labels of other pictures -----------------------------------------------------------------
+
+
+def test_two_label_files_that_agree_are_fine(source, data):
+    authors_labels(source)
+    copys_labels(source)
+    assert mall.import_mall(source, data) == 4
+
+
+def test_two_label_files_that_differ_are_refused(source, data):
+    authors_labels(source)
+    copys_labels(source, [35, 30, 35, 44])
+    reason = (
+        r"mall_dataset: labels.csv and mall_gt.mat differ on 2 frames \(frame 1: 35 and 29\), as "
+        r"in a popular copy of Mall that renumbers the frames. Remove mall_gt.mat if"
+    )
+    with pytest.raises(UserError, match=reason) as caught:
+        mall.import_mall(source, data)
+    assert "\n" not in str(caught.value)
+    assert not data.exists()
+
+
+def test_a_known_frame_gives_the_copy_away(source, data, monkeypatch, caplog):
+    first = source / "frames" / "seq_000001.jpg"
+    monkeypatch.setattr(mall, "COPY_FIRST", mall._tail(first))
+    authors_labels(source)
+    with pytest.raises(
+        UserError, match=r"dataset/frames/seq_000001.jpg: is the authors' frame 3. .* renumbered"
+    ):
+        mall.import_mall(source, data)
+    (source / "mall_gt.mat").unlink()
+    copys_labels(source)
+    with caplog.at_level(logging.WARNING):
+        assert mall.import_mall(source, data) == 4
+    assert "not numbered in order of time" in caplog.text
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    """360 frames of a crowd that comes and goes, and its counts."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path_factory.mktemp("video")
+    counts = np.clip(20 + np.cumsum(rng.integers(-2, 3, size=360)), 3, 40)
+    hall = rng.integers(90, 130, size=(60, 80))
+    places = rng.permutation(12 * 16)
+    for number, count in enumerate(counts, start=1):
+        frame = hall + rng.normal(0, 4, hall.shape)
+        for place in places[:count]:
+            y, x = divmod(int(place), 16)
+            frame[5 * y : 5 * y + 4, 5 * x : 5 * x + 3] += 60
+        Image.fromarray(frame.clip(0, 255).astype(np.uint8)).save(folder / f"{number}.jpg")
+    return [folder / f"{number}.jpg" for number in range(1, 361)], counts.tolist()
+
+
+def renumbered(items):
+    """As the popular copy does: a sorted sixth first, then the rest in order."""
+    low = np.sort(np.random.default_rng(1).choice(len(items), len(items) // 6, replace=False))
+    rest = np.setdiff1d(np.arange(len(items)), low)
+    return [items[i] for i in [*low, *rest]]
+
+
+def test_pairing_score_tells_a_wrong_pairing(video):
+    paths, counts = video
+    assert mall.pairing_score(paths, counts) > 0.8
+    assert mall.pairing_score(renumbered(paths), renumbered(counts)) > 0.8
+    assert abs(mall.pairing_score(renumbered(paths), counts)) < 0.3
+    assert abs(mall.pairing_score(paths, renumbered(counts))) < 0.3
+    assert mall.pairing_score(paths, [7] * 360) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "labels"), [("mall_gt.mat", authors_labels), ("labels.csv", copys_labels)]
+)
+def test_labels_of_other_pictures_are_refused(video, tmp_path, data, name, labels):
+    paths, counts = video
+    folder = tmp_path / "renumbered"
+    (folder / "frames").mkdir(parents=True)
+    for number, path in enumerate(renumbered(paths), start=1):
+        (folder / "frames" / f"seq_{number:06d}.jpg").write_bytes(path.read_bytes())
+    labels(folder, counts)
+    with pytest.raises(
+        UserError, match=f"renumbered: the counts of {name} do not follow the pictures"
+    ) as no:
+        mall.import_mall(folder, data)
+    assert f"Remove {name}" in str(no.value)
+    assert "\n" not in str(no.value)
+    assert not data.exists()
+
+    labels(folder, renumbered(counts))
+    assert mall.import_mall(folder, data) == 360
+
+
+# --- what cannot be read ----------------------------------------------------------------------
+
+
+def test_frames_and_labels_must_match(source, data):
+    authors_labels(source, [*COUNTS, 20])
+    with pytest.raises(UserError, match=r"4 frames and 5 labels do not match: number 5 has only"):
+        mall.import_mall(source, data)
+
+
+def test_a_source_without_its_parts_says_which(source, data, tmp_path):
+    with pytest.raises(UserError, match=r"mall_dataset: has neither mall_gt.mat nor labels.csv"):
+        mall.import_mall(source, data)
+    with pytest.raises(UserError, match=r"nowhere: no such folder or .zip file"):
+        mall.import_mall(tmp_path / "nowhere", data)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"empty: has no frames/seq_000001.jpg"):
+        mall.import_mall(tmp_path / "empty", data)
+
+
+def test_two_of_a_kind_are_refused(source, data):
+    authors_labels(source)
+    picture(source / "more" / "seq_000001.jpg", shade=1)
+    with pytest.raises(UserError, match=r"frames in .*frames and in .*more. Keep one"):
+        mall.import_mall(source, data)
+    (source / "more" / "seq_000001.jpg").unlink()
+    authors_labels(source / "more")
+    with pytest.raises(UserError, match=r"has .*mall_gt.mat and .*mall_gt.mat. Keep one"):
+        mall.import_mall(source, data)
+
+
+@pytest.mark.parametrize(
+    "counts", [[29, -1, 35, 31], [29, 0.5, 35, 31], [29, np.nan, 35, 31], [29, np.inf, 3, 1]]
+)
+def test_a_bad_count_in_the_matrix_is_named(source, data, counts):
+    savemat(source / "mall_gt.mat", {"count": counts})
+    with pytest.raises(UserError, match=r"mall_gt.mat: count of frame 2 is .*whole number >= 0"):
+        mall.import_mall(source, data)
+
+
+def test_a_broken_matrix_is_one_line(source, data):
+    savemat(source / "mall_gt.mat", {"other": [1]})
+    with pytest.raises(UserError, match=r"mall_gt.mat: `count` cannot be read"):
+        mall.import_mall(source, data)
+    (source / "mall_gt.mat").write_bytes(b"no matrix")
+    with pytest.raises(UserError, match=r"mall_gt.mat: `count` cannot be read"):
+        mall.import_mall(source, data)
+
+
+def test_errors_name_the_source_not_a_temporary_folder(source, data, tmp_path):
+    copys_labels(source)
+    (source / "frames" / "seq_000002.jpg").write_bytes(b"no picture")
+    archive = zipped(source, tmp_path / "mall.zip")
+    with pytest.raises(UserError, match=r"mall.zip/frames/seq_000002.jpg is no picture") as caught:
+        mall.import_mall(archive, data)
+    assert "import-mall-" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["../seq_000001.jpg", "/tmp/seq_000001.jpg", "a\\..\\..\\x.jpg"])
+def test_a_zip_that_leads_outside_is_refused(tmp_path, name):
+    with zipfile.ZipFile(tmp_path / "mall.zip", "w") as file:
+        file.writestr(name, b"x")
+    with pytest.raises(UserError, match=r"member .* leads outside"):
+        mall.unpack(tmp_path / "mall.zip", tmp_path / "unpacked")
+    assert [path.name for path in tmp_path.iterdir()] == ["mall.zip"]
+
+
+def test_only_what_is_needed_is_unpacked(source, tmp_path, monkeypatch):
+    authors_labels(source)
+    (source / "images.npy").write_bytes(bytes(5000))
+    archive = zipped(source, tmp_path / "mall.zip")
+    mall.unpack(archive, tmp_path / "unpacked")
+    assert not list((tmp_path / "unpacked").rglob("images.npy"))
+    monkeypatch.setattr(mall, "MAX_UNPACKED", 1000)
+    with pytest.raises(UserError, match=r"unpacks to [\d,]+ bytes, more than 1,000"):
+        mall.unpack(archive, tmp_path / "again")
+
+
+def test_a_broken_zip_is_one_line(tmp_path):
+    (tmp_path / "mall.zip").write_bytes(b"PK no zip")
+    with pytest.raises(UserError, match=r"mall.zip: cannot be unpacked"):
+        mall.unpack(tmp_path / "mall.zip", tmp_path / "unpacked")
+
+
+# --- dvc add ----------------------------------------------------------------------------------
+
+
+def test_dvc_add_forgets_the_samples_remote(data, monkeypatch):
+    record = data.with_name("data.dvc")
+    record.write_text("outs:\n- path: data\n  remote: sample\n")
+    ran = []
+
+    def dvc(command, cwd, **kwargs):
+        ran.append((command[-3:], cwd, record.exists()))
+        return mall.subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(mall.subprocess, "run", dvc)
+    mall.dvc_add(data)
+    assert ran == [(["dvc", "add", "data"], data.parent, False)]
+
+
+def test_a_failing_dvc_add_is_explained_and_undone(data):
+    data.mkdir()
+    record = data.with_name("data.dvc")
+    record.write_text("outs:\n- path: data\n")
+    with pytest.raises(UserError, match=r"`dvc add data` failed: ERROR: .*not inside of a DVC"):
+        mall.dvc_add(data)
+    assert record.read_text() == "outs:\n- path: data\n"
+
+
+def test_labels_written_are_labels_read(source, data):
+    authors_labels(source)
+    mall.import_mall(source, data)
+    assert [label.count for label in read_labels(data / "labels.csv")] == COUNTS

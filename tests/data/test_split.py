@@ -1,0 +1,147 @@
+import numpy as np
+import pytest
+
+from llava_dvc.data.split import Split, blind_interpolation, split_frames
+from llava_dvc.errors import UserError
+
+
+def split(
+    n=100, strategy="temporal", eval=0.2, val=0.1, gap=0, train_until=None, seed=0, cameras=None
+):
+    ids = range(1, n + 1)
+    return split_frames(ids, cameras or [None] * n, strategy, eval, val, gap, train_until, seed)
+
+
+def every(part: Split) -> list[int]:
+    return sorted(part.train + part.val + part.eval + part.left_out)
+
+
+def test_a_temporal_split_is_train_then_val_then_eval():
+    parts = split()
+    assert parts == Split(
+        train=list(range(70)), val=list(range(70, 80)), eval=list(range(80, 100)), left_out=[]
+    )
+
+
+def test_gaps_come_off_train():
+    parts = split(gap=5)
+    assert parts.train == list(range(60))
+    assert parts.val == list(range(65, 75))
+    assert parts.eval == list(range(80, 100))
+    assert parts.left_out == [*range(60, 65), *range(75, 80)]
+
+
+def test_train_until_sets_the_boundary():
+    parts = split(n=800, val=0.1, gap=20, train_until=640)
+    assert parts.eval == list(range(660, 800))  # numbers 661 to 800
+    assert parts.val == list(range(560, 640))
+    assert parts.train == list(range(540))
+
+
+def test_train_until_is_a_number_not_a_position():
+    parts = split_frames([10, 20, 30, 40, 50], [None] * 5, "temporal", 0.2, 0.2, 0, 35, seed=0)
+    assert parts == Split(train=[0, 1], val=[2], eval=[3, 4], left_out=[])
+
+
+def test_time_decides_not_the_order_given():
+    parts = split_frames([5, 4, 3, 2, 1], [None] * 5, "temporal", 0.2, 0.2, 0, None, seed=0)
+    assert (parts.eval, parts.val, parts.train) == ([0], [1], [2, 3, 4])
+
+
+@pytest.mark.parametrize("strategy", ["temporal", "blocked", "random"])
+def test_every_frame_has_one_place(strategy):
+    assert every(split(n=333, strategy=strategy, gap=3)) == list(range(333))
+
+
+def test_a_random_split_has_the_shares_and_no_order():
+    parts = split(strategy="random", gap=5)
+    assert [len(parts.train), len(parts.val), len(parts.eval)] == [70, 10, 20]
+    assert parts.eval != list(range(80, 100))
+
+
+def test_blocks_hold_fifty_neighbours():
+    parts = split(n=1000, strategy="blocked")
+    starts = np.flatnonzero(np.diff([-2, *parts.eval]) > 1)
+    runs = np.diff([*starts, len(parts.eval)])
+    assert len(parts.eval) == 200
+    assert all(run % 50 == 0 for run in runs)
+    assert len(parts.val) == 100
+
+
+def test_small_data_has_smaller_blocks():
+    parts = split(n=60, strategy="blocked")
+    assert [len(parts.train), len(parts.val), len(parts.eval)] == [42, 6, 12]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_blocks_keep_their_distance(seed):
+    parts = split(n=1000, strategy="blocked", gap=10, seed=seed)
+    for one, other in [
+        (parts.train, parts.val),
+        (parts.train, parts.eval),
+        (parts.val, parts.eval),
+    ]:
+        assert np.abs(np.subtract.outer(one, other)).min() > 10
+    assert len(parts.eval) == 200
+    assert parts.left_out
+
+
+@pytest.mark.parametrize("strategy", ["blocked", "random"])
+def test_the_seed_decides(strategy):
+    assert split(n=1000, strategy=strategy, seed=1) == split(n=1000, strategy=strategy, seed=1)
+    assert split(n=1000, strategy=strategy, seed=1) != split(n=1000, strategy=strategy, seed=2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"eval": 0.8, "val": 0.2}, r"split.eval 0.8 and split.val 0.2 add up to 1, which"),
+        ({"strategy": "by day"}, r"split.strategy is 'by day'. Write temporal, blocked, random or"),
+        ({"strategy": "random", "train_until": 5}, r"split.train_until is 5, but split.strategy"),
+        ({"n": 4}, r"split.val 0.1, split.gap 0 leave val without a frame, of 4. Lower"),
+        ({"val": 0.0, "strategy": "blocked"}, r"split.val 0.0, split.gap 0 leave val without"),
+        ({"eval": 0.0}, r"split.eval 0.0, .* leave eval without a frame"),
+        ({"gap": 40}, r"split.gap 40 leave train without a frame, of 100"),
+        ({"gap": 80}, r"split.gap 80 leave train and val without a frame"),
+        ({"train_until": 100}, r"split.train_until 100 leave eval without a frame"),
+        ({"train_until": 0}, r"split.train_until 0 leave train and val without a frame"),
+    ],
+)
+def test_a_split_without_frames_names_the_setting(settings, reason):
+    with pytest.raises(UserError, match=f"params.yaml: .*{reason}") as caught:
+        split(**settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_train_until_makes_the_eval_share_moot():
+    assert len(split(eval=0.95, train_until=50).eval) == 50
+
+
+def test_blind_interpolation_by_hand():
+    parts = Split(train=[0, 4], val=[2], eval=[1, 3, 5], left_out=[])
+    # guesses: 15 between 10 and 20, 15 between 20 and 10, then 10, the last known
+    assert blind_interpolation(range(6), [10, 16, 20, 18, 10, 10], parts) == pytest.approx(4 / 3)
+
+
+def test_blind_interpolation_knows_a_leak():
+    walk = np.cumsum(np.random.default_rng(0).choice([-1, 1], size=600))
+    times = np.arange(600)
+    leaking = blind_interpolation(times, walk, split(n=600, strategy="random"))
+    assert leaking < 1 < blind_interpolation(times, walk, split(n=600))
+
+
+def test_a_camera_is_on_one_side_only():
+    cameras = [f"cam{i % 5}" for i in range(100)]
+    parts = split(strategy="camera", cameras=cameras)
+    seen = [{cameras[i] for i in part} for part in (parts.train, parts.val, parts.eval)]
+    assert [len(names) for names in seen] == [3, 1, 1]
+    assert len(set.union(*seen)) == 5
+    assert every(parts) == list(range(100))
+    other = split(strategy="camera", cameras=cameras, seed=1)
+    assert {cameras[i] for i in other.eval} != seen[2]
+
+
+@pytest.mark.parametrize("cameras", [None, ["a", "b"] * 50, ["a", "b", "c", None] * 25])
+def test_a_camera_split_needs_three_named_cameras(cameras):
+    with pytest.raises(UserError, match=r"is camera, but data/labels\.csv names"):
+        split(strategy="camera", cameras=cameras)

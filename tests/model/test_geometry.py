@@ -1,0 +1,29 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from llava_dvc.model.geometry import image_processor
+from tests.conftest import frame
+
+
+def pixels(geometry, image):
+    batch = image_processor(geometry, 56)(images=[image], return_tensors="np")
+    return batch["pixel_values"][0]
+
+
+@pytest.mark.parametrize(("geometry", "seen"), [("pad", True), ("squash", True), ("crop", False)])
+def test_the_outermost_columns_reach_the_model(geometry, seen):
+    image = np.asarray(frame(1, (640, 480))).copy()
+    blacked = image.copy()
+    blacked[:, :20] = blacked[:, -20:] = 0
+    before, after = (pixels(geometry, Image.fromarray(i)) for i in (image, blacked))
+    assert before.shape == (3, 56, 56)
+    assert (before != after).any() == seen
+
+
+def test_pad_keeps_the_shape_and_squash_fills_the_square():
+    white = Image.new("RGB", (640, 480), "white")
+    padded, squashed = pixels("pad", white), pixels("squash", white)
+    assert np.ptp(squashed[0]) == 0
+    assert abs(padded[0, 0, 28]) < 0.05  # the border is the mean colour, 0 after normalising
+    assert padded[0, 28, 28] == squashed[0, 28, 28]

@@ -1,0 +1,76 @@
+"""A small published folder, built by the product from made-up figures: no model is needed."""
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+
+from llava_dvc.config import Config
+from llava_dvc.evaluation.plots import draw_all
+from llava_dvc.evaluation.predictions import scores
+from llava_dvc.publishing.card import Facts
+from llava_dvc.publishing.folder import answers_as, complete, md5_of
+from llava_dvc.recipe import WEIGHTS, Recipe, adapter_sha256
+from tests.conftest import frame
+from tests.recipes import recipe
+
+BASELINE = {
+    "train_mean": {"mae": 8.0, "rmse": 9.0, "accuracy": 0.05},
+    "blind_interpolation": {"mae": 5.0, "rmse": 6.0, "accuracy": 0.1},
+    "zero_shot": {"mae": 4.0, "rmse": 5.0, "accuracy": 0.1},
+    "ridge_features": {"mae": 3.0, "rmse": 4.0, "accuracy": 0.2},
+}
+COUNT = pd.Series([3, 12, 7, 40, 31, 8])
+FRAMES = pd.DataFrame(
+    {
+        "frame": [f"seq_{i:06d}.jpg" for i in range(6)],
+        "count": COUNT,
+        "camera": None,
+        "predicted": [3, 13, 5, 43, 31, 8],
+        "low": COUNT - 3,
+        "high": COUNT + 3,
+        "expected": COUNT + 0.25,
+        "reply": ["3", "13", "5", "43", "31", "many"],
+        "nll": 1.5,
+        "pit": [0.5, 0.2, 0.9, 0.1, 0.5, 0.6],
+    }
+)
+FIGURES = scores(FRAMES, 1.5)
+
+
+def write_adapter(folder: Path, cfg: Config) -> Path:
+    folder.mkdir(parents=True)
+    (folder / WEIGHTS).write_bytes(b"weights")
+    recipe(cfg, question="How many?", max_count=80).write(folder)
+    return folder
+
+
+def facts(cfg: Config, adapter: Path) -> Facts:
+    return Facts(
+        repo=cfg.publish.repo,
+        recipe=answers_as(Recipe.read(adapter), cfg.evaluate, FIGURES),
+        report={"data_md5": "abc.dir", "splits": {"train": {"frames": 20, "mean": 15.0}}},
+        baseline=BASELINE,
+        metrics=FIGURES,
+        split=cfg.split,
+        adapter=cfg.adapter,
+        train=cfg.train,
+        sha256=adapter_sha256(adapter),
+    )
+
+
+def publish(cfg: Config, work: Path, name: str = "published", **changed: object) -> Path:
+    """`work`/`name`, built from an adapter and plots that are made in `work` on first use."""
+    adapter, plots, csv = work / "adapter", work / "plots", work / "eval.csv"
+    if not adapter.exists():
+        write_adapter(adapter, cfg)
+        FRAMES.to_csv(csv, index=False)
+        draw_all(FRAMES, FIGURES, [frame(seed) for seed in range(len(FRAMES))], plots)
+    known = facts(cfg, adapter)
+    known = Facts(**{**vars(known), **changed})
+    folder = work / name
+    shutil.copytree(adapter, folder)
+    known.recipe.write(folder)
+    inputs = md5_of(known.recipe.backbone, predictions=csv)
+    complete(folder, known, plots=plots, evaluate=cfg.evaluate, inputs=inputs)
+    return folder

@@ -1,0 +1,171 @@
+import hashlib
+import json
+import re
+
+import pytest
+from huggingface_hub import ModelCard
+
+from llava_dvc.errors import UserError
+from llava_dvc.evaluation.predictions import table, verdict
+from llava_dvc.files import WORST, read_json
+from llava_dvc.publishing import card
+from llava_dvc.publishing.folder import check, version
+from llava_dvc.recipe import Recipe
+from tests.publishing.published import BASELINE, FIGURES, facts, publish, write_adapter
+
+
+@pytest.fixture
+def folder(cfg, tmp_path):
+    return publish(cfg, tmp_path)
+
+
+def test_no_picture_of_people_leaves(folder):
+    pictures = {path.name for path in (folder / "plots").iterdir()}
+    assert "prediction_vs_truth.png" in pictures
+    assert WORST not in pictures
+
+
+def test_the_same_bytes_every_time(cfg, tmp_path):
+    one, two = publish(cfg, tmp_path, "one"), publish(cfg, tmp_path, "two")
+    names = sorted(p.relative_to(one) for p in one.rglob("*") if p.is_file())
+    assert {"README.md", "manifest.json", "recipe.json"} <= {str(name) for name in names}
+    assert all((one / name).read_bytes() == (two / name).read_bytes() for name in names)
+    assert version(one) == version(two)
+
+
+def test_another_evaluation_is_another_version(cfg, tmp_path):
+    other = {**FIGURES, "temperature": 2.0}
+    assert version(publish(cfg, tmp_path, "one")) != version(
+        publish(cfg, tmp_path, "two", metrics=other)
+    )
+
+
+def test_the_manifest_lists_every_other_file(folder, cfg):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    listed = {f["path"]: f for f in manifest["files"]}
+    for path in folder.rglob("*"):
+        if path.is_file() and path.name != "manifest.json":
+            entry = listed.pop(path.relative_to(folder).as_posix())
+            assert entry["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+            assert entry["size"] == path.stat().st_size
+    assert not listed
+    predictions = (folder.parent / "eval.csv").read_bytes()
+    assert manifest["inputs_md5"]["predictions"] == hashlib.md5(predictions).hexdigest()
+    assert manifest["inputs_md5"]["data"] == "abc.dir"
+    assert manifest["evaluate"] == cfg.evaluate.model_dump()
+
+
+def damage(folder):
+    path = folder / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+
+
+@pytest.mark.parametrize(
+    ("fault", "line"),
+    [
+        (damage, r"adapter_model\.safetensors: is changed since manifest\.json was .* \(1 files"),
+        (lambda f: (f / "recipe.json").unlink(), r"recipe\.json: is gone since"),
+        (lambda f: (f / "notes.txt").touch(), r"notes\.txt: is new since"),
+        (lambda f: (f / "manifest.json").write_text("{}"), r"manifest\.json: is none of ours; na"),
+        (lambda f: (f / "manifest.json").unlink(), r"manifest\.json: not found; run `dvc repro`"),
+    ],
+)
+def test_a_folder_that_is_not_as_its_manifest_says(folder, fault, line):
+    assert check(folder)["files"]
+    fault(folder)
+    with pytest.raises(UserError, match=line):
+        check(folder)
+
+
+def test_it_answers_as_the_evaluation_did(folder, cfg):
+    recipe = Recipe.read(folder)
+    assert (recipe.decode, recipe.max_count) == ("median", cfg.evaluate.max_count)
+    assert recipe.temperature == 1.5
+
+
+def test_the_hub_can_read_the_card(folder):
+    data = ModelCard.load(folder / "README.md").data
+    assert (data.library_name, data.pipeline_tag) == ("peft", "image-text-to-text")
+    assert data.base_model_relation == "adapter"
+    assert {"lora", "qlora", "cctv"} <= set(data.tags)
+    found = {r.metric_type: r.metric_value for r in data.eval_results}
+    assert found == {name: v for name, v in FIGURES.items() if not isinstance(v, dict)}
+    assert {r.dataset_revision for r in data.eval_results} == {"abc.dir"}
+
+
+def test_a_person_can_read_the_card(folder):
+    text = ModelCard.load(folder / "README.md").text
+    for words in (
+        "| this adapter | 1.00 | 1.53 | 50.0% |",
+        "| ridge features | 3.00 | 4.00 | 20.0% |",
+        "*How many?*",
+        "LoRA of rank 4, alpha 8, in float32, on language model, projector, vision tower",
+        "## Limits",
+        "## Privacy",
+        "## Terms",
+        "llava-dvc predict frame.jpg --adapter your-name/llava-people-counter",
+    ):
+        assert words in text
+    assert "Do not rely on it" not in text
+
+
+def test_a_folders_backbone_is_named_without_its_path(folder, tiny_folder):
+    data = ModelCard.load(folder / "README.md").data
+    assert data.base_model == tiny_folder.name
+    assert data.license == "other"  # its folder has no card
+
+
+def test_a_hub_backbone_is_named_with_its_commit(cfg, tmp_path):
+    hub = {"name": "llava-hf/llava-1.5-7b-hf", "revision": "b234b80", "dtype": "bfloat16"}
+    own = cfg.model_copy(update={"backbone": cfg.backbone.model_copy(update=hub)})
+    known = facts(own, write_adapter(tmp_path / "a", own))
+    data, text = card.metadata(known), card.text(known)
+    assert (data.base_model, data.license) == ("llava-hf/llava-1.5-7b-hf", "llama2")
+    assert "at revision `b234b80`" in text
+    assert 'from_pretrained("llava-hf/llava-1.5-7b-hf", revision="b234b80"' in text
+    assert 'with torch.autocast("cpu", torch.bfloat16):\n    ids =' in text
+    compile(card.script(known), "card", "exec")
+
+
+def test_a_bad_adapters_card_says_so(cfg, tmp_path):
+    poor = {**FIGURES, "mae": 5.5}
+    text = (publish(cfg, tmp_path, metrics=poor) / "README.md").read_text()
+    assert "**Do not rely on it: ridge features, zero shot counted better.**" in text
+    assert "the split leaks" in text
+
+
+def test_blind_interpolation_is_no_rival():
+    assert card.worse_than({"mae": 3.5}, BASELINE) == ["ridge_features"]
+    assert card.worse_than({"mae": 2.9}, {**BASELINE, "blind_interpolation": {"mae": 0.1}}) == []
+
+
+def test_without_its_border_only_we_answer_as_evaluated(cfg, tmp_path):
+    adapter = write_adapter(tmp_path / "a", cfg)
+    known = facts(cfg, adapter)
+    image = known.recipe.image.model_copy(update={"drop_border": True})
+    recipe = known.recipe.model_copy(update={"image": image})
+    text = card.text(card.Facts(**{**vars(known), "recipe": recipe}))
+    assert "```python" not in text
+    assert "Only llava-dvc answers as it was evaluated" in text
+
+
+def test_nothing_of_this_run_is_in_it(folder):
+    text = "".join(p.read_text() for p in folder.rglob("*") if p.suffix in (".md", ".json"))
+    assert not re.search(r"20\d\d-\d\d-\d\d|run_id|git_revision|mlflow", text)
+
+
+def test_table_and_verdict():
+    lines = table(FIGURES, BASELINE).splitlines()
+    assert lines[-2].split() == ["adapter", "1.00", "1.53", "50.0%"]
+    assert lines[-1] == "The adapter is 2.00 people better than ridge_features."
+    rivals = {"train_mean": 8.0, "blind_interpolation": 2.0, "zero_shot": 4.0}
+    assert verdict(3.0, rivals).startswith("The adapter is 1.00 people better than zero_shot; the")
+    assert "leaks" in verdict(3.0, rivals)
+    assert verdict(4.5, rivals).startswith("The adapter is 0.50 people worse than zero_shot")
+
+
+def test_a_half_written_file_is_named(tmp_path):
+    path = tmp_path / "evaluate.json"
+    path.write_text('{"mae": 1')
+    with pytest.raises(ValueError, match=r"evaluate\.json:1: not valid JSON; delete it"):
+        read_json(path)

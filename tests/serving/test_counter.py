@@ -1,0 +1,140 @@
+"""An adapter as a Python object."""
+
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+
+from llava_dvc.data.images import read_rgb
+from llava_dvc.errors import UserError
+from llava_dvc.model.calibration import tempered
+from llava_dvc.model.counting import predict, quantile
+from llava_dvc.recipe import Recipe
+from llava_dvc.serving.counter import Counter, find_adapter
+from tests.conftest import conversation, frame
+
+
+@pytest.fixture(scope="module")
+def counter(adapter_folder) -> Counter:
+    return Counter.from_pretrained(adapter_folder)
+
+
+@pytest.fixture(scope="module")
+def bordered(adapter_folder, tmp_path_factory) -> Counter:
+    """The same weights, without their border's tokens."""
+    folder = tmp_path_factory.mktemp("bordered")
+    for file in adapter_folder.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    recipe = Recipe.read(folder)
+    image = recipe.image.model_copy(update={"drop_border": True})
+    recipe.model_copy(update={"image": image}).write(folder)
+    return Counter.from_pretrained(folder)
+
+
+def test_the_package_alone_loads_no_torch():
+    code = "import sys, llava_dvc; assert 'torch' not in sys.modules; print(llava_dvc.Counter)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "llava_dvc.serving.counter.Counter" in done.stdout
+
+
+def test_a_count_is_what_evaluation_reads(counter):
+    frames = [frame(seed) for seed in range(5)]
+    question = conversation(0)[:1]
+    answers = predict(counter.model, counter.processor, frames, question, 60, 8)
+    mass = tempered(answers.probabilities, 1.5)
+    found = counter.count(frames)
+    assert [one.count for one in found] == quantile(mass, 0.5).tolist()
+    assert [one.low for one in found] == quantile(mass, 0.1).tolist()
+    assert [one.high for one in found] == quantile(mass, 0.9).tolist()
+    assert [one.reply for one in found] == answers.replies
+    np.testing.assert_allclose([one.probabilities for one in found], mass)
+    np.testing.assert_allclose([one.expected for one in found], mass @ np.arange(61))
+
+
+def test_most_likely_counts_come_first(counter):
+    (found,) = counter.count([frame(3)])
+    likely = found.most_likely(4)
+    assert [share for _, share in likely] == sorted(found.probabilities, reverse=True)[:4]
+    assert all(found.probabilities[count] == share for count, share in likely)
+    assert found.summary()["most_likely"][0]["count"] == likely[0][0]
+
+
+def test_paths_and_pictures_count_alike(counter, tmp_path):
+    path = tmp_path / "a.png"
+    frame(4).save(path)
+    assert counter.count([path, str(path), frame(4)]) == counter.count([frame(4)] * 3)
+
+
+def test_nothing_is_counted_as_nothing(counter):
+    assert counter.count([]) == []
+
+
+def test_sizes_may_differ_where_the_border_takes_no_tokens(bordered):
+    frames = [frame(1), frame(2, (48, 64)), frame(3), frame(4, (48, 64))]
+    singly = [bordered.count([one])[0] for one in frames]
+    together = bordered.count(frames)
+    for one, other in zip(together, singly, strict=True):
+        np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-5)
+
+
+def test_a_file_is_read_as_the_pipeline_reads_it(counter, tmp_path):
+    path = tmp_path / "turned.jpg"
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    frame(1).save(path, exif=exif)
+    assert counter.count([path]) == counter.count([read_rgb(path)])
+    assert read_rgb(path).size == (48, 64)
+
+
+def test_what_is_no_picture_is_named(counter, tmp_path):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"a\.jpg: is no picture"):
+        counter.count([path])
+
+
+def test_champion_is_the_registrys(monkeypatch, tmp_path):
+    registry = types.ModuleType("llava_dvc.tracking.registry")
+    registry.champion_folder = lambda: tmp_path
+    monkeypatch.setitem(sys.modules, "llava_dvc.tracking.registry", registry)
+    monkeypatch.chdir(tmp_path)
+    assert find_adapter("champion") == tmp_path
+
+
+@pytest.fixture
+def hub_cache(monkeypatch, tmp_path):
+    """What an earlier download of `someone/counts` left, and no network."""
+    from huggingface_hub import constants
+
+    repository = tmp_path / "models--someone--counts"
+    for revision, commit in {"main": "a" * 40, "v1": "b" * 40}.items():
+        (repository / "snapshots" / commit).mkdir(parents=True)
+        (repository / "snapshots" / commit / "recipe.json").write_text(revision)
+        (repository / "refs").mkdir(exist_ok=True)
+        (repository / "refs" / revision).write_text(commit)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+
+@pytest.mark.parametrize(
+    ("name", "revision"), [("someone/counts", "main"), ("someone/counts@v1", "v1")]
+)
+def test_a_hub_id_is_downloaded(hub_cache, name, revision):
+    assert (find_adapter(name) / "recipe.json").read_text() == revision
+
+
+@pytest.mark.parametrize("name", ["someone/else", "someone/counts@v2", "some one/else"])
+def test_what_is_nowhere_is_one_line(hub_cache, name):
+    with pytest.raises(UserError, match=rf"^{name}: neither a folder here nor had from the Hub"):
+        find_adapter(name)
+
+
+def test_folders_are_not_looked_for_on_the_hub(hub_cache, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "someone" / "mine").mkdir(parents=True)
+    for name in ("someone/mine", "models/adapter", "./someone/else", "published"):
+        assert find_adapter(name) == Path(name)

@@ -1,0 +1,78 @@
+"""`llava-dvc runs` on rows as DVC shows them; tests/test_pipeline.py asks DVC itself."""
+
+import sys
+
+import pytest
+
+from llava_dvc import cli
+from llava_dvc.errors import UserError
+from llava_dvc.tracking import experiments
+from llava_dvc.tracking.provenance import dvc_md5
+from tests.results import DATA, log_result, predictions
+
+
+@pytest.fixture
+def shown(store, cfg, tmp_path, monkeypatch):
+    """What DVC shows: a commit, an experiment, its repetition from the run cache, one whose run is
+    lost, one that is queued and one that failed.
+    """
+    monkeypatch.setenv("DVC_EXP_NAME", "brave-cat")
+    frames = predictions(1, 2.0)
+    adapter, _ = log_result(cfg, tmp_path, 1, frames)
+    error = float((frames["predicted"] - frames["count"]).abs().mean())
+
+    def row(name, md5, mae):
+        return {
+            "rev": f"{name}0000000",
+            "name": name,
+            "data": {
+                "params": {"params.yaml": {"data": cfg.model_dump(mode="json")}},
+                "metrics": {"metrics/evaluate.json": {"data": {"mae": mae}}},
+                "deps": {"data": {"hash": DATA}},
+                "outs": {"models/adapter": {"hash": md5}},
+            },
+            "error": None,
+        }
+
+    known = dvc_md5(adapter)
+    waiting = {"rev": "queued0000", "name": "calm-owl", "data": {"params": {}}, "error": None}
+    failed = {"rev": "failed0000", "name": "keen-fox", "data": None, "error": {"msg": "it\nbroke"}}
+    revs = [row("brave-cat", known, error), row("again", known, error), row("lost", "f.dir", 1.0)]
+    revs += [row("wrong", known, 9.0), waiting, failed]
+    groups = [{"name": rev["name"], "revs": [rev]} for rev in revs]
+    monkeypatch.setattr(
+        experiments, "exp_show", lambda: [row("master", "e.dir", 3.0) | {"experiments": groups}]
+    )
+    return error
+
+
+def test_every_row_is_shown_with_its_run(shown, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["llava-dvc", "runs"])
+    cli.main()
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert header.split()[:4] == ["experiment", "revision", "adapter", "MAE"]
+    cells = {line.split()[0]: line.split() for line in lines}
+    assert list(cells) == ["master", "brave-cat", "again", "lost", "wrong", "calm-owl", "keen-fox"]
+    assert cells["brave-cat"][3:6] == [str(shown), "-", "brave-cat"]
+    assert cells["again"][5] == "brave-cat"
+    assert " ".join(cells["again"][7:]) == "the same result"
+    assert " ".join(cells["lost"][7:]) == "no run of these settings"
+    assert " ".join(cells["wrong"][7:]) == "differs in mae"
+    assert " ".join(cells["calm-owl"][7:]) == "not run"
+    assert " ".join(cells["keen-fox"][7:]) == "it broke"
+
+
+def test_a_lost_server_is_a_users_mistake(shown, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://someone:secret@127.0.0.1:9")
+    with pytest.raises(
+        UserError, match=r"http://127\.0\.0\.1:9: cannot be reached .*start"
+    ) as told:
+        experiments.table()
+    assert "secret" not in str(told.value)
+
+
+def test_a_folder_without_dvc_is_a_users_mistake(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    with pytest.raises(UserError, match=r"^dvc exp show: .*run from the repository's root"):
+        experiments.exp_show()

@@ -1,0 +1,204 @@
+import socket
+import threading
+import time
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from llava_dvc.config import flatten
+from llava_dvc.evaluation.plots import plt
+from llava_dvc.tracking import background_queue, mlflow_run
+
+
+def open_train(cfg, key="k1"):
+    return mlflow_run.open_run("train", cfg, {"train"}, key, {"data_md5": "d"})
+
+
+def all_runs(client):
+    return client.search_runs([client.get_experiment_by_name("llava-dvc").experiment_id])
+
+
+def test_a_resumed_run_has_no_doubled_point(store, cfg, tmp_path):
+    for steps in ((1, 2, 3), (2, 3, 4, 5)):  # killed after step 3, its checkpoint was at step 1
+        with open_train(cfg) as run:
+            for step in steps:
+                run.step({"train/loss": step / 10}, step)
+    (found,) = all_runs(store())
+    assert found.info.status == "FINISHED"
+    history = store().get_metric_history(found.info.run_id, "train/loss")
+    assert [(p.step, p.value) for p in history] == [(s, s / 10) for s in (1, 2, 3, 4, 5)]
+    board = EventAccumulator(str(tmp_path / "runs" / found.info.run_name)).Reload()
+    assert [e.step for e in board.Scalars("train/loss")] == [1, 2, 3, 4, 5]
+
+
+def test_a_failed_run_says_so(store, cfg):
+    with pytest.raises(ZeroDivisionError), open_train(cfg):
+        _ = 1 / 0
+    assert [r.info.status for r in all_runs(store())] == ["FAILED"]
+
+
+def test_the_first_result_finishes_its_trainings_run_and_the_second_has_its_own(store, cfg):
+    with open_train(cfg) as run:
+        run.tags({"adapter": "sha"})
+    with mlflow_run.open_result(cfg, "sha", "d") as run:
+        run.metrics({"mae": 2.0})
+    other = cfg.model_copy(update={"evaluate": cfg.evaluate.model_copy(update={"decode": "mean"})})
+    for _ in range(2):  # the same result again is the same run
+        with mlflow_run.open_result(other, "sha", "d") as run:
+            run.metrics({"mae": 3.0})
+    results = {r.data.params["evaluate.decode"]: r for r in all_runs(store())}
+    assert results.keys() == {"median", "mean"}
+    assert [r.data.metrics["mae"] for r in results.values()] == [3.0, 2.0]
+    assert "key.train" in results["median"].data.tags
+    assert "key.train" not in results["mean"].data.tags
+    assert len(store().get_metric_history(results["mean"].info.run_id, "mae")) == 1
+
+
+def test_pictures_reach_both(store, cfg, tmp_path):
+    figure, _ = plt.subplots()
+    figure.savefig(tmp_path / "dots.png")
+    with open_train(cfg) as run:
+        run.picture(tmp_path / "dots.png")
+    (found,) = all_runs(store())
+    assert [a.path for a in store().list_artifacts(found.info.run_id, "plots")] == [
+        "plots/dots.png"
+    ]
+    board = EventAccumulator(str(tmp_path / "runs" / found.info.run_name)).Reload()
+    assert board.Tags()["images"] == ["dots"]
+
+
+def test_an_adapter_is_stored_once(store, cfg, tmp_path):
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    (folder / "weights").write_bytes(b"w")
+    for key in ("k1", "k2"):
+        with open_train(cfg, key) as run:
+            run.model(folder, "sha")
+    client = store()
+    experiment = client.get_experiment_by_name("llava-dvc").experiment_id
+    (model,) = client.search_logged_models([experiment])
+    assert model.tags["adapter"] == "sha"
+
+
+def test_a_lost_tracker_costs_one_line(store, cfg, monkeypatch, capfd):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://someone:secret@127.0.0.1:{port}")
+    with open_train(cfg) as run:
+        for step in range(50):
+            run.step({"train/loss": 1.0}, step)
+    err = capfd.readouterr().err
+    assert "secret" not in err
+    lines = [line for line in err.splitlines() if line.startswith("tracking:")]
+    assert len(lines) == 1
+    assert str(port) in lines[0]
+    assert "the stage goes on without" in lines[0]
+
+
+def test_runs_are_named_as_dvc_names_experiments(store, cfg, monkeypatch):
+    monkeypatch.setenv("DVC_EXP_NAME", "brave-cat")
+    with open_train(cfg):
+        pass
+    assert [r.info.run_name for r in all_runs(store())] == ["brave-cat"]
+
+
+def test_stages_that_results_share_have_names_of_their_own(store, cfg, monkeypatch):
+    monkeypatch.setenv("DVC_EXP_NAME", "brave-cat")
+    with mlflow_run.open_run("prepare", cfg, {"data"}, "abcdef012", {}):
+        pass
+    assert [r.info.run_name for r in all_runs(store())] == ["prepare-abcdef"]
+
+
+def test_a_result_takes_its_experiments_name_and_keeps_its_board(store, cfg, tmp_path, monkeypatch):
+    """The training was cached from another experiment that was killed before it evaluated."""
+    for name, stage in (("brave-cat", "train"), ("calm-owl", "result")):
+        monkeypatch.setenv("DVC_EXP_NAME", name)
+        if stage == "train":
+            with open_train(cfg) as run:
+                run.tags({"adapter": "sha"})
+                run.step({"train/loss": 1.0}, 1)
+        else:
+            with mlflow_run.open_result(cfg, "sha", "d") as run:
+                run.metrics({"mae": 2.0})
+    assert [r.info.run_name for r in all_runs(store())] == ["calm-owl"]
+    board = EventAccumulator(str(tmp_path / "runs" / "brave-cat")).Reload()
+    assert board.Tags()["scalars"] == ["train/loss", "result/mae"]
+
+
+def test_a_run_says_where_it_comes_from_and_how_busy_the_machine_was(store, cfg):
+    with mlflow_run.open_result(cfg, "sha", "d"):
+        pass
+    (run,) = all_runs(store())
+    expected = {"git_revision", "dirty", "backbone_revision", "version.torch", "version.python"}
+    assert expected <= run.data.tags.keys()
+    assert run.data.params.keys() == flatten(cfg.model_dump()).keys()
+    assert "system/system_memory_usage_percentage" in run.data.metrics
+
+
+def test_a_further_evaluation_names_its_training(store, cfg):
+    with open_train(cfg) as run:
+        run.tags({"adapter": "sha"})
+    for decode in ("median", "mean"):
+        evaluate = cfg.evaluate.model_copy(update={"decode": decode})
+        with mlflow_run.open_result(cfg.model_copy(update={"evaluate": evaluate}), "sha", "d"):
+            pass
+    further, first = all_runs(store())
+    assert further.data.tags["training_run"] == first.info.run_id
+    assert "training_run" not in first.data.tags
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_tracker_that_hangs_does_not_hold_up_the_end(store, cfg, monkeypatch, capfd, answers):
+    """It answered until the stage was about to end, or never."""
+    monkeypatch.setattr(background_queue, "answers", lambda seconds: False)
+    hung = threading.Event()
+    with open_train(cfg) as run:
+        if answers:
+            run.step({"train/loss": 1.0}, 1)
+        run.submit(hung.wait)
+        run.step({"train/loss": 2.0}, 2)
+    assert not hung.is_set()  # the block ended before the tracker did
+    hung.set()
+    assert "is lost (it does not answer); the stage goes on without" in capfd.readouterr().err
+
+
+def test_an_upload_may_take_longer_than_an_answer(store, cfg, monkeypatch):
+    monkeypatch.setattr(background_queue, "UPLOAD", 0.2)
+    with open_train(cfg) as run:
+        run.submit(lambda: time.sleep(1), slow=True)
+    assert [r.info.status for r in all_runs(store())] == ["FINISHED"]
+
+
+def test_a_lost_tracker_is_not_asked_again_and_again(store, cfg, monkeypatch):
+    """The worker sleeps once nothing can be logged any more."""
+    asked = []
+
+    class Impatient(mlflow_run.Machine):
+        def due(self):
+            asked.append(1)
+            return 0.0
+
+    monkeypatch.setattr(mlflow_run, "Machine", Impatient)
+    monkeypatch.setattr(mlflow_run, "connect", lambda: 1 / 0)
+    with open_train(cfg) as run:
+        while not run._sender.lost:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        before = len(asked)
+        time.sleep(0.2)
+        assert len(asked) == before
+
+
+def test_an_evaluation_does_not_clean_a_dirty_training(store, cfg, monkeypatch):
+    def dirty(answer):
+        monkeypatch.setattr(mlflow_run, "code", lambda: {"git_revision": "abc", "dirty": answer})
+
+    for trained, told in (("true", "true"), ("false", "false")):  # trained again, now clean
+        dirty(trained)
+        with open_train(cfg) as run:
+            run.tags({"adapter": "sha"})
+        dirty("false")
+        with mlflow_run.open_result(cfg, "sha", "d"):
+            pass
+        assert [run.data.tags["dirty"] for run in all_runs(store())] == [told]

@@ -1,0 +1,111 @@
+import shutil
+import sqlite3
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import mlflow
+import pytest
+
+from llava_dvc.errors import UserError
+from llava_dvc.tracking import mlflow_run, registry
+from llava_dvc.tracking.mlflow_store import EXPERIMENT, answers, masked, relocate, rewrite
+from tests.results import DATA, log_result, predictions
+
+
+@pytest.fixture
+def moved(store, cfg, tmp_path, monkeypatch):
+    """A repository with a result, moved from here to there; returns both places."""
+    here, there = tmp_path / "here", tmp_path / "그곳, there"
+    here.mkdir()
+    monkeypatch.setenv("DVC_ROOT", str(here))
+    (tmp_path / "mlflow.db").rename(here / "mlflow.db")
+    rewrite(tmp_path.as_uri(), here.as_uri())
+    log_result(cfg, here, 1, predictions(1, 2.0))
+    shutil.copytree(here, there)  # SQLite minds a file that moves while it is open
+    shutil.rmtree(here)
+    monkeypatch.setenv("DVC_ROOT", str(there))
+    return here, there
+
+
+def artifacts(root):
+    """Names of the artifacts that MLflow finds of the one result in this store."""
+    client = mlflow.MlflowClient(f"sqlite:///{root}/mlflow.db")
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    (run,) = client.search_runs([experiment.experiment_id])
+    return [artifact.path for artifact in client.list_artifacts(run.info.run_id)]
+
+
+def test_a_moved_store_is_mended(moved):
+    here, there = moved
+    assert artifacts(there) == []  # and no error: this is what is to be mended
+    assert relocate() == f"{there}/mlflow.db: 5 paths now lead to {there}/mlartifacts"
+    assert artifacts(there) == ["eval.csv"]
+    assert (registry.champion_folder() / "adapter_model.safetensors").is_file()
+    assert relocate().endswith("already")
+    with sqlite3.connect(there / "mlflow.db") as connection:
+        dump = "\n".join(connection.iterdump())
+    assert here.as_uri() not in dump
+
+
+def test_the_next_stage_mends_a_moved_store_by_itself(moved, cfg):
+    here, there = moved
+    log_result(cfg, there, 2, predictions(2, 2.0))
+    assert not here.exists()
+    assert len(list((there / "mlartifacts").glob("*/artifacts/eval.csv"))) == 2
+
+
+def test_a_copy_is_left_to_a_person(moved, cfg, capfd):
+    here, there = moved
+    shutil.copytree(there, here)
+    with mlflow_run.open_run("train", cfg, {"train"}, "k", {"data_md5": DATA}):
+        pass
+    assert "mlartifacts; if the repository was copied" in capfd.readouterr().err
+    assert artifacts_location(there) == (here / "mlartifacts").as_uri()
+
+
+def artifacts_location(root):
+    client = mlflow.MlflowClient(f"sqlite:///{root}/mlflow.db")
+    return client.get_experiment_by_name(EXPERIMENT).artifact_location
+
+
+def test_only_whole_prefixes_are_rewritten(store, tmp_path):
+    """The store of /a/mlartifacts must not take /a/mlartifacts-old for its own."""
+    client = store()
+    other = (tmp_path / "mlartifacts-old").as_uri()
+    client.create_experiment("other", artifact_location=other)
+    assert rewrite((tmp_path / "mlartifacts").as_uri(), "file:///new") == 1
+    assert store().get_experiment_by_name("other").artifact_location == other
+
+
+def test_nothing_to_relocate_is_a_users_mistake(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    with pytest.raises(UserError, match=r"mlflow\.db: not found; nothing has been logged here yet"):
+        relocate()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://ada:pass@tracker:5000/x", "http://tracker:5000/x"),
+        ("http://ada:p@ss@tracker:5000", "http://tracker:5000"),
+        ("postgresql://ada:pass@db/mlflow and http://b", "postgresql://db/mlflow and http://b"),
+        ("sqlite:////tmp/mlflow.db", "sqlite:////tmp/mlflow.db"),
+    ],
+)
+def test_addresses_are_shown_without_passwords(text, shown):
+    assert masked(text) == shown
+
+
+def test_a_healthy_server_with_a_password_in_its_address_answers(monkeypatch):
+    class Healthy(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Healthy) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://ada:p@127.0.0.1:{server.server_port}")
+        assert answers(5.0)

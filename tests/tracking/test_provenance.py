@@ -1,0 +1,96 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from llava_dvc.config import load_config
+from llava_dvc.tracking import provenance
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def repo(tmp_path, monkeypatch):
+    """A git repository with our dvc.yaml, a module, metrics and ignored outs; nothing has
+    changed.
+    """
+    monkeypatch.chdir(tmp_path)
+    for name in ("dvc.yaml", "params.yaml", ".gitignore"):
+        Path(name).write_bytes((ROOT / name).read_bytes())
+    for name in ("metrics/evaluate.json", "llava_dvc/metrics.py", "dvc.lock", "models/adapter/a"):
+        Path(name).parent.mkdir(exist_ok=True, parents=True)
+        Path(name).write_text("as committed\n")
+    for command in (
+        "git init -q",
+        "git config user.email test@example.org",
+        "git config user.name test",
+        "git add -A",
+        "git commit -qm start",
+    ):
+        subprocess.run(command.split(), check=True)
+
+
+def test_outs_are_those_of_the_pipeline(repo):
+    assert provenance.declared_outs() == {
+        "prepared", "metrics/baseline.json", "models/adapter", "predictions/eval.csv", "plots",
+        "metrics/evaluate.json", "published",
+    }  # fmt: skip
+
+
+def test_what_an_experiment_changes_is_not_dirty(repo):
+    Path("params.yaml").write_text("seed: 18\n")
+    Path("dvc.lock").unlink()
+    Path("metrics/evaluate.json").unlink()  # DVC does so before every evaluation
+    Path("metrics/baseline.json").write_text("{}")
+    Path("models/adapter/b").write_text("an out")
+    assert provenance.code()["dirty"] == "false"
+
+
+@pytest.mark.parametrize(
+    "name", ["llava_dvc/metrics.py", "llava_dvc/사람.py", "metrics/other.json"]
+)
+@pytest.mark.parametrize("staged", [True, False])
+def test_anything_else_is_dirty(repo, name, staged):
+    Path(name).write_text("changed\n")
+    if staged:
+        subprocess.run(["git", "add", "-A"], check=True)
+    assert provenance.changed() == [name]
+    assert provenance.code()["dirty"] == "true"
+
+
+def test_no_repository_has_no_revision(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert provenance.code() == {}
+
+
+def test_backbone_has_the_hubs_commit_or_dvcs_digest(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    backbone = load_config().backbone
+    tracked = yaml.safe_load(Path("backbones/tiny-llava.dvc").read_text())["outs"][0]["md5"]
+    assert provenance.backbone_revision(backbone) == tracked
+    hub = backbone.model_copy(update={"name": "llava-hf/llava-1.5-7b-hf", "revision": "abc"})
+    assert provenance.backbone_revision(hub) == "abc"
+    stray = backbone.model_copy(update={"name": "elsewhere"})
+    assert provenance.backbone_revision(stray) == "unversioned"
+
+
+def test_a_folders_digest_is_dvcs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "folder"
+    for name in ("b.txt", "a/z.txt", "a.txt", "a-b/한.txt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    for command in ("init -q --no-scm", "add -q folder"):
+        subprocess.run([sys.executable, "-m", "dvc", *command.split()], check=True)
+    tracked = yaml.safe_load(Path("folder.dvc").read_text())["outs"][0]["md5"]
+    assert provenance.dvc_md5(folder) == tracked
+    listing = Path(".dvc/cache/files/md5", tracked[:2], tracked[2:])
+    assert len(json.loads(listing.read_text())) == 4
+
+
+def test_versions_are_those_that_run():
+    found = provenance.environment()
+    assert {"version.python", "version.torch", "version.dvc", "version.mlflow"} <= found.keys()
