@@ -27,7 +27,7 @@ test: setup ## Run all tests but those of `make faults`
 	$(RUN) pytest
 
 faults: setup ## Kill, fill and lock, and a sweep of experiments: a quarter of an hour
-	$(RUN) pytest -m 'faults or sweep' tests/faults tests/test_pipeline.py
+	$(RUN) pytest -m 'faults or sweep' tests/faults tests/pipeline/test_pipeline.py
 
 check: setup ## Format, lint, imports, types and tests; CI runs `make faults` too
 	$(RUN) ruff format --check

@@ -30,12 +30,12 @@ TOKENS = 3  # two digits and the end
 @torch.no_grad()
 def main() -> None:
     arguments = _parse()
-    model, processor, recipe = load_adapter(arguments.adapter)
+    model, encoder, recipe = load_adapter(arguments.adapter)
     content = [{"type": "image"}, {"type": "text", "text": recipe.question}]
-    prompt = render_prompt(processor, [{"role": "user", "content": content}])
+    prompt = render_prompt(encoder.processor, [{"role": "user", "content": content}])
     frames = [read_rgb(frame.path) for frame in read_frames(Path("data"), ())[: arguments.frames]]
-    batches = list(loader(processor, frames, prompt, BATCH, model.device))
-    tree = CountTree.build(processor, prompt, 99).to(model.device)
+    batches = list(loader(encoder, frames, prompt, BATCH, model.device))
+    tree = CountTree.build(encoder.processor, prompt, 99).to(model.device)
 
     def distribution(batch: dict[str, Any]) -> None:
         scores = score(model, batch, tree)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlavaProcessor
 
 from benchmarks.train_speed import (
     ASKED,
@@ -25,10 +24,11 @@ from benchmarks.train_speed import (
     places,
     preset,
 )
-from llava_dvc.evaluation.merged_weights import fold_and_compile
+from llava_dvc.evaluation.merged_weights import merge_and_compile
 from llava_dvc.model.adapter import peft_config
-from llava_dvc.model.backbone import load_backbone, load_processor
-from llava_dvc.model.counting import predict
+from llava_dvc.model.backbone import backbone_encoder, load_backbone
+from llava_dvc.model.counting import CountPredictor
+from llava_dvc.model.encoder import Encoder
 
 FOLDED = "evaluate.compile=true"
 BASES = {
@@ -50,14 +50,14 @@ def main() -> None:
         began = time.monotonic()
         model = load_backbone(cfg.backbone)
         loading = time.monotonic() - began
-        processor = load_processor(cfg.backbone, cfg.image)
+        encoder = backbone_encoder(cfg.backbone, cfg.image)
         model.add_adapter(peft_config(cfg.adapter, model))
-        prefer_numbers(model, processor)
+        prefer_numbers(model, encoder)
         if cfg.evaluate.compile:
-            fold_and_compile(model)
+            merge_and_compile(model)
         for batch in arguments.batch:
-            speed = frames_per_second(model, processor, rows, batch)
-            share = speed * arithmetic(model, processor) / ceiling
+            speed = frames_per_second(model, encoder, rows, batch)
+            share = speed * arithmetic(model, encoder) / ceiling
             peak = torch.cuda.max_memory_allocated() / 2**30
             sys.stdout.write(
                 f"| {name} | {batch} | {speed:.1f} | {share:.0%} | {peak:.1f} | {loading:.1f} |\n"
@@ -68,21 +68,21 @@ def main() -> None:
         torch.cuda.empty_cache()
 
 
-def frames_per_second(model: Any, processor: LlavaProcessor, rows: Any, batch: int) -> float:
+def frames_per_second(model: Any, encoder: Encoder, rows: Any, batch: int) -> float:
     """Warmed up on one batch; everything from the JPEG bytes to P(count) and reply."""
-    predict(model, processor, rows[: 2 * batch], ASKED.messages(None), 99, batch)
+    CountPredictor(model, encoder, ASKED.question, 99).predict(rows[: 2 * batch], batch)
     torch.cuda.reset_peak_memory_stats()
     began = time.monotonic()
-    answers = predict(model, processor, rows, ASKED.messages(None), 99, batch)
+    answers = CountPredictor(model, encoder, ASKED.question, 99).predict(rows, batch)
     seconds = time.monotonic() - began
     if not all(reply.isdigit() for reply in answers.replies):
         raise RuntimeError(f"replies are not numbers: {answers.replies[:5]}")
     return len(rows) / seconds
 
 
-def prefer_numbers(model: Any, processor: LlavaProcessor) -> None:
+def prefer_numbers(model: Any, encoder: Encoder) -> None:
     """Digits after the prompt, the end after a number."""
-    tokenizer = processor.tokenizer
+    tokenizer = encoder.processor.tokenizer
     digits = torch.tensor(tokenizer.convert_tokens_to_ids(list("0123456789")), device=model.device)
     end = tokenizer.eos_token_id
 
@@ -93,12 +93,12 @@ def prefer_numbers(model: Any, processor: LlavaProcessor) -> None:
     model.lm_head.register_forward_hook(lift)
 
 
-def arithmetic(model: Any, processor: LlavaProcessor) -> float:
+def arithmetic(model: Any, encoder: Encoder) -> float:
     """Floating-point operations a frame cannot do without: prompt, tree of 99 counts, tower."""
     language, tower = linear_weights(model.config)
     tokens = places(model.config) - 1 + 27 + 9
-    if processor.border:
-        tokens -= processor.border.dropped
+    if encoder.border:
+        tokens -= encoder.border.dropped
     return float(2 * language * tokens + 2 * tower * places(model.config))
 
 

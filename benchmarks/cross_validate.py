@@ -33,8 +33,8 @@ from llava_dvc.data.split import Split
 from llava_dvc.evaluation.baselines import ridge_features, train_mean, zero_shot
 from llava_dvc.evaluation.predictions import predictions
 from llava_dvc.metrics import Floats, coverage, summary
-from llava_dvc.model.backbone import load_backbone, load_processor
-from llava_dvc.training.count_trainer import build_trainer, fit
+from llava_dvc.model.backbone import backbone_encoder, load_backbone
+from llava_dvc.training.count_trainer import CountTrainer, TrainingSpec, fit
 
 
 @dataclass(frozen=True)
@@ -75,27 +75,24 @@ def main() -> None:
 def run(cfg: Config, rows: DatasetDict, rivals: bool) -> Fold:
     """Baselines first, then the adapter: training changes the model it is given."""
     train, val, held_out = rows["train"], rows["val"], rows["eval"]
-    model, processor = load_backbone(cfg.backbone), load_processor(cfg.backbone, cfg.image)
+    model, encoder = load_backbone(cfg.backbone), backbone_encoder(cfg.backbone, cfg.image)
     answers = {"train_mean": train_mean(train["count"], len(held_out))}
     if rivals:
-        answers["zero_shot"] = zero_shot(model, processor, train, held_out)
-        answers["ridge_features"] = ridge_features(model, processor, train, val, held_out)
+        answers["zero_shot"] = zero_shot(model, encoder, train, held_out)
+        answers["ridge_features"] = ridge_features(model, encoder, train, val, held_out)
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as checkpoints:
-        trainer = build_trainer(
+        trainer = CountTrainer(
             model,
-            processor,
-            train,
-            val,
-            cfg.adapter,
-            cfg.train,
-            seed=cfg.seed,
-            checkpoints=Path(checkpoints),
+            encoder,
+            TrainingSpec(
+                train, val, cfg.adapter, cfg.train, seed=cfg.seed, checkpoints=Path(checkpoints)
+            ),
         )
         require_sound(trainer, Asked(cfg.backbone, cfg.image, cfg.adapter))
         tuned = fit(trainer)
     minutes = (time.monotonic() - began) / 60
-    found = predictions(tuned.model.eval(), processor, held_out, cfg.evaluate, tuned.temperature)
+    found = predictions(tuned.model.eval(), encoder, held_out, cfg.evaluate, tuned.temperature)
     answers["adapter"] = found["predicted"].to_numpy(float)
     written = found["reply"].map(parse_count)  # where it is no number, the decoded count stands
     answers["adapter_greedy"] = written.fillna(found["predicted"]).to_numpy(float)

@@ -15,8 +15,6 @@ from pathlib import Path
 
 from llava_dvc import Counter
 from llava_dvc.dataset import load_split
-from llava_dvc.model.chat_template import question_of
-from llava_dvc.model.counting import predict
 from llava_dvc.serving.predict import count_paths
 
 
@@ -30,12 +28,10 @@ def main() -> None:
     counter = Counter.from_pretrained(arguments.adapter)
     rows = load_split(arguments.prepared, "eval")
     paths = [arguments.frames / name for name in rows["frame"]]
-    question = question_of(rows[0]["messages"])
     counter.count(paths[:8])
 
     def evaluated() -> None:
-        most, batch = counter.recipe.max_count, counter.batch_size
-        predict(counter.model, counter.processor, rows["image"], question, most, batch)
+        counter.predictor.predict(rows["image"], counter.batch_size)
 
     def predicted() -> None:
         assert len(list(count_paths(counter, paths, 1.0, []))) == len(rows)

@@ -147,13 +147,13 @@ def start(prepared: Path) -> dict[str, dict[str, float]]:
     from llava_dvc.config import load_config
     from llava_dvc.conversation import question_text
     from llava_dvc.dataset import load_split
-    from llava_dvc.model.backbone import load_backbone, load_processor
-    from llava_dvc.model.counting import ceiling
-    from llava_dvc.training.count_trainer import build_trainer
+    from llava_dvc.model.backbone import backbone_encoder, load_backbone
+    from llava_dvc.model.counting import default_max_count
+    from llava_dvc.training.count_trainer import CountTrainer, TrainingSpec
 
     cfg = load_config()
     backbone = cfg.backbone.model_copy(update={"name": str(ROOT / cfg.backbone.name)})
-    model, processor = load_backbone(backbone), load_processor(backbone, cfg.image)
+    model, encoder = load_backbone(backbone), backbone_encoder(backbone, cfg.image)
     marks: dict[str, dict[str, float]] = {}
     begun = time.process_time()
     held = own_memory()
@@ -169,18 +169,15 @@ def start(prepared: Path) -> dict[str, dict[str, float]]:
     train, val, rows = (load_split(prepared, name) for name in ("train", "val", "eval"))
     mark("splits opened")
     question_text(val[0]["messages"])
-    ceiling(train["count"])
+    default_max_count(train["count"])
     np.array(rows["count"][:])
     mark("counts read")
-    trainer = build_trainer(
+    trainer = CountTrainer(
         model,
-        processor,
-        train,
-        val,
-        cfg.adapter,
-        cfg.train,
-        seed=cfg.seed,
-        checkpoints=Path("checkpoints"),
+        encoder,
+        TrainingSpec(
+            train, val, cfg.adapter, cfg.train, seed=cfg.seed, checkpoints=Path("checkpoints")
+        ),
     )
     mark("trainer built")
     next(iter(trainer.get_train_dataloader()))

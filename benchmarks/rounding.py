@@ -18,9 +18,9 @@ from torch import Tensor
 
 from benchmarks.train_speed import ASKED, frames, make_weights, ours, preset
 from llava_dvc.checks.gradient_check import adapter_tensors
-from llava_dvc.evaluation.merged_weights import fold_and_compile
+from llava_dvc.evaluation.merged_weights import merge_and_compile
 from llava_dvc.model.adapter import peft_config
-from llava_dvc.model.backbone import load_backbone, load_processor
+from llava_dvc.model.backbone import backbone_encoder, load_backbone
 from llava_dvc.model.chat_template import render_prompt
 from llava_dvc.model.count_tree import CountTree
 from llava_dvc.model.counting import as_trained, loader, score
@@ -84,14 +84,14 @@ def log_probabilities(weights: Path, settings: Settings) -> Tensor:
     """Of all counts, less their mean, `(frames, counts)`."""
     cfg = preset(weights, [*settings])
     model = load_backbone(cfg.backbone)
-    processor = load_processor(cfg.backbone, cfg.image)
+    encoder = backbone_encoder(cfg.backbone, cfg.image)
     model.add_adapter(peft_config(cfg.adapter, model))
     randomize(model)
     if cfg.evaluate.compile:
-        fold_and_compile(model)
-    prompt = render_prompt(processor, ASKED.messages(None))
-    tree = CountTree.build(processor, prompt, 99).to(model.device)
-    [batch] = loader(processor, frames(ROWS)["image"], prompt, ROWS, model.device)
+        merge_and_compile(model)
+    prompt = render_prompt(encoder.processor, ASKED.messages(None))
+    tree = CountTree.build(encoder.processor, prompt, 99).to(model.device)
+    [batch] = loader(encoder, frames(ROWS)["image"], prompt, ROWS, model.device)
     with as_trained(model):
         logs = tree.log_probabilities(score(model, batch, tree).nodes).cpu()
     return logs - logs.mean(dim=1, keepdim=True)

@@ -3,7 +3,7 @@ GPU.
 
     python -m benchmarks.train_speed SKELETON [--recipes stock-checkpointing fast lean] [--out FILE]
 
-SKELETON is a folder with the model's configuration, tokenizer and processor; the weights are random
+SKELETON is a folder with the model's configuration, tokenizer and encoder; the weights are random
 (the arithmetic is the same), made once in --weights. Every recipe runs in a process of its own:
 `--steps` optimizer steps on 640x480 JPEG frames, timed by events on the device, the first four left
 out. The ceiling is what a large matrix product reaches in the same run.
@@ -42,8 +42,8 @@ from benchmarks.settings import overridden
 from llava_dvc.config import Config, load_config
 from llava_dvc.conversation import PLACEHOLDER, Conversation
 from llava_dvc.dataset import FEATURES
-from llava_dvc.model.backbone import load_backbone, load_processor
-from llava_dvc.training.count_trainer import build_trainer, is_main_process
+from llava_dvc.model.backbone import backbone_encoder, load_backbone
+from llava_dvc.training.count_trainer import CountTrainer, TrainingSpec, is_main_process
 
 BATCH = 8
 WARM_UP = 4
@@ -172,16 +172,18 @@ def measure(name: str, weights: Path, steps: int, ceiling: float) -> Measured:
 
 
 def ours(cfg: Config, rows: Dataset) -> SFTTrainer:
-    model, processor = load_backbone(cfg.backbone), load_processor(cfg.backbone, cfg.image)
-    return build_trainer(
+    model, encoder = load_backbone(cfg.backbone), backbone_encoder(cfg.backbone, cfg.image)
+    return CountTrainer(
         model,
-        processor,
-        rows,
-        rows.select(range(2)),
-        cfg.adapter,
-        cfg.train,
-        seed=cfg.seed,
-        checkpoints=Path(tempfile.mkdtemp()),
+        encoder,
+        TrainingSpec(
+            rows,
+            rows.select(range(2)),
+            cfg.adapter,
+            cfg.train,
+            seed=cfg.seed,
+            checkpoints=Path(tempfile.mkdtemp()),
+        ),
     )
 
 

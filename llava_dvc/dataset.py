@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 from datasets import Dataset, DatasetInfo, Features, Image, List, Value, load_from_disk
 
-from llava_dvc.errors import UserError
+from llava_dvc import errors
 from llava_dvc.files import write_json
 
 CONTENT = List({"type": Value("string"), "text": Value("string")})
@@ -37,7 +37,7 @@ def load_split(prepared: Path, name: str) -> Dataset:
     try:
         return load_from_disk(str(prepared / name))
     except FileNotFoundError:
-        raise UserError(f"{prepared / name}: not found; run `dvc repro`") from None
+        raise errors.not_found(prepared / name) from None
 
 
 def write_splits(folder: Path, splits: Mapping[str, Iterable[Row]]) -> None:

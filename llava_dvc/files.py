@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from llava_dvc.errors import UserError
+from llava_dvc import errors
 
 WORST = "worst_frames.png"  # of plots/: it shows people, and is never published
 BYTECODE = "__pycache__"  # written when code is imported; .dvcignore names it too
@@ -76,11 +76,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path}: not found; run `dvc repro`") from None
+        raise errors.not_found(path) from None
     except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path}:{error.lineno}: not valid JSON; delete it and run `dvc repro`"
-        ) from None
+        raise errors.invalid_json(path, error.lineno) from None
 
 
 def files_in(path: Path) -> list[Path]:
@@ -107,8 +105,5 @@ def check_room(path: Path) -> None:
     """
     size = sum(file.stat().st_size for file in files_in(path))
     for place in (path, state_root() / ".dvc" / "cache"):
-        if place.exists() and shutil.disk_usage(place).free < size + SPARE:
-            raise UserError(
-                f"{place}: {shutil.disk_usage(place).free / 2**20:.0f} MiB free on its disk, DVC's "
-                f"copy needs {(size + SPARE) / 2**20:.0f} MiB; make room and run `dvc repro` again"
-            )
+        if place.exists() and (free := shutil.disk_usage(place).free) < size + SPARE:
+            raise errors.disk_too_full(place, free, size + SPARE)

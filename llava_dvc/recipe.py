@@ -9,9 +9,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from llava_dvc import config
+from llava_dvc import config, errors
 from llava_dvc.config import Section
-from llava_dvc.errors import UserError
 
 WEIGHTS = "adapter_model.safetensors"
 RECIPE = "recipe.json"
@@ -48,15 +47,11 @@ class Recipe(Section):
         try:
             return cls.model_validate_json(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise UserError(
-                f"{path}: not found; run `dvc repro`, or name an adapter's folder"
-            ) from None
+            raise errors.recipe_not_found(path) from None
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
-            raise UserError(
-                f"{path}: {where}: {first['msg']}; rebuild it with `dvc repro`"
-            ) from None
+            raise errors.invalid_recipe(path, where, first["msg"]) from None
 
 
 def versions() -> dict[str, str]:

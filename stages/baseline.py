@@ -8,7 +8,7 @@ from llava_dvc.dataset import load_split
 from llava_dvc.evaluation.baselines import ridge_features, train_mean, zero_shot
 from llava_dvc.files import read_json, write_json
 from llava_dvc.metrics import summary
-from llava_dvc.model.backbone import load_backbone, load_processor
+from llava_dvc.model.backbone import backbone_encoder, load_backbone
 from llava_dvc.stage_runner import run_stage
 from llava_dvc.tracking.mlflow_run import digest, open_run
 
@@ -18,13 +18,13 @@ def main(cfg: Config, prepared: Path, metrics: Path) -> None:
     found = read_json(prepared / "report.json")
     require_hardware(cfg.backbone)
     model = load_backbone(cfg.backbone)
-    processor = load_processor(cfg.backbone, cfg.image)
+    encoder = backbone_encoder(cfg.backbone, cfg.image)
     counts = rows["count"][:]
     scores = {
         "train_mean": summary(counts, train_mean(train["count"], len(rows))),
         "blind_interpolation": found["blind_interpolation"],
-        "zero_shot": summary(counts, zero_shot(model, processor, train, rows)),
-        "ridge_features": summary(counts, ridge_features(model, processor, train, val, rows)),
+        "zero_shot": summary(counts, zero_shot(model, encoder, train, rows)),
+        "ridge_features": summary(counts, ridge_features(model, encoder, train, val, rows)),
     }
     write_json(metrics, scores)
 

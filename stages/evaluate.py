@@ -6,9 +6,14 @@ from pathlib import Path
 from llava_dvc.checks.hardware import require_hardware
 from llava_dvc.config import Config, flatten
 from llava_dvc.dataset import load_split
-from llava_dvc.evaluation.merged_weights import fold_and_compile
+from llava_dvc.evaluation.merged_weights import merge_and_compile
 from llava_dvc.evaluation.plots import draw_all
-from llava_dvc.evaluation.predictions import INTERNAL, predictions, scores, table
+from llava_dvc.evaluation.predictions import (
+    INTERNAL,
+    comparison_table,
+    prediction_table,
+    score_predictions,
+)
 from llava_dvc.files import new_file, new_folder, read_json, write_json
 from llava_dvc.model.adapter import load_adapter
 from llava_dvc.recipe import Recipe, adapter_sha256
@@ -27,18 +32,18 @@ def main(
 ) -> None:
     rows = load_split(prepared, "eval")
     require_hardware(Recipe.read(adapter).backbone)
-    model, processor, recipe = load_adapter(adapter)
+    model, encoder, recipe = load_adapter(adapter)
     if cfg.evaluate.compile:
-        fold_and_compile(model)
-    frames = predictions(model, processor, rows, cfg.evaluate, recipe.temperature)
-    found = scores(frames, recipe.temperature)
+        merge_and_compile(model)
+    frames = prediction_table(model, encoder, rows, cfg.evaluate, recipe.temperature)
+    found = score_predictions(frames, recipe.temperature)
     with new_file(csv) as file:
         frames.drop(columns=INTERNAL).to_csv(file, index=False)
     write_json(metrics, found)
     with new_folder(plots) as folder:
         draw_all(frames, found, rows["image"], folder)
     rivals = read_json(baseline)
-    sys.stdout.write(table(found, rivals))
+    sys.stdout.write(comparison_table(found, rivals))
 
     data_md5 = read_json(prepared / "report.json")["data_md5"]
     with open_result(cfg, adapter_sha256(adapter), data_md5) as run:

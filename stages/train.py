@@ -1,9 +1,7 @@
 """prepared/ and the backbone to models/adapter/: a LoRA adapter that counts people."""
 
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-
-from transformers import TrainerCallback
 
 from llava_dvc.checks.hardware import require_hardware
 from llava_dvc.checks.preflight import Asked, require_sound
@@ -12,58 +10,50 @@ from llava_dvc.conversation import question_text
 from llava_dvc.dataset import load_split
 from llava_dvc.files import new_folder, read_json
 from llava_dvc.model.adapter import save_adapter
-from llava_dvc.model.backbone import load_backbone, load_processor
-from llava_dvc.model.counting import ceiling
+from llava_dvc.model.backbone import backbone_encoder, load_backbone
+from llava_dvc.model.counting import default_max_count
 from llava_dvc.recipe import Recipe, adapter_sha256, versions
 from llava_dvc.stage_runner import run_stage
 from llava_dvc.tracking.mlflow_run import open_run, trainer_callback
+from llava_dvc.training.arguments import is_main_process
 from llava_dvc.training.checkpoints import checkpoint_folder, checkpoints_of, run_key
-from llava_dvc.training.count_trainer import Tuned, build_trainer, fit, is_main_process
+from llava_dvc.training.count_trainer import CountTrainer, TrainingSpec, TunedAdapter, fit
 
 
 def main(cfg: Config, prepared: Path, adapter: Path) -> None:
     train, val = load_split(prepared, "train"), load_split(prepared, "val")
     data_md5 = read_json(prepared / "report.json")["data_md5"]
     require_hardware(cfg.backbone)
-    model = load_backbone(cfg.backbone)
-    processor = load_processor(cfg.backbone, cfg.image)
+    backbone = load_backbone(cfg.backbone)
+    encoder = backbone_encoder(cfg.backbone, cfg.image)
 
-    def tune(checkpoints: Path, callbacks: Sequence[TrainerCallback] = ()) -> Tuned:
-        trainer = build_trainer(
-            model,
-            processor,
-            train,
-            val,
-            cfg.adapter,
-            cfg.train,
-            seed=cfg.seed,
-            checkpoints=checkpoints,
-            callbacks=callbacks,
-        )
+    def tune(spec: TrainingSpec) -> TunedAdapter:
+        trainer = CountTrainer(backbone, encoder, spec)
         require_sound(trainer, Asked(cfg.backbone, cfg.image, cfg.adapter))
         return fit(trainer)
 
     key = run_key(prepared, cfg)
-    if not is_main_process(cfg.backbone.device):  # the others lend their GPU, and write nothing
-        tune(checkpoints_of(key))
+    spec = TrainingSpec(train, val, cfg.adapter, cfg.train, cfg.seed, checkpoints_of(key))
+    if not is_main_process(cfg.backbone.device):  # the other processes write nothing
+        tune(spec)
         return
     sections = {"seed", "data", "split", "prompt", "image", "backbone", "adapter", "train"}
     with (
-        checkpoint_folder(key) as checkpoints,
+        checkpoint_folder(key),
         open_run("train", cfg, sections, key, {"data_md5": data_md5}) as run,
     ):
-        tuned = tune(checkpoints, [trainer_callback(run)])
+        tuned = tune(replace(spec, callbacks=[trainer_callback(run)]))
         recipe = Recipe(
             backbone=cfg.backbone,
             image=cfg.image,
             question=question_text(val[0]["messages"]),
             decode="median",
-            max_count=ceiling(train["count"]),
+            max_count=default_max_count(train["count"]),
             temperature=tuned.temperature,
             versions=versions(),
         )
         with new_folder(adapter) as folder:
-            save_adapter(tuned.model, tuned.weights, processor, recipe, folder)
+            save_adapter(tuned.model, tuned.weights, encoder, recipe, folder)
         sha256 = adapter_sha256(adapter)
         run.tags({"adapter": sha256})
         run.dataset("train", data_md5, len(train))

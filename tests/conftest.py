@@ -23,8 +23,8 @@ from transformers import (
 from llava_dvc.config import Config, load_config
 from llava_dvc.dataset import FEATURES
 from llava_dvc.model.adapter import peft_config, save_adapter
-from llava_dvc.model.backbone import load_backbone, load_processor
-from llava_dvc.model.geometry import image_processor
+from llava_dvc.model.backbone import backbone_encoder, load_backbone
+from llava_dvc.model.encoder import Encoder, image_processor
 from llava_dvc.tracking.mlflow_store import ARTIFACTS, connect, rewrite
 from llava_dvc.training.count_trainer import adapter_weights
 from pretrain.tokenizer import build_tokenizer
@@ -96,14 +96,12 @@ def backbone(cfg: Config) -> LlavaForConditionalGeneration:
 
 
 @pytest.fixture(scope="session")
-def processor(cfg: Config) -> LlavaProcessor:
-    return load_processor(cfg.backbone, cfg.image)
+def encoder(cfg: Config) -> Encoder:
+    return backbone_encoder(cfg.backbone, cfg.image)
 
 
 @pytest.fixture(scope="session")
-def adapter_folder(
-    tmp_path_factory: pytest.TempPathFactory, cfg: Config, processor: LlavaProcessor
-) -> Path:
+def adapter_folder(tmp_path_factory: pytest.TempPathFactory, cfg: Config, encoder: Encoder) -> Path:
     """An adapter as train leaves it, with random weights."""
     torch.manual_seed(1)
     folder = tmp_path_factory.mktemp("adapter")
@@ -113,7 +111,7 @@ def adapter_folder(
         if "lora_B" in name:  # they begin at 0, and the adapter would do nothing
             torch.nn.init.normal_(weights, std=0.3)
     made = recipe(cfg, temperature=1.5)
-    save_adapter(model, adapter_weights(model), processor, made, folder)
+    save_adapter(model, adapter_weights(model), encoder, made, folder)
     return folder
 
 

@@ -14,8 +14,8 @@ from llava_dvc.config import Config
 from llava_dvc.conversation import PLACEHOLDER, Conversation
 from llava_dvc.dataset import FEATURES, load_split
 from llava_dvc.errors import UserError
-from llava_dvc.model.backbone import load_backbone, load_processor
-from llava_dvc.training.count_trainer import CountTrainer, build_trainer
+from llava_dvc.model.backbone import backbone_encoder, load_backbone
+from llava_dvc.training.count_trainer import CountTrainer, TrainingSpec
 
 
 def examine(cfg: Config, prepared: Path) -> Iterator[Check]:
@@ -40,11 +40,9 @@ def row(check: Check) -> str:
 
 
 def _trainer(cfg: Config, rows: Dataset, folder: Path) -> CountTrainer:
-    model = load_backbone(cfg.backbone)
-    processor = load_processor(cfg.backbone, cfg.image)
-    return build_trainer(
-        model, processor, rows, rows, cfg.adapter, cfg.train, seed=cfg.seed, checkpoints=folder
-    )
+    encoder = backbone_encoder(cfg.backbone, cfg.image)
+    spec = TrainingSpec(rows, rows, cfg.adapter, cfg.train, cfg.seed, folder)
+    return CountTrainer(load_backbone(cfg.backbone), encoder, spec)
 
 
 def _two_rows(prepared: Path) -> Dataset:

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from trl import SFTTrainer
 
 from llava_dvc.errors import UserError
-from llava_dvc.model.chat_template import Batch
+from llava_dvc.model.encoder import Batch
 
 NUDGE = 0.01  # lora_B starts at 0, and while it is 0 lora_A has no gradient
 CHUNK = 2**24  # bytes, which become eight times as many while they are summed

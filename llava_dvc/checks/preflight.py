@@ -13,14 +13,16 @@ from peft.tuners.lora import LoraLayer
 from PIL import Image
 from torch import Tensor, nn
 from transformers import LlavaConfig, LlavaProcessor
-from trl import SFTTrainer
 
 from llava_dvc import config
 from llava_dvc.checks import hardware
 from llava_dvc.checks.gradient_check import Passes, adapter_tensors, run_passes
 from llava_dvc.checks.hardware import Check
-from llava_dvc.model.chat_template import IGNORED, Batch, encode, render_prompt
+from llava_dvc.model.chat_template import render_prompt
+from llava_dvc.model.encoder import Batch, Encoder
 from llava_dvc.model.model_patches import blocks_read
+from llava_dvc.training.collator import IGNORED
+from llava_dvc.training.count_trainer import CountTrainer
 
 LANGUAGE = "model.language_model.layers."
 PROJECTOR = "model.multi_modal_projector."
@@ -42,12 +44,12 @@ class Asked:
     adapter: config.Adapter
 
 
-def require_sound(trainer: SFTTrainer, asked: Asked) -> None:
+def require_sound(trainer: CountTrainer, asked: Asked) -> None:
     """Raises UserError with the first fault."""
     hardware.raise_first_fault(inspect(trainer, asked))
 
 
-def inspect(trainer: SFTTrainer, asked: Asked) -> Iterator[Check]:
+def inspect(trainer: CountTrainer, asked: Asked) -> Iterator[Check]:
     """Look at the model at rest, then, if nothing is wrong yet, at two passes of two rows."""
     model, processor = trainer.model.get_base_model(), trainer.processing_class
     rows = [trainer.train_dataset[i] for i in range(min(2, len(trainer.train_dataset)))]
@@ -57,7 +59,7 @@ def inspect(trainer: SFTTrainer, asked: Asked) -> Iterator[Check]:
         _adapted(model, asked.adapter),
         _precise(trainer),
         _labels(processor, rows, batch),
-        _prompts(processor, rows, batch),
+        _prompts(trainer.encoder, rows, batch),
         _image_tokens(trainer, asked.backbone, batch),
         _edges(processor, asked.image),
     ]
@@ -92,7 +94,7 @@ def _adapted(model: Any, adapter: config.Adapter) -> Check:
     return Check("adapted layers", f"{len(found)} in {parts}", fault if difference else None)
 
 
-def _precise(trainer: SFTTrainer) -> Check:
+def _precise(trainer: CountTrainer) -> Check:
     adapters = adapter_tensors(trainer.model)
     coarse = {name: p.dtype for name, p in adapters.items() if p.dtype != torch.float32}
     if not coarse:
@@ -121,12 +123,12 @@ def _labels(processor: LlavaProcessor, rows: Sequence[Row], batch: Batch) -> Che
     return Check("labels", ", ".join(learnt), fault)
 
 
-def _prompts(processor: LlavaProcessor, rows: Sequence[Row], batch: Batch) -> Check:
+def _prompts(encoder: Encoder, rows: Sequence[Row], batch: Batch) -> Check:
     """BOS once, and what prediction asks is how the training sequence begins."""
-    fault = None
+    fault, processor = None, encoder.processor
     for row, ids, labels in zip(rows, batch["input_ids"], batch["labels"], strict=True):
         text = render_prompt(processor, row["messages"])
-        prompt = encode(processor, [row["image"]], [text])["input_ids"][0]
+        prompt = encoder.encode([row["image"]], [text])["input_ids"][0]
         learnt = int((labels != IGNORED).nonzero()[0])
         bos = (ids == processor.tokenizer.bos_token_id).nonzero().flatten().tolist()
         if bos != [0]:
@@ -139,12 +141,12 @@ def _prompts(processor: LlavaProcessor, rows: Sequence[Row], batch: Batch) -> Ch
     return Check("prompt", "BOS once, as at prediction", fault)
 
 
-def _image_tokens(trainer: SFTTrainer, backbone: config.Backbone, batch: Batch) -> Check:
+def _image_tokens(trainer: CountTrainer, backbone: config.Backbone, batch: Batch) -> Check:
     """As many as the tower gives, in a sequence that is nowhere cut."""
     llava, processor = trainer.model.get_base_model().config, trainer.processing_class
     expected, side = tokens_per_frame(llava), llava.vision_config.image_size
-    if processor.border:
-        expected -= processor.border.dropped
+    if padding := trainer.encoder.padding(trainer.spec.train[0]["image"].size):
+        expected -= len(padding)
     found = (batch["input_ids"] == processor.image_token_id).sum(dim=1).tolist()
     length, limit = batch["input_ids"].shape[1], llava.text_config.max_position_embeddings
     fault = None
@@ -202,7 +204,7 @@ def _tower(passes: Passes, adapter: config.Adapter) -> Check:
     return Check("vision tower", "with a graph", fault)
 
 
-def _computes(trainer: SFTTrainer, backbone: config.Backbone) -> Check:
+def _computes(trainer: CountTrainer, backbone: config.Backbone) -> Check:
     """The number format of weights, of 4-bit layers and of autocast."""
     model, args = trainer.model.get_base_model(), trainer.args
     adapters = {id(parameter) for parameter in adapter_tensors(trainer.model).values()}

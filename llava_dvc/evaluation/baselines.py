@@ -1,6 +1,7 @@
-"""What an adapter has to beat: answers that need no training, and one that needs no picture."""
+"""What an adapter has to beat: answers without training, and one from frozen features."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,15 +9,15 @@ from datasets import Dataset
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
-from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from llava_dvc.model.chat_template import question_of
-from llava_dvc.model.counting import Floats, ceiling, predict, quantile
+from llava_dvc.conversation import question_text
+from llava_dvc.model.counting import CountPredictor, Floats, default_max_count, quantile
+from llava_dvc.model.encoder import Encoder
 
-REGIONS = 4  # the features are averaged over so many by so many parts of the frame
+REGIONS = 4  # the features are averaged over REGIONS x REGIONS parts of the frame
 STRENGTHS = 10.0 ** np.arange(0, 6.5, 0.5)
 
-BATCH = 8  # frames at once: what any machine that can train the presets has room for
+BATCH = 8  # frames at once: every machine that can train the presets has room for it
 
 
 def train_mean(counts: Sequence[int], frames: int) -> Floats:
@@ -24,61 +25,54 @@ def train_mean(counts: Sequence[int], frames: int) -> Floats:
     return np.full(frames, np.mean(counts))
 
 
-def zero_shot(
-    model: LlavaForConditionalGeneration, processor: LlavaProcessor, train: Dataset, rows: Dataset
-) -> Floats:
-    """The untuned backbone's counts, by the median of its distribution.
+def zero_shot(model: Any, encoder: Encoder, train: Dataset, rows: Dataset) -> Floats:
+    """The untuned backbone's counts: the median of its distribution.
 
-    Counts up to twice the largest training label are considered, so that no evaluation setting is
-    needed.
+    Considers counts up to twice the largest training label. No evaluation setting is needed.
     """
-    question = question_of(rows[0]["messages"])
-    answers = predict(model, processor, rows["image"], question, ceiling(train["count"]), BATCH)
-    return quantile(answers.probabilities, 0.5).astype(np.float64)
+    question = question_text(rows[0]["messages"])
+    predictor = CountPredictor(model, encoder, question, default_max_count(train["count"]))
+    probabilities = predictor.predict(rows["image"], BATCH).probabilities
+    return quantile(probabilities, 0.5).astype(np.float64)
 
 
 def ridge_features(
-    model: LlavaForConditionalGeneration,
-    processor: LlavaProcessor,
-    train: Dataset,
-    val: Dataset,
-    rows: Dataset,
+    model: Any, encoder: Encoder, train: Dataset, val: Dataset, rows: Dataset
 ) -> Floats:
-    """Ridge regression on what the frozen vision tower sees: the rival that needs no language.
+    """Ridge regression on the frozen vision tower's features. It needs no language model.
 
-    Fitted on `train`; its strength is the one with the least absolute error on `val`.
+    Fits on `train`. Selects the strength with the least absolute error on `val`.
     """
-    seen = {name: features(model, processor, split) for name, split in
-            (("train", train), ("val", val), ("rows", rows))}  # fmt: skip
+    of_train, of_val, of_rows = (tower_features(model, encoder, split)
+                                 for split in (train, val, rows))  # fmt: skip
     counts, watched = np.array(train["count"]), np.array(val["count"])
 
     def error(fitted: Pipeline) -> float:
-        return float(np.abs(fitted.predict(seen["val"]) - watched).mean())
+        return float(np.abs(fitted.predict(of_val) - watched).mean())
 
     fits = [
-        make_pipeline(StandardScaler(), Ridge(strength)).fit(seen["train"], counts)
+        make_pipeline(StandardScaler(), Ridge(strength)).fit(of_train, counts)
         for strength in STRENGTHS
     ]
-    best: Floats = min(fits, key=error).predict(seen["rows"])
+    best: Floats = min(fits, key=error).predict(of_rows)
     return best.clip(min=0)
 
 
 @torch.inference_mode()
-def features(
-    model: LlavaForConditionalGeneration, processor: LlavaProcessor, rows: Dataset
-) -> Floats:
-    """The patches that LLaVA reads, averaged over REGIONS x REGIONS parts of each frame:
-    `(frames, REGIONS**2 * width)`.
+def tower_features(model: Any, encoder: Encoder, rows: Dataset) -> Floats:
+    """The patches that LLaVA reads, averaged over REGIONS x REGIONS parts of each frame.
+
+    Shape `(frames, REGIONS**2 * width)`.
     """
-    found = []
+    features = []
     for start in range(0, len(rows), BATCH):
         images = rows[start : start + BATCH]["image"]
-        pixels = processor.image_processor(images, return_tensors="pt")["pixel_values"]
+        pixels = encoder.processor.image_processor(images, return_tensors="pt")["pixel_values"]
         pixels = pixels.to(model.device, model.dtype)
         states = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states
         patches = states[model.config.vision_feature_layer][:, 1:]
         side = round(patches.shape[1] ** 0.5)
         grid = patches.transpose(1, 2).unflatten(2, (side, side))
         regions = torch.nn.functional.adaptive_avg_pool2d(grid.float(), REGIONS)
-        found.append(regions.flatten(1).cpu().numpy())
-    return np.concatenate(found).astype(np.float64)
+        features.append(regions.flatten(1).cpu().numpy())
+    return np.concatenate(features).astype(np.float64)

@@ -1,6 +1,6 @@
-"""One number from a distribution over counts."""
+"""What is read from a distribution over counts: one number, an interval, the mean."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -8,23 +8,49 @@ from llava_dvc.conversation import parse_count
 from llava_dvc.model.calibration import tempered
 from llava_dvc.model.counting import Answers, Counts, Floats, quantile
 
+TAIL = 0.1  # share of the mass below an interval, and above it
 
-def read(answers: Answers, temperature: float, how: str) -> tuple[Floats, Counts]:
-    """The tempered distributions, and the one number that `how` reads from each."""
+
+@dataclass(frozen=True)
+class DecodedCounts:
+    """One value a frame."""
+
+    probabilities: Floats
+    """P(count) after calibration, shape `(frames, max_count + 1)`."""
+    count: Counts
+    """The one number that is read from it."""
+    low: Counts
+    high: Counts
+    """`low` to `high` is the central 80 % interval, both included."""
+    expected: Floats
+    """The mean count."""
+    replies: list[str]
+    """The free text."""
+
+
+def decode_answers(answers: Answers, temperature: float, how: str) -> DecodedCounts:
+    """Calibrates the answers by `temperature` and reads each as `evaluate.decode` says."""
     mass = tempered(answers.probabilities, temperature)
-    return mass, decode(replace(answers, probabilities=mass), how)
+    return DecodedCounts(
+        probabilities=mass,
+        count=decode(replace(answers, probabilities=mass), how),
+        low=quantile(mass, TAIL),
+        high=quantile(mass, 1 - TAIL),
+        expected=expected(mass),
+        replies=answers.replies,
+    )
 
 
 def expected(probabilities: Floats) -> Floats:
-    """The mean count, one a frame: best for squared error."""
+    """The mean count of each frame. It is best for squared error."""
     return probabilities @ np.arange(probabilities.shape[1])
 
 
 def decode(answers: Answers, how: str) -> Counts:
     """One whole number a frame.
 
-    The median is best for absolute error and the mean for squared error (RAIL, arXiv 2403.04182).
-    `greedy` is the number written in the reply; where there is none, the most likely count.
+    The median is best for absolute error, the mean for squared error (RAIL, arXiv 2403.04182).
+    `greedy` is the number in the reply, or the most likely count if there is none.
     """
     probabilities = answers.probabilities
     mode: Counts = probabilities.argmax(axis=1)

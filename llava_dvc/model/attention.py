@@ -1,7 +1,7 @@
 """Attention for a prompt and the tree of written numbers behind it.
 
-Only the tree's nodes need a mask: the prompt's tokens see what is before them, which fast kernels
-know without one, and take most of the time.
+Only the tree's nodes need a mask. The prompt's tokens take most of the time, and are causal: fast
+kernels need no mask for them.
 """
 
 from typing import Any
@@ -16,11 +16,10 @@ NAME = "prompt_and_tree"
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """Values mixed by attention, `(rows, heads, queries, width)`; `key` and `value` may have fewer
-    heads.
+    """Attention's output, `(rows, heads, queries, width)`. `key` and `value` may have fewer heads.
 
-    `mask` is additive, for the last queries alone if it has fewer rows than there are. The queries
-    before them are causal, and do not see the keys of those that have a mask.
+    `mask` is additive. If it has fewer rows than there are queries, it is for the last ones. The
+    queries before them are causal. They do not see the keys of the masked ones.
     """
     masked = 0 if mask is None else mask.shape[-2]
     free = query.shape[2] - masked
@@ -32,7 +31,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale
                 query[:, :, :free],
                 key[:, :, :seen],
                 value[:, :, :seen],
-                None if free in (1, seen) else _behind(free, seen, query.device),
+                None if free in (1, seen) else _causal_mask(free, seen, query.device),
                 is_causal=free == seen > 1,
                 scale=scale,
                 enable_gqa=query.shape[1] > key.shape[1],
@@ -52,8 +51,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
 
-def _behind(queries: int, keys: int, device: torch.device) -> Tensor:
-    """Each of the last `queries` tokens sees itself and all `keys` before it."""
+def _causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:
+    """Mask by which each of the last `queries` tokens sees itself and all keys before it."""
     return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
 
 
@@ -66,7 +65,7 @@ def _forward(
     scaling: float,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """As transformers calls it; `(rows, queries, heads, width)` out."""
+    """Attention as transformers calls it. Returns `(rows, queries, heads, width)`."""
     return attend(query, key, value, attention_mask, scaling).transpose(1, 2), None
 
 

@@ -1,6 +1,7 @@
-"""Load LLaVA, in 4-bit or not, and its processor."""
+"""Loads LLaVA, in 4-bit or not, and its encoder."""
 
 import os
+from pathlib import Path
 
 import torch
 from bitsandbytes.nn import Linear4bit
@@ -8,24 +9,25 @@ from transformers import (
     AutoProcessor,
     BitsAndBytesConfig,
     LlavaForConditionalGeneration,
-    LlavaProcessor,
 )
 
 from llava_dvc import config
 from llava_dvc.load_errors import one_line
-from llava_dvc.model import attention, model_patches
-from llava_dvc.model.chat_template import CHAT_TEMPLATE
-from llava_dvc.model.geometry import image_processor
-from llava_dvc.model.padding import Border
+from llava_dvc.model import attention
+from llava_dvc.model.encoder import Encoder
+from llava_dvc.model.model_patches import shorten_last_layer, skip_unread_blocks
+from llava_dvc.model.unpacked_linear import unpack
 
-# Full names from the model's root: bare ones match nothing. The list replaces the library's own, so
-# `lm_head` must be in it.
-KEPT_WHOLE = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
+# Full names from the model's root: shorter ones match nothing. The list replaces the library's
+# own, so `lm_head` must be in it.
+NOT_QUANTIZED = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
 
 
 def load_backbone(backbone: config.Backbone) -> LlavaForConditionalGeneration:
-    """The frozen model on its device, in evaluation mode; nf4 reaches the language model's linear
-    layers only.
+    """The frozen model on its device, in evaluation mode.
+
+    nf4 quantizes the language model's linear layers only. Raises UserError with one line when the
+    checkpoint cannot be loaded.
     """
     torch.set_num_threads(backbone.threads)
     with one_line(backbone):
@@ -44,41 +46,31 @@ def load_backbone(backbone: config.Backbone) -> LlavaForConditionalGeneration:
             # backward.
             module.support_avx512bf16_for_cpu = False
     if backbone.unpacked:
-        model_patches.unpack(model)
-    model_patches.skip_unread_blocks(model)
-    model_patches.shorten_last_layer(model)
-    return model.eval().requires_grad_(False)
+        unpack(model)
+    skip_unread_blocks(model)
+    return shorten_last_layer(model).eval().requires_grad_(False)
 
 
-def spread_by_fsdp() -> bool:
+def load_encoder(source: str | Path, revision: str | None, image: config.Image) -> Encoder:
+    """The encoder of a checkpoint's or an adapter's folder, or of a Hub id at a revision."""
+    processor = AutoProcessor.from_pretrained(source, revision=revision, trust_remote_code=False)
+    return Encoder(processor, image)
+
+
+def backbone_encoder(backbone: config.Backbone, image: config.Image) -> Encoder:
+    """The encoder of the backbone's own processor. Raises UserError when it cannot be loaded."""
+    with one_line(backbone):
+        return load_encoder(backbone.name, backbone.revision, image)
+
+
+def is_spread_by_fsdp() -> bool:
     """Whether `accelerate launch` was asked to spread the layers over several GPUs."""
     return os.environ.get("ACCELERATE_USE_FSDP") == "true"
 
 
 def device_of(backbone: config.Backbone) -> str:
-    """This process's own GPU when several were started together."""
+    """This process's own GPU when several processes were started together."""
     return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if backbone.device == "cuda" else "cpu"
-
-
-def load_processor(backbone: config.Backbone, image: config.Image) -> LlavaProcessor:
-    """The checkpoint's processor with our geometry and our chat template in place of its own."""
-    with one_line(backbone):
-        processor = AutoProcessor.from_pretrained(
-            backbone.name, revision=backbone.revision, trust_remote_code=False
-        )
-    processor.chat_template = CHAT_TEMPLATE
-    return with_geometry(processor, image)
-
-
-def with_geometry(processor: LlavaProcessor, image: config.Image) -> LlavaProcessor:
-    """The same processor with our image processor: which class loads depends on what else is
-    installed.
-    """
-    size = processor.image_processor.size
-    side = size["shortest_edge"] or size["height"]
-    processor.image_processor = image_processor(image.geometry, side)
-    processor.border = Border(side // processor.patch_size) if image.drop_border else None
-    return processor
 
 
 def _quantization(backbone: config.Backbone) -> BitsAndBytesConfig | None:
@@ -89,7 +81,7 @@ def _quantization(backbone: config.Backbone) -> BitsAndBytesConfig | None:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=getattr(torch, backbone.dtype),
-        # FSDP spreads only tensors of a floating format: the same bits, called otherwise.
-        bnb_4bit_quant_storage=getattr(torch, backbone.dtype if spread_by_fsdp() else "uint8"),
-        llm_int8_skip_modules=KEPT_WHOLE,
+        # FSDP spreads only tensors of a floating-point type. The bits are the same.
+        bnb_4bit_quant_storage=getattr(torch, backbone.dtype if is_spread_by_fsdp() else "uint8"),
+        llm_int8_skip_modules=NOT_QUANTIZED,
     )

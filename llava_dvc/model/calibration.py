@@ -1,5 +1,6 @@
-"""How far the distribution over counts may be believed: one temperature, fitted on frames that
-neither trained the adapter nor chose it.
+"""Calibration of the distribution over counts by one temperature.
+
+It is fitted on frames that neither trained nor selected the adapter.
 """
 
 import math
@@ -11,12 +12,12 @@ from scipy.optimize import minimize_scalar
 
 from llava_dvc.model.counting import Floats
 
-SMALLEST = 1e-30  # a count that the model rules out
+SMALLEST = 1e-30  # probability of a count that the model rules out
 BOUNDS = 0.25, 16.0
 
 
 def tempered(probabilities: Floats, temperature: float) -> Floats:
-    """P(count) ** (1 / temperature), renormalised: above 1 it is spread out, 1 leaves it as it is.
+    """P(count) ** (1 / temperature), renormalised. Above 1 spreads it out, 1 leaves it unchanged.
 
     `(frames, max_count + 1)` in and out.
     """
@@ -27,18 +28,18 @@ def tempered(probabilities: Floats, temperature: float) -> Floats:
 
 
 def fit_temperature(probabilities: Floats, counts: ArrayLike) -> float:
-    """The temperature under which the true counts are likeliest (Guo et al., arXiv 1706.04599).
+    """The temperature that makes the true counts likeliest (Guo et al., arXiv 1706.04599).
 
-    Within 0.25 to 16, rounded to three digits. One number, so that a few dozen frames are enough;
-    an interval is read from the result as ever, and widens with the frame's own uncertainty.
+    Within 0.25 to 16, rounded to three digits. A few dozen frames are enough for one number. An
+    interval read from the result still widens with the frame's own uncertainty.
     """
     truth = np.asarray(counts, dtype=int)
 
-    def surprise(log_temperature: float) -> float:
+    def mean_nll(log_temperature: float) -> float:
         mass = tempered(probabilities, float(np.exp(log_temperature)))
         right = mass[np.arange(len(truth)), truth.clip(max=mass.shape[1] - 1)]
         return float(-np.log(np.maximum(right, SMALLEST)).mean())
 
     low, high = map(math.log, BOUNDS)
-    best: Any = minimize_scalar(surprise, bounds=(low, high), method="bounded")
+    best: Any = minimize_scalar(mean_nll, bounds=(low, high), method="bounded")
     return round(float(np.exp(best.x)), 3)

@@ -1,4 +1,4 @@
-"""The written numbers as a tree of tokens, which one pass behind a prompt scores all at once."""
+"""The written numbers as a tree of tokens. One pass behind a prompt scores all of them."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,30 +16,29 @@ from llava_dvc.model.chat_template import answer_ids
 class CountTree:
     """The written numbers 0..max_count as a token tree.
 
-    Its nodes are the places where something is left to choose: node 0 is the prompt's end, every
-    other node one token after its parent, and the beginning of a longer number. A number that no
-    other begins with must end: it needs no node.
+    A node is a position where the next token is open. Node 0 is the end of the prompt. Every other
+    node is one token after its parent, and the beginning of a longer number. A number that no other
+    number begins with must end: it needs no node.
     """
 
     tokens: Tensor
     """Token of nodes 1.., parents before children."""
     lineage: Tensor
-    """`(nodes, nodes)`, true where the column's node lies on the way to the row's, itself included.
-    """
+    """`(nodes, nodes)`: true where the column's node is an ancestor of the row's, or the same."""
     at: Tensor
     """Node of every choice that leads to a number."""
     chosen: Tensor
     """Token of every choice, the end token included."""
     paths: Tensor
-    """`(max_count + 1, longest)`: the choices that write each count, as positions in `at`; filled
-    up with the number of choices.
+    """`(max_count + 1, longest)`: the choices that write each count, as positions in `at`. Padded
+    with the number of choices.
     """
     end: int
     """The token that ends an answer."""
 
     @classmethod
     def build(cls, processor: LlavaProcessor, prompt: str, max_count: int) -> "CountTree":
-        """Works for any tokenizer: digit by digit or whole numbers."""
+        """The tree of any tokenizer, one that writes digit by digit or whole numbers."""
         eos = processor.tokenizer.eos_token
         answers = [
             tuple(answer_ids(processor, prompt, f"{prompt}{format_count(count)}{eos}"))
@@ -73,12 +72,13 @@ class CountTree:
         """The last choice that writes each count, `(max_count + 1,)`, as positions in `at`."""
         return self.paths.where(self.paths < len(self.at), -1).amax(dim=1)
 
-    def behind(
+    def append_to(
         self, inputs: dict[str, Any], starts: Tensor, dtype: torch.dtype, spare: int = 0
     ) -> dict[str, Any]:
-        """The batch with the tree's nodes behind every row: they see the row's prompt, which ends
-        where its answer `starts`, their ancestors and themselves. Behind them are `spare` tokens
-        that nothing looks at.
+        """Returns the batch with the tree's nodes behind every row.
+
+        A node sees the row's prompt, its ancestors and itself. The prompt ends where the row's
+        answer `starts`. Adds `spare` tokens at the end that nothing sees.
         """
         ids = inputs["input_ids"]
         rows, length = ids.shape
@@ -91,20 +91,21 @@ class CountTree:
         places = torch.cat([everything.expand(rows, -1), starts[:, None] + depth], dim=1)
         return inputs | {
             "input_ids": torch.cat([ids, nodes], dim=1),
-            "attention_mask": additive(seen[:, None], dtype) if len(lineage) else None,
+            "attention_mask": additive_mask(seen[:, None], dtype) if len(lineage) else None,
             "position_ids": places,
             "logits_to_keep": inputs["logits_to_keep"] + len(lineage),
         }
 
     def log_probabilities(self, nodes: Tensor) -> Tensor:
-        """Log P(count) `(frames, max_count + 1)`, as constrained decoding would draw it, from the
-        log-probabilities of the next token at every node, `(frames, nodes, vocabulary)`.
+        """Log P(count), `(frames, max_count + 1)`, of constrained decoding.
 
-        At every node the mass is shared among the tokens that lead to an allowed number, the end
-        included. The joint distribution, P(all tokens, then the end) renormalised over whole
-        answers, would need a node for every number, a sixth more work on the 7B model, and would
-        count a model's wish to go on ("31 people") against some numbers and not against others. For
-        a tuned model, which writes nothing else, the two are the same.
+        `nodes` are log-probabilities of the next token, `(frames, nodes, vocabulary)`. At every
+        node the mass is shared among the tokens that lead to an allowed number, the end included.
+
+        The joint distribution, P(all tokens, then the end) renormalised over whole answers, would
+        need a node for every number: a sixth more work on the 7B model. It would also count a wish
+        to go on ("31 people") against some numbers and not against others. A tuned model writes
+        nothing else: for it the two are the same.
         """
         scores = nodes[:, self.at, self.chosen]
         at = self.at.expand(len(scores), -1)
@@ -115,23 +116,25 @@ class CountTree:
         return self._along_paths(steps, 0.0).sum(dim=-1).log_softmax(dim=-1)
 
     def greedy(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        """The count that the likeliest tokens write, and whether they write one, both `(frames,)`;
-        a number's end is not looked at where nothing was left to choose.
+        """The count that the likeliest tokens write, and whether they write one. Both `(frames,)`.
+
+        Does not look at the end of a number that no other number begins with.
         """
         taken = nodes.argmax(dim=-1)[:, self.at] == self.chosen
         written = self._along_paths(taken, True).all(dim=-1)
         return written.int().argmax(dim=1), written.any(dim=1)
 
     def _along_paths(self, steps: Tensor, filler: Any) -> Tensor:
-        """Of every choice's value, `(frames, choices)`, those that write each count, `(frames,
-        max_count + 1, longest)`.
+        """Values of the choices that write each count, `(frames, max_count + 1, longest)`.
+
+        `steps` are the values of all choices, `(frames, choices)`.
         """
         filled = torch.cat([steps, steps.new_full((len(steps), 1), filler)], dim=1)
         return filled[:, self.paths]
 
 
-def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """0 where a token may look, the least number elsewhere."""
+def additive_mask(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where a token may attend, the least number elsewhere."""
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(
         ~seen, torch.finfo(dtype).min
     )

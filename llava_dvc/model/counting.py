@@ -1,4 +1,4 @@
-"""The distribution over counts for a batch of frames, and how one number is read from it."""
+"""The distribution over counts for a batch of frames."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain, islice
 from math import gcd
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,42 +14,42 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
-from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from llava_dvc.conversation import Messages, format_count
-from llava_dvc.model.chat_template import Batch, encode, render_prompt
-from llava_dvc.model.count_tree import CountTree, additive
-from llava_dvc.model.padding import Size, one_size
+from llava_dvc.conversation import format_count
+from llava_dvc.model.count_tree import CountTree, additive_mask
+from llava_dvc.model.encoder import Batch, Encoder
+from llava_dvc.model.padding import Size, drop_padding, require_one_size
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
 LONGEST_REPLY = 16  # tokens
 DECODERS = 8  # processes
-PIECE = 4  # frames that one of them works on at a time
-TAIL = 0.1  # share of the mass below an interval, and above it
+PIECE = 4  # frames that a decoder works on at a time
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What the model says of some frames."""
+    """The model's answers for some frames."""
 
     probabilities: Floats
-    """P(count), shape `(frames, max_count + 1)`; rows sum to 1."""
+    """P(count), shape `(frames, max_count + 1)`. Rows sum to 1."""
     replies: list[str]
     """The greedy free text of each frame."""
 
 
-class Kept:
-    """Keys and values of a batch's sequences, layer by layer. The one token that follows takes the
-    place of their last: transformers' caches copy everything, a fourteenth of the time.
+class LastTokenCache:
+    """Keys and values of a batch's sequences, layer by layer.
+
+    The one token that follows overwrites the last one. transformers' caches copy everything, which
+    takes a fourteenth of the time.
     """
 
     def __init__(self) -> None:
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
 
     def update(self, key: Tensor, value: Tensor, layer: int, *_: Any) -> tuple[Tensor, Tensor]:
-        """As the layers call it, with what is new, `(rows, heads, tokens, width)`; returns all."""
+        """Takes new keys and values, `(rows, heads, tokens, width)`. Returns all of the layer."""
         if layer not in self.layers:
             self.layers[layer] = key, value
         else:
@@ -60,114 +60,123 @@ class Kept:
 
 @dataclass(frozen=True)
 class Scores:
-    """One pass over prompts and tree."""
+    """The result of one pass over prompts and tree."""
 
     nodes: Tensor
     """Log-probabilities of the next token at every node, `(frames, nodes, vocabulary)`."""
-    kept: Kept
-    """Of prompt, nodes, and a place for the token that may follow."""
+    cache: LastTokenCache
+    """Of the prompt, the nodes, and one spare position."""
 
 
-def predict(
-    model: LlavaForConditionalGeneration,
-    processor: LlavaProcessor,
-    frames: Sequence[Image],
-    question: Messages,
-    max_count: int,
-    batch_size: int,
-    stance: Literal["eager_on_recompile", "force_eager"] = "eager_on_recompile",
-) -> Answers:
-    """Ask `question` of every frame; counts above `max_count` get no probability.
+class CountPredictor:
+    """Asks one question of frames, and scores every count in one pass."""
 
-    `stance` is the compiler's after the first batch: what was compiled for that one's shape is not
-    compiled again for the last one's. Raises UserError when the border is dropped and a frame has
-    another size than the first.
-    """
-    prompt = render_prompt(processor, question)
-    tree = CountTree.build(processor, prompt, max_count).to(model.device)
-    if processor.border:
-        processor.border.settle(model, processor, prompt, frames[0].size)
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
-    for batch in loader(processor, frames, prompt, batch_size, model.device):
-        # A stance holds from where it is made, not from where it is entered.
-        with as_trained(model), torch.compiler.set_stance(stance) if found else nullcontext():
-            scores = score(model, batch, tree)
-            written = reply(model, batch["input_ids"].shape[1], scores, tree)
-            found.append((tree.log_probabilities(scores.nodes), *written))
-    logs, numbers, ended = (torch.cat(parts).cpu() for parts in zip(*found, strict=True))
-    replies = list(map(format_count, numbers.tolist()))
-    strays = (~ended).nonzero().flatten().tolist()
-    others: Any = Subset(frames, strays)  # type: ignore[arg-type]
-    again = loader(processor, others, prompt, batch_size, model.device)
-    with as_trained(model), torch.compiler.set_stance("force_eager"):  # of other shapes
-        texts = [text for batch in again for text in generate(model, processor, batch)]
-    for index, text in zip(strays, texts, strict=True):
-        replies[index] = text
-    return Answers(logs.double().softmax(dim=-1).numpy(), replies)
+    def __init__(
+        self, model: Any, encoder: Encoder, question: str, max_count: int, eager: bool = False
+    ) -> None:
+        """Counts above `max_count` get no probability. `eager` never compiles: for a model whose
+        layers were compiled for training's shape.
+        """
+        self.model, self.encoder, self.eager = model, encoder, eager
+        self.prompt = encoder.prompt(question)
+        self.tree = CountTree.build(encoder.processor, self.prompt, max_count).to(model.device)
+
+    def predict(self, frames: Sequence[Image], batch_size: int) -> Answers:
+        """One answer a frame. Raises UserError when padding is dropped and sizes differ."""
+        if self.encoder.drops_padding:
+            drop_padding(self.model, self.encoder.padding(frames[0].size))
+        found: list[tuple[Tensor, Tensor, Tensor]] = []
+        for batch in self.batches(frames, batch_size):
+            # A stance holds from where it is made, not from where it is entered.
+            with autocast(self.model), self._stance(first=not found):
+                scores = score(self.model, batch, self.tree)
+                written = reply(self.model, batch["input_ids"].shape[1], scores, self.tree)
+                found.append((self.tree.log_probabilities(scores.nodes), *written))
+        logs, numbers, ended = (torch.cat(parts).cpu() for parts in zip(*found, strict=True))
+        replies = list(map(format_count, numbers.tolist()))
+        unended = (~ended).nonzero().flatten().tolist()
+        for index, text in zip(unended, self._generate(frames, unended, batch_size), strict=True):
+            replies[index] = text
+        return Answers(logs.double().softmax(dim=-1).numpy(), replies)
+
+    def batches(self, frames: Sequence[Image], batch_size: int) -> Iterator[Batch]:
+        """Batches of encoded frames on the model's device.
+
+        Beside a GPU, other processes decode and resize a few frames at a time: the first batch is
+        ready soon.
+        """
+        device = self.model.device
+        on_gpu = device.type == "cuda"
+        workers = min(DECODERS, os.cpu_count() or 1) if on_gpu and len(frames) > batch_size else 0
+        piece = gcd(batch_size, PIECE) if workers else batch_size
+        encoded: Any = DataLoader(
+            frames,  # type: ignore[arg-type]
+            piece,
+            collate_fn=self._collate,
+            num_workers=workers,
+            pin_memory=on_gpu,
+        )
+        pieces = iter(encoded)
+        sizes: list[Size] = []
+        while taken := list(islice(pieces, batch_size // piece)):
+            if self.encoder.drops_padding:  # not in a worker, whose error would be a traceback
+                sizes = [require_one_size(chain(sizes, *(own for own, _ in taken)))]
+            yield {
+                name: torch.cat([batch[name].to(device, non_blocking=True) for _, batch in taken])
+                for name in taken[0][1]
+            }
+
+    def _collate(self, images: list[Image]) -> tuple[list[Size], Batch]:
+        sizes = [image.size for image in images]
+        return sizes, self.encoder.encode(images, [self.prompt] * len(images))
+
+    def _stance(self, first: bool) -> Any:
+        """What was compiled for the first batch's shape is not compiled again for the last's."""
+        if self.eager:
+            return torch.compiler.set_stance("force_eager")
+        return nullcontext() if first else torch.compiler.set_stance("eager_on_recompile")
+
+    def _generate(
+        self, frames: Sequence[Image], places: Sequence[int], batch_size: int
+    ) -> list[str]:
+        """Free text of the frames at `places`, whose reply is no number."""
+        others: Any = Subset(frames, places)  # type: ignore[arg-type]
+        batches = self.batches(others, batch_size)
+        with autocast(self.model), torch.compiler.set_stance("force_eager"):  # other shapes
+            return [
+                text
+                for batch in batches
+                for text in generate(self.model, self.encoder.processor, batch)
+            ]
 
 
-def as_trained(model: Any) -> torch.autocast:
-    """Autocast to the model's own 16-bit format, as the Trainer has it: the adapter, kept in
-    float32, would else be computed in float32, slower and with another result.
+def autocast(model: Any) -> torch.autocast:
+    """Autocasts to the model's own 16-bit format, as the Trainer does. The float32 adapter would
+    otherwise be computed in float32: slower, and with another result.
     """
     return torch.autocast(model.device.type, model.dtype, enabled=model.dtype != torch.float32)
 
 
-def loader(
-    processor: LlavaProcessor,
-    frames: Sequence[Image],
-    prompt: str,
-    batch_size: int,
-    device: torch.device,
-) -> Iterator[Batch]:
-    """Batches of encoded frames on `device`. Beside a GPU other processes decode and resize them,
-    a few at a time, so that the first batch is soon there.
-    """
-
-    def collate(images: list[Image]) -> tuple[list[Size], Batch]:
-        sizes = [image.size for image in images]
-        return sizes, encode(processor, images, [prompt] * len(images))
-
-    on_gpu = device.type == "cuda"
-    workers = min(DECODERS, os.cpu_count() or 1) if on_gpu and len(frames) > batch_size else 0
-    piece = gcd(batch_size, PIECE) if workers else batch_size
-    encoded: Any = DataLoader(
-        frames,  # type: ignore[arg-type]
-        piece,
-        collate_fn=collate,
-        num_workers=workers,
-        pin_memory=on_gpu,
-    )
-    pieces = iter(encoded)
-    while taken := list(islice(pieces, batch_size // piece)):
-        if processor.border:  # here, because an error in a worker would arrive as a traceback
-            one_size([processor.border.size, *chain.from_iterable(sizes for sizes, _ in taken)])
-        yield {
-            name: torch.cat([batch[name].to(device, non_blocking=True) for _, batch in taken])
-            for name in taken[0][1]
-        }
-
-
 @torch.no_grad()
 def score(model: Any, batch: dict[str, Tensor], tree: CountTree) -> Scores:
-    """Score the tree behind every prompt, prompts and nodes in one pass. The prompts must be of one
-    length (one question, one image size).
+    """Scores the tree behind every prompt, in one pass over prompts and nodes. All prompts must
+    have one length: one question, one frame size.
     """
-    ids, kept = batch["input_ids"], Kept()
+    ids, cache = batch["input_ids"], LastTokenCache()
     ends = torch.full((len(ids),), ids.shape[1], device=ids.device)
     prompts = {"input_ids": ids, "pixel_values": batch["pixel_values"], "logits_to_keep": 1}
-    given = tree.behind(prompts, ends, model.dtype, spare=1)
-    logits = model(**given, use_cache=True, past_key_values=kept).logits[:, :-1]
-    return Scores(logits.float().log_softmax(dim=-1), kept)
+    inputs = tree.append_to(prompts, ends, model.dtype, spare=1)
+    logits = model(**inputs, use_cache=True, past_key_values=cache).logits[:, :-1]
+    return Scores(logits.float().log_softmax(dim=-1), cache)
 
 
 @torch.no_grad()
 def reply(model: Any, prompt: int, scores: Scores, tree: CountTree) -> tuple[Tensor, Tensor]:
-    """The number that greedy decoding writes behind prompts of `prompt` tokens, and whether it
-    writes one and ends, both `(frames,)`; nothing waits for the device.
+    """The number that greedy decoding writes after prompts of `prompt` tokens, and whether it
+    writes one and then ends. Both are `(frames,)`. Nothing waits for the device.
 
-    Followed through the tree's scores, and one token behind it, where a number that no longer one
-    begins with has to end.
+    Follows the tree's scores and one token more: a number that no longer number begins with has to
+    end there.
     """
     counts, written = tree.greedy(scores.nodes)
     last = tree.last_choices()[counts]
@@ -176,9 +185,9 @@ def reply(model: Any, prompt: int, scores: Scores, tree: CountTree) -> tuple[Ten
     seen = torch.cat([own.expand(-1, prompt), lineage[:, 1:], own], dim=1)
     output = model(
         input_ids=token[:, None],
-        attention_mask=additive(seen[:, None, None], model.dtype),
+        attention_mask=additive_mask(seen[:, None, None], model.dtype),
         position_ids=prompt + lineage.sum(dim=1, keepdim=True) - 1,
-        past_key_values=scores.kept,
+        past_key_values=scores.cache,
         use_cache=True,
     )
     after = output.logits[:, -1].argmax(dim=-1)
@@ -186,7 +195,7 @@ def reply(model: Any, prompt: int, scores: Scores, tree: CountTree) -> tuple[Ten
 
 
 @torch.no_grad()
-def generate(model: Any, processor: LlavaProcessor, batch: dict[str, Tensor]) -> list[str]:
+def generate(model: Any, processor: Any, batch: dict[str, Tensor]) -> list[str]:
     """Greedy free text of every row, without special tokens."""
     ids = model.generate(**batch, max_new_tokens=LONGEST_REPLY, do_sample=False)
     new = ids[:, batch["input_ids"].shape[1] :]
@@ -200,8 +209,8 @@ def quantile(probabilities: Floats, share: float) -> Counts:
     return counts
 
 
-def ceiling(counts: Sequence[int]) -> int:
-    """The largest count considered where no evaluation has set one: twice the largest that was
-    trained on.
+def default_max_count(counts: Sequence[int]) -> int:
+    """The largest count considered where no evaluation has set one: twice the largest label, and
+    at least 9.
     """
-    return max(9, 2 * max(counts[:]))  # a column's rows are slow one by one
+    return max(9, 2 * max(counts[:]))  # rows of a column are slow one by one

@@ -1,4 +1,4 @@
-"""A decoder layer whose layers that read the same input are one product."""
+"""A decoder layer in which linear layers with the same input are one product."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,23 +10,25 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from llava_dvc.model.attention import attend
 
-Product = Callable[[Sequence[Any]], Any]
-"""Makes one module of linear layers that read the same input."""
+MakeProduct = Callable[[Sequence[Any]], Any]
+"""Makes one module of linear layers that read the same input. The module maps `(tokens, width)` to
+the layers' outputs, concatenated. Its `add_to(total, x)` returns the sum of `total` and the output.
+"""
 
 
 class BeforeAttention(nn.Module):
-    """Norm and the three projections of a decoder layer, turned by place."""
+    """Norm, the three projections, and the rotary embedding of a decoder layer."""
 
-    def __init__(self, layer: Any, product: Product) -> None:
+    def __init__(self, layer: Any, make_product: MakeProduct) -> None:
         super().__init__()
         attention = layer.self_attn
         self.norm, self.width = layer.input_layernorm, attention.head_dim
-        self.project = product([attention.q_proj, attention.k_proj, attention.v_proj])
+        self.project = make_product([attention.q_proj, attention.k_proj, attention.v_proj])
         config = attention.config
         self.heads = config.num_attention_heads, *[config.num_key_value_heads] * 2
 
     def forward(self, hidden: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, key and value, `(rows, heads, tokens, width)` each."""
+        """Query, key and value, each `(rows, heads, tokens, width)`."""
         projected = self.project(self.norm(hidden).flatten(0, 1))
         heads = projected.view(*hidden.shape[:2], -1, self.width).transpose(1, 2)
         query, key, value = heads.split(self.heads, dim=1)
@@ -35,36 +37,38 @@ class BeforeAttention(nn.Module):
 
 
 class FromAttention(nn.Module):
-    """The rest of the layer."""
+    """Attention, its output projection, and the MLP of a decoder layer."""
 
-    def __init__(self, layer: Any, product: Product) -> None:
+    def __init__(self, layer: Any, make_product: MakeProduct) -> None:
         super().__init__()
         attention, mlp = layer.self_attn, layer.mlp
         self.scaling, self.norm = attention.scaling, layer.post_attention_layernorm
-        self.out = product([attention.o_proj])
-        self.gate_up, self.down = product([mlp.gate_proj, mlp.up_proj]), product([mlp.down_proj])
+        self.out = make_product([attention.o_proj])
+        self.gate_up = make_product([mlp.gate_proj, mlp.up_proj])
+        self.down = make_product([mlp.down_proj])
 
     def forward(
         self, hidden: Tensor, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
     ) -> Tensor:
-        """`hidden` is what the layer was given, `(rows, tokens, width)`; Merged writes over it."""
+        """`hidden` is the layer's input, `(rows, tokens, width)`. MergedLinear overwrites it."""
         mixed = attend(query, key, value, mask, self.scaling).transpose(1, 2)
-        flat = self.out.onto(hidden.flatten(0, 1), mixed.flatten(2).flatten(0, 1))
+        flat = self.out.add_to(hidden.flatten(0, 1), mixed.flatten(2).flatten(0, 1))
         gate, up = self.gate_up(self.norm(flat)).chunk(2, dim=-1)
-        output: Tensor = self.down.onto(flat, silu(gate) * up)
+        output: Tensor = self.down.add_to(flat, silu(gate) * up)
         return output.view_as(hidden)
 
 
-class FoldedLayer(nn.Module):
-    """What a LlamaDecoderLayer computes, of two parts that know no cache."""
+class FusedLayer(nn.Module):
+    """Computes what a LlamaDecoderLayer computes, in two parts that know no cache."""
 
     kept = slice(None)
-    """Positions whose output is asked for; `speed.shorten_last_layer` sets the last layer's."""
+    """Positions whose output is asked for. `ShortLlava` sets it on the last layer."""
 
-    def __init__(self, layer: Any, product: Product) -> None:
+    def __init__(self, layer: Any, make_product: MakeProduct) -> None:
         super().__init__()
         self.index = layer.self_attn.layer_idx
-        self.before, self.after = BeforeAttention(layer, product), FromAttention(layer, product)
+        self.before = BeforeAttention(layer, make_product)
+        self.after = FromAttention(layer, make_product)
 
     def forward(
         self,

@@ -1,4 +1,9 @@
-"""Training: adapters as further columns of the weights they adapt."""
+"""LoRA in training: each adapter is further columns of the weight it adapts.
+
+W x + s B A x is the product of [W, s B] and [x; A x]. One product computes it, and one product each
+computes the gradients of x and of A x. Layers that read the same input share a product. Nothing is
+rounded that plain LoRA does not round.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,130 +11,139 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from transformers.models.llava.modeling_llava import LlavaModel
 
-from llava_dvc.model.backbone import spread_by_fsdp
-from llava_dvc.model.fused_layer import FoldedLayer
-from llava_dvc.model.model_patches import Unpacked
+from llava_dvc.model.backbone import is_spread_by_fsdp
+from llava_dvc.model.fused_layer import FusedLayer
+from llava_dvc.model.model_patches import as_subclass
+from llava_dvc.model.unpacked_linear import UnpackedLinear4bit
 
 
-class Learning(nn.Module):
-    """Unpacked layers that read the same input, with adapters that learn; `refresh` before every
-    pass. The layers keep no weights of their own beside these.
+class FusedLora(nn.Module):
+    """Unpacked layers that read the same input, with their trainable adapters in one matrix.
+
+    `sync_weights` copies the adapters into the matrix before every pass. The layers' unpacked
+    weights become views of it.
     """
 
     def __init__(self, layers: Sequence[Any]) -> None:
         super().__init__()
         [name] = layers[0].active_adapters
-        self.downs = [layer.lora_A[name].weight for layer in layers]
-        self.ups = [layer.lora_B[name].weight for layer in layers]
+        self.lora_a = [layer.lora_A[name].weight for layer in layers]
+        self.lora_b = [layer.lora_B[name].weight for layer in layers]
         self.scalings = [layer.scaling[name] for layer in layers]
         bases = [layer.get_base_layer() for layer in layers]
         weight = torch.cat([base.unpacked for base in bases])
         rows, width = weight.shape
-        self.down = weight.new_zeros(sum(map(len, self.downs)), width)
+        self.down = weight.new_zeros(sum(map(len, self.lora_a)), width)
         self.weight = torch.cat([weight, weight.new_zeros(rows, len(self.down))], dim=1)
-        for base, own in zip(bases, _pieces(self.weight[:, :width], self.ups), strict=True):
+        for base, own in zip(bases, _rows_of(self.weight[:, :width], self.lora_b), strict=True):
             base.unpacked = own
-        self.own_downs = _pieces(self.down, self.downs)
-        self.own_ups = _blocks(self.weight[:, width:], self.ups)
+        self.own_a = _rows_of(self.down, self.lora_a)
+        self.own_b = _diagonal_blocks(self.weight[:, width:], self.lora_b)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(tokens, width)` to the layers' outputs, one behind the other."""
-        return Product.apply(  # type: ignore[no-any-return]
-            x, self.down, self.weight, self.scalings, len(self.downs), *self.downs, *self.ups
+        """`(tokens, width)` to the layers' outputs, concatenated."""
+        return FusedProduct.apply(  # type: ignore[no-any-return]
+            x, self.down, self.weight, self.scalings, *self.lora_a, *self.lora_b
         )
 
-    def onto(self, total: Tensor, x: Tensor) -> Tensor:
-        """The sum of both."""
+    def add_to(self, total: Tensor, x: Tensor) -> Tensor:
+        """The sum of `total` and the outputs for `x`."""
         return total.add(self(x))
 
 
-def _blocks(whole: Tensor, ups: Sequence[Tensor]) -> list[Tensor]:
-    """Of a matrix as high and wide as all of `ups`, the blocks on the diagonal that are theirs."""
+def _diagonal_blocks(whole: Tensor, lora_b: Sequence[Tensor]) -> list[Tensor]:
+    """The blocks on the diagonal of `whole`, each of the shape of one of `lora_b`."""
     blocks, row, column = [], 0, 0
-    for up in ups:
+    for up in lora_b:
         height, rank = up.shape
         blocks.append(whole[row : row + height, column : column + rank])
         row, column = row + height, column + rank
     return blocks
 
 
-def _pieces(whole: Tensor, parts: Sequence[Tensor]) -> list[Tensor]:
-    """Of a matrix as high as all of `parts`, the rows that are theirs."""
+def _rows_of(whole: Tensor, parts: Sequence[Tensor]) -> list[Tensor]:
+    """Splits the rows of `whole`: each piece has as many rows as one of `parts`."""
     return list(torch.split(whole, [len(part) for part in parts]))
 
 
-class Product(torch.autograd.Function):
-    """[W, s B] times [x; A x]. The adapters' own tensors are given for their gradients alone."""
+class FusedProduct(torch.autograd.Function):
+    """[W, s B] times [x; A x]. The adapters' tensors are arguments for their gradients alone."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        down: Tensor,
-        weight: Tensor,
-        scalings: Sequence[float],
-        layers: int,
-        *adapters: Tensor,
+        ctx: Any, x: Tensor, down: Tensor, weight: Tensor, scalings: list[float], *lora: Tensor
     ) -> Tensor:
-        # Of two dimensions, which lets a compiler write A x into its place.
+        # Two dimensions: the compiler can then write A x into its place.
         both = torch.cat([x, linear(x, down)], dim=1)
-        ctx.save_for_backward(both, down, weight, *adapters)
-        ctx.scalings, ctx.layers = scalings, layers
+        ctx.save_for_backward(both, down, weight, *lora)
+        ctx.scalings = scalings
         return linear(both, weight)
 
     @staticmethod
-    def backward(ctx: Any, *given: Tensor) -> Any:
-        [gradient] = given
-        both, down, weight, *adapters = ctx.saved_tensors
-        downs, ups = adapters[: ctx.layers], adapters[ctx.layers :]
+    def backward(ctx: Any, *outputs: Tensor) -> Any:
+        [gradient] = outputs
+        both, down, weight, *lora = ctx.saved_tensors
+        lora_a, lora_b = lora[: len(ctx.scalings)], lora[len(ctx.scalings) :]
         width = down.shape[1]
         back = gradient @ weight
         x, low, of_x, of_low = both[:, :width], both[:, width:], back[:, :width], back[:, width:]
-        of_downs = _pieces(of_low.T @ x, downs)
-        of_ups = _blocks(gradient.T @ low, ups)
+        of_a = _rows_of(of_low.T @ x, lora_a)
+        of_b = _diagonal_blocks(gradient.T @ low, lora_b)
         return (
             of_x + of_low @ down,
-            *[None] * 4,
-            *[one.to(p.dtype) for one, p in zip(of_downs, downs, strict=True)],
-            *[s * one.to(p.dtype) for one, p, s in zip(of_ups, ups, ctx.scalings, strict=True)],
+            *[None] * 3,
+            *[one.to(p.dtype) for one, p in zip(of_a, lora_a, strict=True)],
+            *[s * one.to(p.dtype) for one, p, s in zip(of_b, lora_b, ctx.scalings, strict=True)],
         )
 
 
-@torch.no_grad()
-def refresh(products: Sequence[Learning]) -> None:
-    """Bring the weights up to what the adapters have learnt."""
-    downs = [down for product in products for down in product.downs]
-    ups = [up for product in products for up in product.ups]
-    scalings = [scaling for product in products for scaling in product.scalings]
-    own_downs = [own for product in products for own in product.own_downs]
-    own_ups = [own for product in products for own in product.own_ups]
-    torch._foreach_copy_(own_downs, downs)
-    torch._foreach_copy_(own_ups, torch._foreach_mul(ups, scalings))
+class FusedDecoderLayer(LlamaDecoderLayer):  # type: ignore[misc]
+    """A decoder layer that a FusedLayer computes. Its parameters keep their names."""
+
+    fused: tuple[FusedLayer]  # in a tuple: its modules are not registered a second time
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.fused[0](*args, **kwargs)
 
 
-def fold_to_train(llava: LlavaModel) -> list[FoldedLayer]:
-    """Have the language model's layers, all but the last, computed by folded ones, which are
-    returned; none when some layer is not unpacked, or is adapted otherwise than by plain LoRA, or
+def fuse_lora(llava: LlavaModel) -> list[FusedLayer]:
+    """Swaps the language model's layers, except the last, for fused ones. Returns these.
+
+    Swaps and returns none when a layer is not unpacked, when its adapter is not plain LoRA, or
     when FSDP will spread the adapters.
     """
     language = llava.language_model
     layers = language.layers[:-1]
-    inside = [one for layer in layers for one in layer.modules() if hasattr(one, "base_layer")]
-    if spread_by_fsdp() or not inside or not all(map(_is_plain, inside)):
+    adapted = [m for layer in layers for m in layer.modules() if hasattr(m, "base_layer")]
+    if is_spread_by_fsdp() or not adapted or not all(map(_is_plain_lora, adapted)):
         return []
-    folded = [FoldedLayer(layer, Learning) for layer in layers]
-    for layer, other in zip(layers, folded, strict=True):
-        layer.forward = other.__call__
-    products = [one for layer in folded for one in layer.modules() if isinstance(one, Learning)]
-    language.register_forward_pre_hook(lambda *_: refresh(products))
-    return folded
+    fused = [FusedLayer(layer, FusedLora) for layer in layers]
+    for index, (layer, one) in enumerate(zip(layers, fused, strict=True)):
+        language.layers[index] = swapped = as_subclass(layer, FusedDecoderLayer)
+        swapped.fused = (one,)
+    products = [m for layer in fused for m in layer.modules() if isinstance(m, FusedLora)]
+    language.register_forward_pre_hook(lambda *_: sync_weights(products))
+    return fused
 
 
-def _is_plain(layer: Any) -> bool:
+@torch.no_grad()
+def sync_weights(products: Sequence[FusedLora]) -> None:
+    """Copies what the adapters have learnt into the products' matrices."""
+    lora_a = [tensor for product in products for tensor in product.lora_a]
+    lora_b = [tensor for product in products for tensor in product.lora_b]
+    scalings = [scaling for product in products for scaling in product.scalings]
+    torch._foreach_copy_([own for product in products for own in product.own_a], lora_a)
+    scaled_b = torch._foreach_mul(lora_b, scalings)
+    torch._foreach_copy_([own for product in products for own in product.own_b], scaled_b)
+
+
+def _is_plain_lora(layer: Any) -> bool:
+    """LoRA without dropout and without DoRA's magnitude, on an unpacked layer."""
     return (
-        isinstance(layer.base_layer, Unpacked)
+        isinstance(layer.base_layer, UnpackedLinear4bit)
         and not layer.lora_magnitude_vector
         and all(isinstance(dropout, nn.Identity) for dropout in layer.lora_dropout.values())
     )

@@ -1,195 +1,150 @@
-"""What makes training and counting fast and small. Each function changes how a result is computed,
-not the result: `tests/test_speed.py` holds its loss and gradients to the plain path's.
+"""Parts of LLaVA that compute the same result in less time or memory.
+
+Each is a subclass of the transformers module that it replaces. `tests/model/test_model_patches.py`
+compares loss and gradients with the original.
 """
 
-from collections.abc import Sequence
-from functools import partial, wraps
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar
 
 import torch
-from bitsandbytes.functional import dequantize_4bit
-from bitsandbytes.nn import Linear4bit
 from torch import Tensor, nn
-from torch.nn.functional import linear
 from transformers import Cache, LlavaConfig, LlavaForConditionalGeneration
-from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, apply_rotary_pos_emb
 from transformers.models.llava.modeling_llava import LlavaModel
 
-from llava_dvc import config
 from llava_dvc.model.attention import attend
 
-SPARE = 0.8  # share of the free memory that activations may take
+M = TypeVar("M", bound=nn.Module)
 
 
-class Unpacked(Linear4bit):  # type: ignore[misc]
-    """A 4-bit layer that keeps its weights in 16 bits beside the packed ones: the same numbers,
-    without unpacking them in every pass.
+def as_subclass(module: nn.Module, kind: type[M]) -> M:
+    """A module of the subclass `kind` with the parts, settings and hooks of `module`."""
+    assert issubclass(kind, type(module))
+    assert "forward" not in vars(module)  # it would hide the forward of `kind`
+    new = kind.__new__(kind)
+    new.__dict__.update(vars(module))
+    return new
+
+
+class UnreadBlock(CLIPEncoderLayer):  # type: ignore[misc]
+    """A block of the vision tower behind the one that LLaVA reads. Returns its input."""
+
+    def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+        return hidden_states
+
+
+class UncheckedLlava(LlavaModel):  # type: ignore[misc]
+    """Does not count the image tokens of every batch on the device: that waits for the GPU. The
+    preflight has counted them.
     """
 
-    unpacked: Tensor
-
-    def forward(self, x: Tensor) -> Tensor:
-        weight = self.unpacked
-        return linear(x.to(weight.dtype), weight, self.bias).to(x.dtype)
+    def get_placeholder_mask(self, input_ids: Tensor, **_: Any) -> Tensor:
+        return input_ids.eq(int(self.config.image_token_id)).unsqueeze(-1)
 
 
-def unpack(model: LlavaForConditionalGeneration) -> None:
-    """Turn every 4-bit layer into an Unpacked one; takes four times the packed weights' memory."""
-    for module in model.modules():
-        if isinstance(module, Linear4bit):
-            # An attribute, not a buffer: it belongs to no state dict and is never sent about.
-            module.unpacked = unpacked_weight(module)
-            module.__class__ = Unpacked
+class ShortLastLayer(LlamaDecoderLayer):  # type: ignore[misc]
+    """A last decoder layer that computes only the positions in `kept`. Of the other tokens it
+    needs keys and values alone.
+    """
+
+    kept = slice(None)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        *,
+        position_embeddings: tuple[Tensor, Tensor],
+        **_: Any,
+    ) -> Tensor:
+        attention, normed = self.self_attn, self.input_layernorm(hidden_states)
+        cos, sin = position_embeddings
+
+        def heads(x: Tensor) -> Tensor:
+            return x.view(*x.shape[:-1], -1, attention.head_dim).transpose(1, 2)
+
+        query = heads(attention.q_proj(normed[:, self.kept]))
+        query, _ = apply_rotary_pos_emb(query, query, cos[:, self.kept], sin[:, self.kept])
+        key, value = heads(attention.k_proj(normed)), heads(attention.v_proj(normed))
+        key, _ = apply_rotary_pos_emb(key, key, cos, sin)
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, attention.layer_idx)
+        if attention_mask is not None:
+            attention_mask = attention_mask[..., -query.shape[2] :, :]
+        mixed = attend(query, key, value, attention_mask, attention.scaling)
+        hidden = hidden_states[:, self.kept] + attention.o_proj(mixed.transpose(1, 2).flatten(2))
+        output: Tensor = hidden + self.mlp(self.post_attention_layernorm(hidden))
+        return output
 
 
-def unpacked_weight(layer: Any) -> Tensor:
-    """The layer's weight in the number format it computes in."""
-    weight: Tensor = layer.weight.data
-    if isinstance(layer, Unpacked):
-        weight = layer.unpacked
-    elif isinstance(layer, Linear4bit):
-        weight = dequantize_4bit(weight, layer.weight.quant_state).to(layer.compute_dtype)
-    return weight
+class ShortLlava(LlavaForConditionalGeneration):  # type: ignore[misc]
+    """Tells the last layer which positions `logits_to_keep` asks for."""
+
+    @wraps(LlavaForConditionalGeneration.forward)
+    def forward(self, *args: Any, logits_to_keep: int = 0, **kwargs: Any) -> Any:
+        self.model.language_model.layers[-1].kept = slice(-logits_to_keep or None, None)
+        return super().forward(*args, logits_to_keep=logits_to_keep, **kwargs)
 
 
 def blocks_read(llava: LlavaConfig) -> int:
-    """How many of the tower's blocks come before `vision_feature_layer`, the output that LLaVA
-    reads.
-    """
+    """Number of the tower's blocks up to `vision_feature_layer`, the output that LLaVA reads."""
     layers = llava.vision_feature_layer
     outputs = llava.vision_config.num_hidden_layers + 1  # the embeddings count as the first
     return int(max(i % outputs for i in ([layers] if isinstance(layers, int) else layers)))
 
 
 def skip_unread_blocks(model: LlavaForConditionalGeneration) -> None:
-    """Let the tower's blocks behind the one that LLaVA reads pass on what they are given."""
-    for block in model.model.vision_tower.encoder.layers[blocks_read(model.config) :]:
-        block.forward = lambda hidden_states, *_, **__: hidden_states
+    """Skips the tower's blocks that LLaVA does not read."""
+    blocks = model.model.vision_tower.encoder.layers
+    for index in range(blocks_read(model.config), len(blocks)):
+        blocks[index] = as_subclass(blocks[index], UnreadBlock)
 
 
-def shorten_last_layer(model: LlavaForConditionalGeneration) -> None:
-    """Let the language model's last layer compute what `logits_to_keep` asks for: of the other
-    tokens it needs keys and values alone.
+def shorten_last_layer(model: LlavaForConditionalGeneration) -> ShortLlava:
+    """Returns the model with a last layer that computes only what `logits_to_keep` asks for."""
+    layers = model.model.language_model.layers
+    layers[-1] = as_subclass(layers[-1], ShortLastLayer)
+    return as_subclass(model, ShortLlava)
+
+
+def freeze_tower(model: LlavaForConditionalGeneration) -> None:
+    """Runs the vision tower without a graph.
+
+    With checkpointing TRL makes every input require a gradient. Backward would then go through the
+    whole tower for nothing.
     """
-    layers, whole = model.model.language_model.layers, model.forward
-
-    @wraps(whole)
-    def forward(*given: Any, logits_to_keep: int = 0, **named: Any) -> Any:
-        layers[-1].kept = slice(-logits_to_keep or None, None)
-        return whole(*given, logits_to_keep=logits_to_keep, **named)
-
-    model.forward = forward
-    layers[-1].forward = partial(_shortened, layers[-1])
+    tower = model.model.vision_tower
+    # Not a subclass: transformers records hidden states only for the instance that it made itself.
+    tower.forward = torch.no_grad()(tower.forward)
 
 
-def _shortened(
-    layer: Any,
-    hidden_states: Tensor,
-    attention_mask: Tensor | None = None,
-    past_key_values: Cache | None = None,
-    *,
-    position_embeddings: tuple[Tensor, Tensor],
-    **_: Any,
-) -> Tensor:
-    """A LlamaDecoderLayer's output at the positions in `layer.kept`."""
-    attention, normed = layer.self_attn, layer.input_layernorm(hidden_states)
-    cos, sin = position_embeddings
-
-    def heads(x: Tensor) -> Tensor:
-        return x.view(*x.shape[:-1], -1, attention.head_dim).transpose(1, 2)
-
-    query = heads(attention.q_proj(normed[:, layer.kept]))
-    query, _ = apply_rotary_pos_emb(query, query, cos[:, layer.kept], sin[:, layer.kept])
-    key, value = heads(attention.k_proj(normed)), heads(attention.v_proj(normed))
-    key, _ = apply_rotary_pos_emb(key, key, cos, sin)
-    if past_key_values is not None:
-        key, value = past_key_values.update(key, value, attention.layer_idx)
-    if attention_mask is not None:
-        attention_mask = attention_mask[..., -query.shape[2] :, :]
-    mixed = attend(query, key, value, attention_mask, attention.scaling)
-    hidden = hidden_states[:, layer.kept] + attention.o_proj(mixed.transpose(1, 2).flatten(2))
-    output: Tensor = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
-    return output
+def trust_image_tokens(model: nn.Module) -> None:
+    """Stops LLaVA from counting image tokens on the device."""
+    found = [(name, m) for name, m in model.named_modules() if isinstance(m, LlavaModel)]
+    for name, llava in found:
+        model.set_submodule(name, as_subclass(llava, UncheckedLlava))
 
 
-def number_on_the_host(model: LlavaForConditionalGeneration) -> None:
-    """Number the tokens on the CPU: from their numbers transformers reads in every step whether
-    several sequences are packed into one, and would wait for the device to say so.
+def number_tokens_on_cpu(model: LlavaForConditionalGeneration) -> None:
+    """Makes the positions of the tokens on the CPU.
+
+    transformers reads in every step from the positions whether several sequences are packed into
+    one. It would wait for the GPU to tell.
     """
 
-    def number(_: Any, given: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        tokens = named["inputs_embeds"].shape[1]
-        if named.get("position_ids") is None and named.get("past_key_values") is None:
-            named = named | {"position_ids": torch.arange(tokens)[None]}
-        return given, named
+    def number(_: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        tokens = kwargs["inputs_embeds"].shape[1]
+        if kwargs.get("position_ids") is None and kwargs.get("past_key_values") is None:
+            kwargs = kwargs | {"position_ids": torch.arange(tokens)[None]}
+        return args, kwargs
 
-    def move(_: Any, given: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        numbers = named["position_ids"].to(given[0].device, non_blocking=True)
-        return given, named | {"position_ids": numbers}
+    def move(_: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        positions = kwargs["position_ids"].to(args[0].device, non_blocking=True)
+        return args, kwargs | {"position_ids": positions}
 
     language = model.model.language_model
     language.register_forward_pre_hook(number, with_kwargs=True)
     language.rotary_emb.register_forward_pre_hook(move, with_kwargs=True, prepend=True)
-
-
-def run_tower_without_graph(model: LlavaForConditionalGeneration) -> None:
-    """Run the frozen vision tower without a graph.
-
-    With checkpointing TRL makes every input require a gradient, and backward would go through the
-    whole tower for nothing.
-    """
-    tower = model.model.vision_tower
-    tower.forward = torch.no_grad()(tower.forward)
-
-
-def trust_image_tokens(llava: LlavaModel) -> None:
-    """Do not count the image tokens of every batch on the device, which would be waited for:
-    `preflight` has counted them.
-    """
-    token = int(llava.config.image_token_id)
-
-    def places(input_ids: Tensor, **_: Any) -> Tensor:
-        return input_ids.eq(token).unsqueeze(-1)
-
-    llava.get_placeholder_mask = places
-
-
-def compile_layers(
-    model: LlavaForConditionalGeneration,
-    folded: Sequence[nn.Module] = (),
-    backend: str = "inductor",
-) -> None:
-    """Compile the tower's blocks and the language model's layers: alike, they share one compiled
-    graph each, so it takes seconds. All batches must have one shape. The last layer is another one,
-    and short.
-
-    A layer is not looked through before every call for what may have changed since it was compiled,
-    its adapter or its mode: nothing does in training, and looking takes longer than computing.
-    Layers that are computed by `folded` ones are compiled there.
-    """
-    blocks = model.model.vision_tower.encoder.layers[: blocks_read(model.config)]
-    options: Any = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
-    for layer in [*blocks, *(folded or model.model.language_model.layers[:-1])]:
-        layer.compile(dynamic=False, backend=backend, options=dict(options))
-
-
-def checkpoints(recipe: config.Train, model: LlavaForConditionalGeneration, tokens: int) -> bool:
-    """Whether to recompute activations: as `train.checkpointing` says, or for `auto` when those of
-    a batch of `tokens` would not fit into the free memory.
-    """
-    if recipe.checkpointing != "auto":
-        return recipe.checkpointing
-    if model.device.type != "cuda":
-        return False
-    free, _ = torch.cuda.mem_get_info(model.device)
-    return activation_bytes(model.config.text_config, tokens) > SPARE * free
-
-
-def activation_bytes(text: Any, tokens: int) -> int:
-    """What backward needs of `tokens` tokens' activations, in 16 bits.
-
-    A layer keeps about ten tensors of the hidden width and four of the inner one (measured on 7B:
-    161 KiB a token and layer, 170 by this rule).
-    """
-    a_token = 2 * (10 * text.hidden_size + 4 * text.intermediate_size)
-    return int(tokens * text.num_hidden_layers * a_token)

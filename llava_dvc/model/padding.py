@@ -1,8 +1,8 @@
-"""`image.drop_border`: the border that `pad` puts around a frame takes no tokens.
+"""`image.drop_border`: patches that show only padding get no tokens.
 
-The vision tower still sees it. The language model gets the patches that show some of the frame,
-each at the place it would have had: the same as hiding the border's tokens from attention, with a
-quarter less to compute for a 640x480 frame.
+The vision tower still sees the padded frame. The language model gets the patches that show some of
+the frame, each at its old position. The result is the same as masking the padding's tokens. A
+640x480 frame needs a quarter less computation.
 """
 
 from collections.abc import Iterable
@@ -10,18 +10,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LlavaProcessor
 from transformers.models.llava.modeling_llava import LlavaModel
 
-from llava_dvc.errors import UserError
+from llava_dvc import errors
 
 Size = tuple[int, int]
+"""Width and height in pixels."""
 
 
-def patches_of_frame(size: Size, grid: int) -> list[int]:
-    """Which of `grid` x `grid` patches, row by row, show some of a padded frame of `size` (width,
-    height).
-    """
+def visible_patches(size: Size, grid: int) -> list[int]:
+    """Indices, row by row, of the `grid` x `grid` patches that show some of a padded frame."""
     longest = max(size)
     columns, rows = (
         range(before * grid // longest, -(-(before + length) * grid // longest))
@@ -31,77 +29,66 @@ def patches_of_frame(size: Size, grid: int) -> list[int]:
     return [row * grid + column for row in rows for column in columns]
 
 
-def one_size(sizes: Iterable[Size]) -> Size:
-    """The size that all frames have. Raises UserError when there are several: each would have a
-    border of its own, and a model is settled on one.
+def require_one_size(sizes: Iterable[Size]) -> Size:
+    """Returns the size that all frames have. Raises UserError when they have several: each size
+    has its own padding, and a batch can have only one.
     """
     first, *others = dict.fromkeys(sizes)
     if others:
-        raise UserError(
-            f"image.drop_border: is true, but frames are {_name(first)} and {_name(others[0])}; "
-            "bring all to one size, or set it to false and train anew"
-        )
+        raise errors.mixed_frame_sizes(first, others[0])
     return first
 
 
-class Border:
-    """What of the frames of one size takes no tokens; `settle` has to be called before `drop`."""
+class DroppedPadding:
+    """The tokens to drop for frames of one size."""
 
-    size: Size
-    """Of every frame."""
-    kept: list[int]
-    """Patches that stay."""
-    start: int
-    """Where a sequence's image begins."""
+    def __init__(self, size: Size, grid: int, start: int) -> None:
+        """`grid` is the number of patches on each side, `start` the position of the first image
+        token.
+        """
+        self.size, self.grid, self.start = size, grid, start
+        self.visible = visible_patches(size, grid)
 
-    def __init__(self, grid: int) -> None:
-        self.grid = grid
-
-    def settle(self, model: Any, processor: LlavaProcessor, prompt: str, size: Size) -> None:
-        """Make `model` and this fit for frames of `size` behind the beginning of `prompt`."""
-        before, _, _ = prompt.partition(processor.image_token)
-        self.start = len(processor.tokenizer(before, add_special_tokens=False).input_ids)
-        self.size, self.kept = size, patches_of_frame(size, self.grid)
-        llava = next(module for module in model.modules() if isinstance(module, LlavaModel))
-        hooked = hasattr(llava, "kept_patches")
-        llava.kept_patches = torch.tensor(self.kept, device=model.device)
-        llava.kept_places = self._places(llava.config.text_config.max_position_embeddings)
-        llava.kept_places = llava.kept_places.to(model.device)
-        if not hooked:
-            _hook(llava)
-
-    def _places(self, length: int) -> Tensor:
-        """The place, in a sequence with all patches, of every token that stays."""
-        image = self.start + torch.tensor(self.kept)
-        behind = torch.arange(self.start + self.grid**2, length)
-        return torch.cat([torch.arange(self.start), image, behind])
-
-    @property
-    def dropped(self) -> int:
-        """How many tokens a frame is shorter."""
-        return self.grid**2 - len(self.kept)
+    def __len__(self) -> int:
+        """Number of dropped tokens a frame."""
+        return self.grid**2 - len(self.visible)
 
     def drop(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """The batch without its border's image tokens."""
-        stay = torch.ones(batch["input_ids"].shape[1], dtype=torch.bool)
-        stay[self.start : self.start + self.grid**2] = False
-        stay[self.start + torch.tensor(self.kept)] = True
+        """Returns the batch without the dropped tokens."""
+        keep = torch.ones(batch["input_ids"].shape[1], dtype=torch.bool)
+        keep[self.start : self.start + self.grid**2] = False
+        keep[self.start + torch.tensor(self.visible)] = True
         names = batch.keys() & {"input_ids", "attention_mask"}
-        return batch | {name: batch[name][:, stay] for name in names}
+        return batch | {name: batch[name][:, keep] for name in names}
+
+    def positions(self, length: int) -> Tensor:
+        """Position, in the full sequence of `length` tokens, of each token that is kept."""
+        image = self.start + torch.tensor(self.visible)
+        after = torch.arange(self.start + self.grid**2, length)
+        return torch.cat([torch.arange(self.start), image, after])
 
 
-def _hook(llava: LlavaModel) -> None:
-    """Projected are the patches that stay; the rotary embedding turns every token by its place."""
+def drop_padding(model: Any, padding: DroppedPadding | None) -> None:
+    """Makes `model` accept batches that `padding` has shortened, until the next call.
 
-    def choose(_: Any, features: tuple[Tensor]) -> tuple[Tensor]:
-        return (features[0][:, llava.kept_patches],)
+    Projects only the visible patches. Rotates every token by its position in the full sequence.
+    Does nothing for None.
+    """
+    if padding is None:
+        return
+    llava = next(module for module in model.modules() if isinstance(module, LlavaModel))
+    projector, rotary = llava.multi_modal_projector, llava.language_model.rotary_emb
+    if not hasattr(projector, "visible_patches"):
+        projector.register_forward_pre_hook(_select)
+        rotary.register_forward_pre_hook(_move, with_kwargs=True)
+    length = llava.config.text_config.max_position_embeddings
+    projector.visible_patches = torch.tensor(padding.visible, device=model.device)
+    rotary.kept_positions = padding.positions(length).to(model.device)
 
-    def move(_: Any, given: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        return given, named | {"position_ids": llava.kept_places[named["position_ids"]]}
 
-    llava.multi_modal_projector.register_forward_pre_hook(choose)
-    llava.language_model.rotary_emb.register_forward_pre_hook(move, with_kwargs=True)
+def _select(projector: Any, features: tuple[Tensor]) -> tuple[Tensor]:
+    return (features[0][:, projector.visible_patches],)
 
 
-def _name(size: Size) -> str:
-    return f"{size[0]}x{size[1]}"
+def _move(rotary: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    return args, kwargs | {"position_ids": rotary.kept_positions[kwargs["position_ids"]]}

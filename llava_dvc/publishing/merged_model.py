@@ -18,9 +18,13 @@ from llava_dvc.checks.hardware import require_hardware
 from llava_dvc.dataset import load_split
 from llava_dvc.evaluation.merged_weights import merged_weight
 from llava_dvc.evaluation.plots import draw_all
-from llava_dvc.evaluation.predictions import answers, predictions, scores
+from llava_dvc.evaluation.predictions import (
+    answer_split,
+    prediction_table,
+    score_predictions,
+)
 from llava_dvc.load_errors import one_line
-from llava_dvc.model.backbone import load_backbone, with_geometry
+from llava_dvc.model.backbone import load_backbone, load_encoder
 from llava_dvc.model.calibration import fit_temperature
 from llava_dvc.publishing.card import Facts
 from llava_dvc.publishing.folder import answers_as, complete, merged_repo
@@ -80,15 +84,13 @@ def evaluate_merged(
     whole = _whole(recipe.backbone, str(folder))
     require_hardware(whole)
     model = load_backbone(whole)
-    processor = with_geometry(
-        AutoProcessor.from_pretrained(folder, trust_remote_code=False), recipe.image
-    )
-    told = answers(model, processor, val, evaluate)
-    spread = fit_temperature(told.probabilities, val["count"])
-    frames = predictions(model, processor, rows, evaluate, spread)
-    found = scores(frames, spread)
-    draw_all(frames, found, rows["image"], plots)
-    return found
+    encoder = load_encoder(folder, None, recipe.image)
+    answers = answer_split(model, encoder, val, evaluate)
+    temperature = fit_temperature(answers.probabilities, val["count"])
+    frames = prediction_table(model, encoder, rows, evaluate, temperature)
+    scores = score_predictions(frames, temperature)
+    draw_all(frames, scores, rows["image"], plots)
+    return scores
 
 
 def _whole(backbone: config.Backbone, name: str) -> config.Backbone:

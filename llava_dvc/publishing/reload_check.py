@@ -61,27 +61,24 @@ def answer(folder: Path, prepared: Path, evaluate: Evaluate) -> list[dict[str, A
     batches, so that each is computed in the company it had.
     """
     from llava_dvc.checks.hardware import require_hardware
-    from llava_dvc.conversation import PLACEHOLDER, Conversation
     from llava_dvc.dataset import load_split
-    from llava_dvc.evaluation.decoding import read
-    from llava_dvc.evaluation.merged_weights import fold_and_compile
+    from llava_dvc.evaluation.decoding import decode_answers
+    from llava_dvc.evaluation.merged_weights import merge_and_compile
     from llava_dvc.model.adapter import load_adapter
-    from llava_dvc.model.counting import predict
+    from llava_dvc.model.counting import CountPredictor
     from llava_dvc.recipe import Recipe
 
     require_hardware(Recipe.read(folder).backbone)
-    model, processor, recipe = load_adapter(folder)
+    model, encoder, recipe = load_adapter(folder)
     if evaluate.compile:
-        fold_and_compile(model)
+        merge_and_compile(model)
     rows = load_split(prepared, "eval")
     batches = -(-FRAMES // evaluate.batch_size)
     rows = rows.select(range(min(len(rows), batches * evaluate.batch_size)))
-    question = Conversation(recipe.question, PLACEHOLDER).messages(None)
-    answers = predict(
-        model, processor, rows["image"], question, recipe.max_count, evaluate.batch_size
-    )
-    _, counts = read(answers, recipe.temperature, recipe.decode)
-    columns = zip(rows["frame"], counts.tolist(), answers.replies, strict=True)
+    predictor = CountPredictor(model, encoder, recipe.question, recipe.max_count)
+    answers = predictor.predict(rows["image"], evaluate.batch_size)
+    decoded = decode_answers(answers, recipe.temperature, recipe.decode)
+    columns = zip(rows["frame"], decoded.count.tolist(), decoded.replies, strict=True)
     return [{"frame": f, "predicted": count, "reply": reply} for f, count, reply in columns]
 
 

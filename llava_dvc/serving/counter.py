@@ -18,16 +18,15 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from peft import PeftModel
 from PIL import Image, ImageOps
-from transformers import LlavaProcessor
 
 from llava_dvc.checks.hardware import require_hardware
-from llava_dvc.conversation import PLACEHOLDER, Conversation
 from llava_dvc.data.images import read_rgb
 from llava_dvc.errors import UserError
-from llava_dvc.evaluation.decoding import expected, read
+from llava_dvc.evaluation.decoding import DecodedCounts, decode_answers
 from llava_dvc.load_errors import first_line
 from llava_dvc.model.adapter import load_adapter
-from llava_dvc.model.counting import TAIL, Floats, predict, quantile
+from llava_dvc.model.counting import CountPredictor
+from llava_dvc.model.encoder import Encoder
 from llava_dvc.recipe import Recipe
 
 ADAPTER = Path("models/adapter")
@@ -82,12 +81,10 @@ class Counter:
     Not safe to share between threads that count at the same time.
     """
 
-    def __init__(self, model: PeftModel, processor: LlavaProcessor, recipe: Recipe) -> None:
-        self.model = model
-        self.processor = processor
+    def __init__(self, model: PeftModel, encoder: Encoder, recipe: Recipe) -> None:
         self.recipe = recipe
         self.batch_size = BATCH
-        self._question = Conversation(recipe.question, PLACEHOLDER).messages(None)
+        self.predictor = CountPredictor(model, encoder, recipe.question, recipe.max_count)
 
     @classmethod
     def from_pretrained(cls, adapter: str | Path) -> "Counter":
@@ -112,23 +109,16 @@ class Counter:
         found: dict[int, Count] = {}
         pictures = Pictures(images)
         for alike in self._of_one_size(pictures):
-            answers = predict(
-                self.model,
-                self.processor,
-                pictures.only(alike),
-                self._question,
-                self.recipe.max_count,
-                self.batch_size,
-            )
-            mass, counts = read(answers, self.recipe.temperature, self.recipe.decode)
-            found |= zip(alike, _counts(counts.tolist(), mass, answers.replies), strict=True)
+            answers = self.predictor.predict(pictures.only(alike), self.batch_size)
+            decoded = decode_answers(answers, self.recipe.temperature, self.recipe.decode)
+            found |= zip(alike, _counts(decoded), strict=True)
         return [found[place] for place in range(len(images))]
 
     def _of_one_size(self, pictures: "Pictures") -> list[list[int]]:
         """Places of pictures that can be counted together: with `image.drop_border` those of one
         size, else all.
         """
-        if not self.processor.border:
+        if not self.predictor.encoder.drops_padding:
             return [list(range(len(pictures)))] if len(pictures) else []
         by_size: dict[tuple[int, int], list[int]] = {}
         for place, picture in enumerate(pictures):
@@ -192,14 +182,14 @@ def _download(name: str) -> Path:
     return Path(folder)
 
 
-def _counts(counts: list[int], mass: Floats, replies: list[str]) -> list[Count]:
+def _counts(decoded: DecodedCounts) -> list[Count]:
     columns = zip(
-        counts,
-        quantile(mass, TAIL).tolist(),
-        quantile(mass, 1 - TAIL).tolist(),
-        expected(mass).tolist(),
-        map(tuple, mass.tolist()),
-        replies,
+        decoded.count.tolist(),
+        decoded.low.tolist(),
+        decoded.high.tolist(),
+        decoded.expected.tolist(),
+        map(tuple, decoded.probabilities.tolist()),
+        decoded.replies,
         strict=True,
     )
     return [Count(*column) for column in columns]

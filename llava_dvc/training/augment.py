@@ -1,7 +1,7 @@
-"""Other pictures of the same people: what `train.augment` does to a training frame.
+"""`train.augment`: other pictures of the same people.
 
-Nothing here cuts anything off: the count stays true. Every row has draws of its own, the same in
-every epoch, so that a resumed training is the uninterrupted one.
+Nothing is cut off: the count stays true. Every row has its own random draws, the same in every
+epoch: a resumed training equals an uninterrupted one.
 """
 
 import random
@@ -13,20 +13,18 @@ from PIL import ImageEnhance, ImageFilter
 from PIL.Image import Image
 from PIL.ImageOps import mirror
 
-LIGHT = 0.3  # by how much of itself brightness and contrast change at most
-BLUR = 0.004  # radius at most, as a share of the longer side: 2.5 pixels of 640
+LIGHT = 0.3  # largest change of brightness and contrast, as a share
+BLUR = 0.004  # largest radius, as a share of the longer side: 2.5 pixels of 640
 
 
-def mirrored(rows: Dataset) -> Dataset:
-    """Every row twice, the second time to be seen in a mirror."""
+def with_mirror_images(rows: Dataset) -> Dataset:
+    """Every row twice. The second one has `mirror` set."""
     sides = [rows.add_column("mirror", [side] * len(rows)) for side in (False, True)]
     return concatenate_datasets(sides)
 
 
-def picture(row: dict[str, Any], kinds: Sequence[str]) -> Image:
-    """What of a row is shown: its frame, mirrored if it says so, in another light and out of focus
-    if `kinds` names them.
-    """
+def augmented_image(row: dict[str, Any], kinds: Sequence[str]) -> Image:
+    """The row's frame, mirrored if the row says so, with the `light` and `blur` of `kinds`."""
     image: Image = row["image"]
     draw = random.Random(f"{row['frame']} {row.get('mirror')}")
     if row.get("mirror"):

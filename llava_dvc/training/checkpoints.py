@@ -1,4 +1,4 @@
-"""Checkpoints that a killed training resumes from: whole, and of the same training."""
+"""Checkpoints that a killed training resumes from: complete, and of the same training."""
 
 import contextlib
 import hashlib
@@ -18,21 +18,20 @@ from accelerate import PartialState
 from filelock import FileLock, Timeout
 from transformers import TrainerCallback
 
-from llava_dvc import config
-from llava_dvc.errors import UserError
+from llava_dvc import config, errors
 from llava_dvc.files import files_in, sha256, state_root
 from llava_dvc.recipe import versions
 
 MANIFEST = "manifest.json"
-PATIENCE = 60  # seconds in which a training that was told to stop writes its checkpoint
+PATIENCE = 60  # seconds to wait for a stopping training to write its checkpoint
 PIPELINE = Path("dvc.yaml")
 
 
 class SealCheckpoint(TrainerCallback):
-    """Writes a manifest last: nothing else tells a whole Trainer checkpoint from half of one.
+    """Writes a manifest last. Nothing else marks a Trainer checkpoint as complete.
 
-    A checkpoint of an epoch's last step waits for the evaluation there, which a training resumed
-    from it would leave out.
+    A checkpoint at an epoch's last step waits for the evaluation there. A training resumed from it
+    would leave the evaluation out.
     """
 
     def __init__(self) -> None:
@@ -46,7 +45,7 @@ class SealCheckpoint(TrainerCallback):
         control.should_save, self._due = control.should_save or self._due, False
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        PartialState().wait_for_everyone()  # every process has its random state in there
+        PartialState().wait_for_everyone()  # each writes its random state
         if not state.is_world_process_zero:
             return
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
@@ -59,10 +58,10 @@ class SealCheckpoint(TrainerCallback):
 
 
 class StopOnSignal(TrainerCallback):
-    """On SIGTERM and Ctrl-C: a checkpoint after the step under way, then an exit like the signal's.
+    """On SIGTERM and Ctrl-C: finishes the step, writes a checkpoint, exits with the signal's code.
 
-    For one process. Of several, each would stop at a step of its own and wait for the others for
-    ever: they end at once, and resume from the last checkpoint that `train.save_every` made.
+    For one process only. Several processes would stop at different steps and wait for each other
+    forever. They end at once, and resume from the last checkpoint of `train.save_every`.
     """
 
     signals = (signal.SIGTERM, signal.SIGINT)
@@ -80,7 +79,7 @@ class StopOnSignal(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self.caught and not _ends_epoch(state):  # the Trainer takes any stop for an end
+        if self.caught and not _ends_epoch(state):  # the Trainer treats any stop as the epoch's end
             control.should_evaluate = False
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
@@ -106,17 +105,17 @@ def _ends_epoch(state: Any) -> bool:
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint whose files are all as its manifest says; broken ones are deleted."""
+    """The newest complete checkpoint. Deletes those whose files are not as their manifest says."""
     found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     for checkpoint in reversed(found):
-        if _is_whole(checkpoint):
+        if _is_complete(checkpoint):
             return str(checkpoint)
-        sys.stderr.write(f"{checkpoint}: not whole, deleted\n")
+        sys.stderr.write(f"{checkpoint}: not complete, deleted\n")
         shutil.rmtree(checkpoint)
     return None
 
 
-def _is_whole(checkpoint: Path) -> bool:
+def _is_complete(checkpoint: Path) -> bool:
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_text())
         return bool(sha256(*map(checkpoint.joinpath, manifest["sizes"])) == manifest["sha256"])
@@ -125,8 +124,10 @@ def _is_whole(checkpoint: Path) -> bool:
 
 
 def run_key(prepared: Path, cfg: config.Config) -> str:
-    """Digest of everything that decides the adapter: data, backbone, the code and settings that
-    dvc.yaml declares for train, package versions.
+    """Digest of everything that decides the adapter.
+
+    That is the data, the backbone, the code and settings that dvc.yaml declares for train, and the
+    package versions.
     """
     train = yaml.safe_load(PIPELINE.read_text(encoding="utf-8"))["stages"]["train"]
     code = [Path(dep) for dep in train["deps"] if not dep.startswith("${")]  # files and folders
@@ -139,16 +140,16 @@ def run_key(prepared: Path, cfg: config.Config) -> str:
 
 
 def checkpoints_of(key: str) -> Path:
+    """The folder of the training with this key."""
     return state_root() / "checkpoints" / key[:16]
 
 
 @contextmanager
 def checkpoint_folder(key: str) -> Iterator[Path]:
-    """A folder that is this training's alone while it runs, kept when it is killed and removed when
-    it succeeds.
+    """The checkpoint folder, locked for this training. Removed on success, kept otherwise.
 
-    The lock is held for the life of the training: a killed `dvc` can leave its stage running, and
-    the next `dvc repro` would start a second one beside it.
+    Holds the lock as long as the training runs. A killed `dvc` can leave its stage running, and the
+    next `dvc repro` would start a second training beside it.
     """
     folder = checkpoints_of(key)
     folder.mkdir(parents=True, exist_ok=True)
@@ -159,7 +160,7 @@ def checkpoint_folder(key: str) -> Iterator[Path]:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Holds the folder's lock; another holder, who may be just stopping, is waited for a while."""
+    """Holds the folder's lock. Waits a while for another holder: it may be stopping."""
     lock, holder = FileLock(folder.with_suffix(".lock")), folder / "pid"
     try:
         lock.acquire(timeout=0)
@@ -170,9 +171,9 @@ def _alone(folder: Path) -> Iterator[None]:
         try:
             lock.acquire(timeout=PATIENCE)
         except Timeout:
-            raise UserError(f"{other}; wait for it or stop it, then run `dvc repro`") from None
+            raise errors.training_is_running(other) from None
     try:
-        folder.mkdir(exist_ok=True)  # the one that was waited for may have removed it
+        folder.mkdir(exist_ok=True)  # the other training may have removed it
         holder.write_text(str(os.getpid()))
         yield
     finally:

@@ -1,8 +1,8 @@
-"""What `train.loss` adds to cross-entropy, so that a wrong number costs by how wrong it is.
+"""What `train.loss` adds to cross-entropy: a wrong number costs by how wrong it is.
 
-Cross-entropy takes every wrong number for equally wrong, and a slip in the tens for one in the
-units. Both kinds here look at the whole distribution over counts, which takes the tree of written
-numbers into the training pass: the answer's own tokens never visit a neighbour's branch.
+Cross-entropy treats every wrong number alike, and an error in the tens like one in the units. Both
+kinds here use the whole distribution over counts. They need the tree of written numbers in the
+training pass: the answer's own tokens reach no other number's branch.
 
 - `soft`: cross-entropy against a Gaussian around the label (label distribution learning for crowds,
   Zhang, Wang and Chen 2015; DeQA-Score, arXiv 2501.11561).
@@ -17,22 +17,23 @@ from llava_dvc.model.count_tree import CountTree
 WIDTH = 1.5  # people: standard deviation of a label
 
 
-def of_counts(logits: Tensor, ends: Tensor, tree: CountTree, counts: Tensor, kind: str) -> Tensor:
-    """The sum over all rows of how far P(count) is from `counts`.
+def count_loss(logits: Tensor, ends: Tensor, tree: CountTree, counts: Tensor, kind: str) -> Tensor:
+    """The `kind` of loss between P(count) and `counts`, summed over all rows.
 
-    `logits` are those kept, the nodes' last; `ends` are the positions in them of the prompts' ends.
+    `logits` are `(rows, kept positions, vocabulary)`, the tree's nodes last. `ends` are the
+    prompts' ends among these positions, `(rows,)`. `counts` are `(rows,)`.
     """
     rows = torch.arange(len(logits), device=logits.device)
     nodes = logits[:, logits.shape[1] - len(tree.tokens) :]
     nodes = torch.cat([logits[rows, ends][:, None], nodes], dim=1).float().log_softmax(dim=-1)
-    found = tree.log_probabilities(nodes)
-    people = torch.arange(found.shape[1], device=found.device)
+    log_p = tree.log_probabilities(nodes)
+    people = torch.arange(log_p.shape[1], device=log_p.device)
     if kind == "soft":
-        return -(label_distribution(counts, found.shape[1]) * found).sum()
-    return ((found.exp() @ people.float() - counts) / WIDTH).square().sum() / 2
+        return -(label_distribution(counts, log_p.shape[1]) * log_p).sum()
+    return ((log_p.exp() @ people.float() - counts) / WIDTH).square().sum() / 2
 
 
 def label_distribution(counts: Tensor, numbers: int) -> Tensor:
-    """A Gaussian of WIDTH around each of `counts` over 0..`numbers` - 1; rows sum to 1."""
+    """A Gaussian of WIDTH around each of `counts`, over 0..`numbers` - 1. Rows sum to 1."""
     distance = torch.arange(numbers, device=counts.device) - counts[:, None]
     return (-0.5 * (distance / WIDTH).square()).softmax(dim=-1)

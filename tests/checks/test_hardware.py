@@ -11,10 +11,16 @@ import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
 from llava_dvc.checks import hardware
-from llava_dvc.checks.hardware import GIB, inspect, raise_first_fault, require_hardware, weight_bytes
+from llava_dvc.checks.hardware import (
+    GIB,
+    inspect,
+    raise_first_fault,
+    require_hardware,
+    weight_bytes,
+)
 from llava_dvc.errors import UserError
 from llava_dvc.load_errors import one_line
-from llava_dvc.model.backbone import load_backbone, load_processor
+from llava_dvc.model.backbone import backbone_encoder, load_backbone
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 Capability = namedtuple("Capability", "major minor")
@@ -153,7 +159,7 @@ def test_weights_that_are_a_pointer(asked, copied):
 def test_a_folder_without_a_tokenizer(asked, cfg, copied):
     (copied / "tokenizer.json").unlink()
     with pytest.raises(UserError, match=r"copied cannot be loaded \(.*tokenizer.*\); choose anoth"):
-        load_processor(asked(name=str(copied)), cfg.image)
+        backbone_encoder(asked(name=str(copied)), cfg.image)
 
 
 def test_another_kind_of_model(asked, copied):

@@ -17,10 +17,10 @@ from llava_dvc.model import adapter as adapters
 from llava_dvc.model import backbone as backbones
 from llava_dvc.model import model_patches
 from llava_dvc.model.adapter import peft_config
-from llava_dvc.model.backbone import load_backbone, load_processor
-from llava_dvc.model.geometry import image_processor
+from llava_dvc.model.backbone import backbone_encoder, load_backbone
+from llava_dvc.model.encoder import image_processor
 from llava_dvc.training import count_trainer
-from llava_dvc.training.count_trainer import build_trainer, fit
+from llava_dvc.training.count_trainer import CountTrainer, TrainingSpec, fit
 from stages import train as stage
 from tests.conftest import ROOT
 
@@ -32,7 +32,7 @@ def build(cfg, rows, tmp_path, monkeypatch):
     """Makes a trainer from the tiny preset with changes, and what was asked for."""
 
     def call(
-        *, geometry="squash", targets=None, checkpointing=False, compiled=False, processor=None,
+        *, geometry="squash", targets=None, checkpointing=False, compiled=False, encoder=None,
         **changes,
     ):  # fmt: skip
         changes = {"unpacked": False, "vision": False, "projector": False} | changes
@@ -49,10 +49,9 @@ def build(cfg, rows, tmp_path, monkeypatch):
         recipe = cfg.train.model_copy(
             update={"checkpointing": checkpointing, "compile": compiled, "augment": ()}
         )
-        trainer = build_trainer(
-            model, processor or load_processor(asked.backbone, asked.image), rows, rows,
-            asked.adapter, recipe, seed=cfg.seed, checkpoints=tmp_path,
-        )  # fmt: skip
+        own = encoder or backbone_encoder(asked.backbone, asked.image)
+        spec = TrainingSpec(rows, rows, asked.adapter, recipe, cfg.seed, tmp_path)
+        trainer = CountTrainer(model, own, spec)
         return trainer, asked
 
     return call
@@ -218,26 +217,28 @@ def test_the_question_among_the_labels(build):
 
 
 def test_no_eos_among_the_labels(build, cfg):
-    processor = load_processor(cfg.backbone, cfg.image)
-    processor.chat_template = processor.chat_template.replace("{{ eos_token }}", "")
+    encoder = backbone_encoder(cfg.backbone, cfg.image)
+    encoder.processor.chat_template = encoder.processor.chat_template.replace("{{ eos_token }}", "")
     with pytest.raises(UserError, match="would learn 2 tokens ending in '12', expected '12</s>'"):
-        require_sound(*build(processor=processor))
+        require_sound(*build(encoder=encoder))
 
 
 def test_the_space_among_the_labels(build, cfg):
-    processor = load_processor(cfg.backbone, cfg.image)
-    whole, prompt = processor.chat_template.rsplit("' ASSISTANT: '", 1)
-    processor.chat_template = f"{whole}' ASSISTANT:'{prompt}"
+    encoder = backbone_encoder(cfg.backbone, cfg.image)
+    whole, prompt = encoder.processor.chat_template.rsplit("' ASSISTANT: '", 1)
+    encoder.processor.chat_template = f"{whole}' ASSISTANT:'{prompt}"
     with pytest.raises(UserError, match=r"would learn 4 tokens ending in '.12</s>', expected"):
-        require_sound(*build(processor=processor))
+        require_sound(*build(encoder=encoder))
 
 
 @pytest.mark.parametrize(("bos", "where"), [("{{ bos_token }}" * 2, r"\[0, 1\]"), ("", r"\[\]")])
 def test_bos_not_once(build, cfg, bos, where):
-    processor = load_processor(cfg.backbone, cfg.image)
-    processor.chat_template = processor.chat_template.replace("{{ bos_token }}", bos)
+    encoder = backbone_encoder(cfg.backbone, cfg.image)
+    encoder.processor.chat_template = encoder.processor.chat_template.replace(
+        "{{ bos_token }}", bos
+    )
     with pytest.raises(UserError, match=rf"BOS is at {where} in a training sequence, expected"):
-        require_sound(*build(processor=processor))
+        require_sound(*build(encoder=encoder))
 
 
 def test_another_prompt_at_prediction(build):
@@ -248,19 +249,19 @@ def test_another_prompt_at_prediction(build):
 
 
 def test_another_number_of_image_tokens(build, cfg):
-    processor = load_processor(cfg.backbone, cfg.image)
-    processor.patch_size = 28
+    encoder = backbone_encoder(cfg.backbone, cfg.image)
+    encoder.patch_size = 28
     with pytest.raises(UserError, match="writes 4 image tokens, expected 16"):
-        require_sound(*build(processor=processor))
+        require_sound(*build(encoder=encoder))
 
 
 def test_another_picture_size(build, cfg):
-    processor = load_processor(cfg.backbone, cfg.image)
-    trainer, asked = build(processor=processor)
-    own = processor.image_processor
+    encoder = backbone_encoder(cfg.backbone, cfg.image)
+    trainer, asked = build(encoder=encoder)
+    own = encoder.processor.image_processor
     collating(trainer, lambda batch: batch.update(pixel_values=batch["pixel_values"][..., :28]))
-    assert processor.image_processor is own
-    with pytest.raises(UserError, match="takes 56x56 pixels, its processor gives 56x28"):
+    assert encoder.processor.image_processor is own
+    with pytest.raises(UserError, match="takes 56x56 pixels, its encoder gives 56x28"):
         require_sound(trainer, asked)
 
 
@@ -279,10 +280,10 @@ def test_rows_longer_than_the_model_reads(build):
 
 
 def test_sides_cut_off_unasked(build, cfg):
-    processor = load_processor(cfg.backbone, cfg.image)
-    processor.image_processor = image_processor("crop", 56)
+    encoder = backbone_encoder(cfg.backbone, cfg.image)
+    encoder.processor.image_processor = image_processor("crop", 56)
     with pytest.raises(UserError, match=r"is squash, and the sides of a 640x480 .* do not reach"):
-        require_sound(*build(processor=processor))
+        require_sound(*build(encoder=encoder))
 
 
 def test_sides_cut_off_by_choice_are_a_note(build):
@@ -397,15 +398,14 @@ def test_nothing_is_left_behind(build, fails):
     assert all(torch.equal(p, v) for p, v in zip(model.parameters(), values, strict=True))
 
 
-def test_training_is_the_same_without_the_checks(cfg, processor, rows, tmp_path):
+def test_training_is_the_same_without_the_checks(cfg, encoder, rows, tmp_path):
     def train(folder, checked):
         model = load_backbone(cfg.backbone)
         adapter = cfg.adapter.model_copy(update={"dropout": 0.1})
         recipe = cfg.train.model_copy(update={"augment": ()})
-        trainer = build_trainer(
-            model, processor, rows.select(range(4)), rows.select(range(2)),
-            adapter, recipe, seed=cfg.seed, checkpoints=folder,
-        )  # fmt: skip
+        some, fewer = rows.select(range(4)), rows.select(range(2))
+        spec = TrainingSpec(some, fewer, adapter, recipe, cfg.seed, folder)
+        trainer = CountTrainer(model, encoder, spec)
         if checked:
             require_sound(trainer, Asked(cfg.backbone, cfg.image, adapter))
         trained = fit(trainer)

@@ -112,7 +112,7 @@ def test_a_checkpoint_cut_in_half_is_not_gone_on_from(bench: Bench):
     process = start(bench.repo, "train")
     output, _ = process.communicate()
     assert process.returncode == 0, output
-    assert f"{last.name}: not whole, deleted" in output
+    assert f"{last.name}: not complete, deleted" in output
     bench.is_as_uninterrupted("train")
     assert adapter_sha256(bench.repo / "models" / "adapter") == bench.adapter
 

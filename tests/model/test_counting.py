@@ -6,14 +6,14 @@ import torch
 
 from llava_dvc.conversation import parse_count
 from llava_dvc.evaluation.decoding import decode, expected
-from llava_dvc.model.chat_template import answer_ids, encode, render_prompt
+from llava_dvc.model.chat_template import answer_ids, render_prompt
 from llava_dvc.model.count_tree import CountTree
 from llava_dvc.model.counting import (
     Answers,
+    CountPredictor,
     Scores,
-    ceiling,
+    default_max_count,
     generate,
-    predict,
     quantile,
     reply,
     score,
@@ -22,24 +22,24 @@ from tests.conftest import conversation, frame
 
 
 @pytest.fixture
-def prompt(processor):
-    return render_prompt(processor, conversation(0))
+def prompt(encoder):
+    return render_prompt(encoder.processor, conversation(0))
 
 
-def brute_force(model, processor, images, prompt, max_count):
+def brute_force(model, encoder, images, prompt, max_count):
     """P(count) by scoring every written number as its own sequence, token by token among those that
     lead to an allowed number.
     """
-    eos = processor.tokenizer.eos_token
+    eos = encoder.processor.tokenizer.eos_token
     answers = [
-        tuple(answer_ids(processor, prompt, f"{prompt}{count}{eos}"))
+        tuple(answer_ids(encoder.processor, prompt, f"{prompt}{count}{eos}"))
         for count in range(max_count + 1)
     ]
     columns = []
     for answer in answers:
-        text = prompt + processor.tokenizer.decode(answer)
+        text = prompt + encoder.processor.tokenizer.decode(answer)
         with torch.inference_mode():
-            logits = model(**encode(processor, images, [text] * len(images))).logits
+            logits = model(**encoder.encode(images, [text] * len(images))).logits
         total = torch.zeros(len(images))
         for n, token in enumerate(answer):
             allowed = sorted({other[n] for other in answers if other[:n] == answer[:n]})
@@ -49,36 +49,36 @@ def brute_force(model, processor, images, prompt, max_count):
     return torch.stack(columns, dim=1).exp()
 
 
-def test_one_pass_equals_scoring_every_number(backbone, processor, prompt):
+def test_one_pass_equals_scoring_every_number(backbone, encoder, prompt):
     images = [frame(1), frame(2), frame(3)]
-    tree = CountTree.build(processor, prompt, 60)
-    scores = score(backbone, encode(processor, images, [prompt] * 3), tree)
+    tree = CountTree.build(encoder.processor, prompt, 60)
+    scores = score(backbone, encoder.encode(images, [prompt] * 3), tree)
     quick = tree.log_probabilities(scores.nodes)
-    slow = brute_force(backbone, processor, images, prompt, 60)
+    slow = brute_force(backbone, encoder, images, prompt, 60)
     torch.testing.assert_close(quick, slow.log(), atol=2e-5, rtol=0)
 
 
-def test_tree_shares_digits(processor, prompt):
-    tree = CountTree.build(processor, prompt, 60)
+def test_tree_shares_digits(encoder, prompt):
+    tree = CountTree.build(encoder.processor, prompt, 60)
     assert len(tree.tokens) == 6  # 1 to 6 begin longer numbers; 0, 7, 8 and 9 do not
     assert len({tuple(path) for path in tree.paths.tolist()}) == 61
 
 
-def test_reply_is_what_generation_writes(backbone, processor, prompt):
-    question = conversation(0)[:1]
+def test_reply_is_what_generation_writes(backbone, encoder, prompt):
+    question = "How many people?"
     images = [frame(seed) for seed in range(6)]
-    replies = predict(backbone, processor, images, question, 60, batch_size=4).replies
-    batch = encode(processor, images, [prompt] * 6)
-    assert replies == generate(backbone, processor, batch)
+    replies = CountPredictor(backbone, encoder, question, 60).predict(images, 4).replies
+    batch = encoder.encode(images, [prompt] * 6)
+    assert replies == generate(backbone, encoder.processor, batch)
 
 
-def test_what_follows_a_number_is_what_the_model_writes(backbone, processor, prompt):
+def test_what_follows_a_number_is_what_the_model_writes(backbone, encoder, prompt):
     images = [frame(1), frame(2)]
-    tree = CountTree.build(processor, prompt, 60)
-    batch = encode(processor, images, [prompt] * 2)
-    three, one = processor.tokenizer.convert_tokens_to_ids(["3", "1"])
+    tree = CountTree.build(encoder.processor, prompt, 60)
+    batch = encoder.encode(images, [prompt] * 2)
+    three, one = encoder.processor.tokenizer.convert_tokens_to_ids(["3", "1"])
     with torch.no_grad():
-        logits = backbone(**encode(processor, images, [f"{prompt}31"] * 2)).logits
+        logits = backbone(**encoder.encode(images, [f"{prompt}31"] * 2)).logits
     following = logits[:, -1].argmax(dim=-1).tolist()
 
     def answer(end):
@@ -87,7 +87,7 @@ def test_what_follows_a_number_is_what_the_model_writes(backbone, processor, pro
         nodes = scores.nodes.clone()
         nodes[:, 0, three] = nodes[:, tree.tokens.tolist().index(three) + 1, one] = 1
         length = batch["input_ids"].shape[1]
-        return reply(backbone, length, Scores(nodes, scores.kept), replace(tree, end=end))
+        return reply(backbone, length, Scores(nodes, scores.cache), replace(tree, end=end))
 
     for token in following:  # nothing else says that the reply is 31
         counts, ended = answer(token)
@@ -96,9 +96,9 @@ def test_what_follows_a_number_is_what_the_model_writes(backbone, processor, pro
     assert answer(tree.end)[1].tolist() == [token == tree.end for token in following]
 
 
-def test_greedy_reads_one_and_two_digits_and_nothing_else(processor, prompt):
-    tree = CountTree.build(processor, prompt, 60)
-    tokenizer = processor.tokenizer
+def test_greedy_reads_one_and_two_digits_and_nothing_else(encoder, prompt):
+    tree = CountTree.build(encoder.processor, prompt, 60)
+    tokenizer = encoder.processor.tokenizer
     three, one, seven = tokenizer.convert_tokens_to_ids(["3", "1", "7"])
     behind = tree.tokens.tolist().index(three) + 1
     nodes = torch.zeros(4, len(tree.tokens) + 1, len(tokenizer))
@@ -110,10 +110,12 @@ def test_greedy_reads_one_and_two_digits_and_nothing_else(processor, prompt):
     assert counts[[0, 1, 3]].tolist() == [31, 3, 7]
 
 
-def test_batch_size_does_not_change_the_answer(backbone, processor):
+def test_batch_size_does_not_change_the_answer(backbone, encoder):
     images = [frame(seed) for seed in range(5)]
     one, many = (
-        predict(backbone, processor, images, conversation(0)[:1], 30, size).probabilities
+        CountPredictor(backbone, encoder, "How many people?", 30)
+        .predict(images, size)
+        .probabilities
         for size in (1, 5)
     )
     np.testing.assert_allclose(one, many, atol=1e-6)
@@ -149,5 +151,5 @@ def test_parse_count(reply, count):
 
 
 def test_ceiling_is_above_what_was_trained_on():
-    assert ceiling([3, 40, 12]) == 80
-    assert ceiling([0, 1]) == 9
+    assert default_max_count([3, 40, 12]) == 80
+    assert default_max_count([0, 1]) == 9

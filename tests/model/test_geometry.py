@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from llava_dvc.model.geometry import image_processor
+from llava_dvc.model.encoder import image_processor
 from tests.conftest import frame
 
 

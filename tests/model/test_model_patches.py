@@ -10,15 +10,18 @@ import torch
 from bitsandbytes.nn import Linear4bit
 from datasets import Dataset
 from torch import Tensor
-from transformers import LlavaForConditionalGeneration, LlavaProcessor
+from transformers import LlavaForConditionalGeneration
 
 from llava_dvc.checks.gradient_check import recompute
 from llava_dvc.config import Config
 from llava_dvc.model import model_patches
 from llava_dvc.model.backbone import load_backbone
-from llava_dvc.model.chat_template import Collator, longest
-from llava_dvc.model.fused_lora import fold_to_train
-from llava_dvc.training.count_trainer import CountTrainer, build_trainer
+from llava_dvc.model.encoder import Encoder
+from llava_dvc.model.fused_lora import fuse_lora
+from llava_dvc.model.unpacked_linear import UnpackedLinear4bit
+from llava_dvc.training.collator import Collator, longest_conversation
+from llava_dvc.training.count_trainer import CountTrainer, TrainingSpec
+from llava_dvc.training.speed import compile_layers, recomputes_activations
 from tests.conftest import conversation
 
 
@@ -33,17 +36,10 @@ def changed(cfg: Config, **sections: dict) -> Config:
     return Config.model_validate(values)
 
 
-def trainer_of(cfg: Config, processor: LlavaProcessor, rows: Dataset, folder: Path) -> CountTrainer:
+def trainer_of(cfg: Config, encoder: Encoder, rows: Dataset, folder: Path) -> CountTrainer:
     model = load_backbone(cfg.backbone)
-    trainer = build_trainer(
-        model,
-        processor,
-        rows,
-        rows,
-        cfg.adapter,
-        cfg.train,
-        seed=3,
-        checkpoints=folder,
+    trainer = CountTrainer(
+        model, encoder, TrainingSpec(rows, rows, cfg.adapter, cfg.train, 3, folder)
     )
     torch.manual_seed(5)
     for name, parameter in trainer.model.named_parameters():
@@ -72,17 +68,17 @@ def plain_cfg(cfg: Config) -> Config:
 
 
 @pytest.fixture
-def batch(processor: LlavaProcessor, rows: Dataset) -> dict:
+def batch(encoder: Encoder, rows: Dataset) -> dict:
     """Answers of one and of two digits, so that there is padding."""
-    return Collator(processor)([rows[0], rows[1], rows[5]])
+    return Collator(encoder)([rows[0], rows[1], rows[5]])
 
 
 @pytest.fixture
 def same_as_plain(
-    plain_cfg: Config, processor: LlavaProcessor, rows: Dataset, batch: dict, tmp_path: Path
+    plain_cfg: Config, encoder: Encoder, rows: Dataset, batch: dict, tmp_path: Path
 ) -> Callable[..., None]:
     expected, gradients = loss_and_gradients(
-        trainer_of(plain_cfg, processor, rows, tmp_path / "plain"), batch
+        trainer_of(plain_cfg, encoder, rows, tmp_path / "plain"), batch
     )
 
     def check(trainer: CountTrainer, given: dict = batch, tolerance: float = 1e-6) -> None:
@@ -97,9 +93,9 @@ def same_as_plain(
 
 @pytest.fixture
 def trainer_for(
-    processor: LlavaProcessor, rows: Dataset, tmp_path: Path
+    encoder: Encoder, rows: Dataset, tmp_path: Path
 ) -> Callable[[Config], CountTrainer]:
-    return lambda cfg: trainer_of(cfg, processor, rows, tmp_path)
+    return lambda cfg: trainer_of(cfg, encoder, rows, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -138,11 +134,11 @@ def test_compiled_layers_change_no_gradient(
     learnt = {name: p.detach().clone() for name, p in model.named_parameters() if "lora_" in name}
     for name in learnt:  # what is folded now must be brought up to what is learnt after it
         model.get_parameter(name).data.zero_()
-    folded = fold_to_train(model.model)
+    folded = fuse_lora(model.model)
     assert bool(folded) is unpacked
     for name, values in learnt.items():
         model.get_parameter(name).data.copy_(values)
-    model_patches.compile_layers(model, folded, backend="aot_eager")
+    compile_layers(model, folded, backend="aot_eager")
     same_as_plain(trainer)
 
 
@@ -153,9 +149,9 @@ def test_adapters_that_fsdp_spreads_are_not_folded(
 ) -> None:
     model = trainer_for(changed(plain_cfg, backbone={"unpacked": True})).model.get_base_model()
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    assert fold_to_train(model.model) == []
+    assert fuse_lora(model.model) == []
     monkeypatch.delenv("ACCELERATE_USE_FSDP")
-    assert fold_to_train(model.model) != []
+    assert fuse_lora(model.model) != []
 
 
 @pytest.mark.parametrize("adapter", [{"dropout": 0.1}, {"method": "dora"}], ids=str)
@@ -163,38 +159,38 @@ def test_only_plain_adapters_are_folded_to_train(
     adapter: dict, plain_cfg: Config, trainer_for: Callable[[Config], CountTrainer]
 ) -> None:
     trainer = trainer_for(changed(plain_cfg, adapter=adapter, backbone={"unpacked": True}))
-    assert fold_to_train(trainer.model.get_base_model().model) == []
+    assert fuse_lora(trainer.model.get_base_model().model) == []
 
 
 def test_padding_needs_no_mask(
     plain_cfg: Config,
-    processor: LlavaProcessor,
+    encoder: Encoder,
     batch: dict,
     same_as_plain: Callable[..., None],
     trainer_for: Callable[[Config], CountTrainer],
 ) -> None:
     ids = batch["input_ids"]
-    mask = (ids != processor.tokenizer.pad_token_id).long()
+    mask = (ids != encoder.processor.tokenizer.pad_token_id).long()
     assert mask.min() == 0
     same_as_plain(trainer_for(plain_cfg), batch | {"attention_mask": mask})
 
 
 def test_one_shape_for_all_batches_changes_no_gradient(
     plain_cfg: Config,
-    processor: LlavaProcessor,
+    encoder: Encoder,
     rows: Dataset,
     batch: dict,
     same_as_plain: Callable[..., None],
     trainer_for: Callable[[Config], CountTrainer],
 ) -> None:
     length = batch["input_ids"].shape[1] + 7
-    padded = Collator(processor, length)([rows[0], rows[1], rows[5]])
+    padded = Collator(encoder, length)([rows[0], rows[1], rows[5]])
     assert padded["input_ids"].shape[1] == length
     same_as_plain(trainer_for(plain_cfg), padded)
 
 
 def test_what_nothing_reads_is_not_computed_and_not_missed(
-    plain_cfg: Config, tiny_folder: Path, processor: LlavaProcessor, batch: dict
+    plain_cfg: Config, tiny_folder: Path, encoder: Encoder, batch: dict
 ) -> None:
     whole = LlavaForConditionalGeneration.from_pretrained(tiny_folder).eval()
     short = load_backbone(changed(plain_cfg, backbone={"quantization": "none"}).backbone)
@@ -222,12 +218,12 @@ def test_a_short_last_layer_gives_the_same_gradients(
     same_as_plain(trainer_for(plain_cfg))
 
 
-def test_longest_is_the_length_of_the_longest_row(processor: LlavaProcessor, rows: Dataset) -> None:
+def test_longest_is_the_length_of_the_longest_row(encoder: Encoder, rows: Dataset) -> None:
     asked = ["How many?", "How many people are in this image? Answer with a single number."]
     messages = [conversation(row % 8 * 9, asked[row % 2]) for row in range(len(rows))]
     mixed = rows.remove_columns("messages").add_column("messages", messages)
-    lengths = [Collator(processor)([row])["input_ids"].shape[1] for row in mixed]
-    assert longest(processor, mixed) == max(lengths) > min(lengths)
+    lengths = [Collator(encoder)([row])["input_ids"].shape[1] for row in mixed]
+    assert longest_conversation(encoder, mixed) == max(lengths) > min(lengths)
 
 
 def test_a_tower_that_is_not_adapted_runs_without_a_graph(
@@ -250,7 +246,7 @@ def test_unpacked_layers_stay_4_bit_and_answer_to_the_bit(plain_cfg: Config) -> 
     )
     name = "model.language_model.layers.0.mlp.up_proj"
     layers = packed.get_submodule(name), unpacked.get_submodule(name)
-    assert isinstance(layers[1], model_patches.Unpacked)
+    assert isinstance(layers[1], UnpackedLinear4bit)
     assert isinstance(layers[1], Linear4bit)
     x = torch.randn(3, 5, 64)
     assert torch.equal(layers[0](x), layers[1](x))
@@ -265,4 +261,4 @@ def test_checkpointing_is_chosen_by_free_memory(
     recipe = changed(cfg, train={"checkpointing": "auto"}).train
     for free, recomputed in ((12, True), (80, False)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, f=free: (f * 2**30, 0))
-        assert model_patches.checkpoints(recipe, model, 8 * 605) is recomputed
+        assert recomputes_activations(recipe, model, 8 * 605) is recomputed

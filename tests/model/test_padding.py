@@ -5,14 +5,14 @@ import torch
 
 from llava_dvc.checks.preflight import Asked, require_sound
 from llava_dvc.errors import UserError
-from llava_dvc.model.backbone import load_backbone, load_processor
-from llava_dvc.model.chat_template import Collator, encode, render_prompt
-from llava_dvc.model.counting import generate, predict
-from llava_dvc.model.padding import patches_of_frame
-from llava_dvc.training.count_trainer import build_trainer, fit
-from tests.conftest import conversation, frame
+from llava_dvc.model.backbone import backbone_encoder, load_backbone
+from llava_dvc.model.counting import CountPredictor, generate
+from llava_dvc.model.padding import drop_padding, visible_patches
+from llava_dvc.training.collator import Collator
+from llava_dvc.training.count_trainer import CountTrainer, TrainingSpec, fit
+from tests.conftest import frame
 
-QUESTION = conversation(0)[:1]
+QUESTION = "How many people?"
 
 
 @pytest.fixture
@@ -27,29 +27,29 @@ def padded(cfg):
 
 @pytest.fixture
 def dropping(cfg, padded):
-    return load_processor(cfg.backbone, padded)
+    return backbone_encoder(cfg.backbone, padded)
 
 
 @pytest.fixture
 def whole(cfg, padded):
-    return load_processor(cfg.backbone, padded.model_copy(update={"drop_border": False}))
+    return backbone_encoder(cfg.backbone, padded.model_copy(update={"drop_border": False}))
 
 
 def test_patches_that_show_some_of_the_frame():
-    wide = patches_of_frame((640, 480), 24)
+    wide = visible_patches((640, 480), 24)
     assert wide == list(range(3 * 24, 21 * 24))  # 144 of 576 are border
-    assert patches_of_frame((480, 640), 4) == list(range(16))  # all show some
-    assert patches_of_frame((100, 400), 4) == [1, 2, 5, 6, 9, 10, 13, 14]
-    assert patches_of_frame((336, 336), 24) == list(range(576))
+    assert visible_patches((480, 640), 4) == list(range(16))  # all show some
+    assert visible_patches((100, 400), 4) == [1, 2, 5, 6, 9, 10, 13, 14]
+    assert visible_patches((336, 336), 24) == list(range(576))
 
 
 def test_dropped_is_as_if_hidden(model, dropping, whole):
     """The whole sequence with the border's tokens masked out gives the same next token."""
     images = [frame(seed, (80, 30)) for seed in (1, 2)]
-    texts = [render_prompt(whole, QUESTION)] * 2
-    batch = encode(whole, images, texts)
-    start = int((batch["input_ids"][0] == whole.image_token_id).nonzero()[0])
-    border = sorted({*range(16)} - {*patches_of_frame((80, 30), 4)})
+    texts = [whole.prompt(QUESTION)] * 2
+    batch = whole.encode(images, texts)
+    start = int((batch["input_ids"][0] == whole.processor.image_token_id).nonzero()[0])
+    border = sorted({*range(16)} - {*visible_patches((80, 30), 4)})
     assert border
     with torch.inference_mode():
         seen = model(**batch).logits[:, -1]
@@ -57,8 +57,8 @@ def test_dropped_is_as_if_hidden(model, dropping, whole):
     places = torch.arange(batch["input_ids"].shape[1])[None]  # else they count seen tokens only
     with torch.inference_mode():
         expected = model(**batch, position_ids=places).logits[:, -1]
-        dropping.border.settle(model, dropping, texts[0], (80, 30))
-        short = encode(dropping, images, texts)
+        drop_padding(model, dropping.padding((80, 30)))
+        short = dropping.encode(images, texts)
         found = model(**short).logits[:, -1]
     assert short["input_ids"].shape[1] == batch["input_ids"].shape[1] - len(border)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
@@ -67,33 +67,29 @@ def test_dropped_is_as_if_hidden(model, dropping, whole):
 
 def test_replies_are_those_of_generation(model, dropping):
     images = [frame(seed, (80, 30)) for seed in range(5)]
-    answers = predict(model, dropping, images, QUESTION, 60, 2)
-    batch = encode(dropping, images, [render_prompt(dropping, QUESTION)] * 5)
-    assert answers.replies == generate(model, dropping, batch)
+    answers = CountPredictor(model, dropping, QUESTION, 60).predict(images, 2)
+    batch = dropping.encode(images, [dropping.prompt(QUESTION)] * 5)
+    assert answers.replies == generate(model, dropping.processor, batch)
 
 
 def test_frames_of_two_sizes_are_an_error(cfg, dropping, rows, tmp_path):
     images = [frame(0, (80, 30)), frame(1, (64, 48))]
     model = load_backbone(cfg.backbone)
     with pytest.raises(UserError, match="frames are 80x30 and 64x48; bring all to one size"):
-        predict(model, dropping, images, QUESTION, 60, 1)
+        CountPredictor(model, dropping, QUESTION, 60).predict(images, 1)
     other = rows.select([0]).map(lambda _: {"image": frame(1, (80, 30))})
+    spec = TrainingSpec(rows, other, cfg.adapter, cfg.train, 0, tmp_path)
     with pytest.raises(UserError, match="frames are 64x48 and 80x30; bring all to one size"):
-        build_trainer(
-            model, dropping, rows, other, cfg.adapter, cfg.train, seed=0,
-            checkpoints=tmp_path,
-        )  # fmt: skip
+        CountTrainer(model, dropping, spec)
 
 
 def test_it_trains(cfg, padded, dropping, rows, tmp_path):
     model = load_backbone(cfg.backbone)
-    trainer = build_trainer(
-        model, dropping, rows, rows, cfg.adapter, cfg.train, seed=0,
-        checkpoints=tmp_path,
-    )  # fmt: skip
+    spec = TrainingSpec(rows, rows, cfg.adapter, cfg.train, 0, tmp_path)
+    trainer = CountTrainer(model, dropping, spec)
     batch = Collator(dropping)([rows[0]])
-    kept = patches_of_frame(rows[0]["image"].size, 4)
-    assert (batch["input_ids"] == dropping.image_token_id).sum() == len(kept) <= 16
+    kept = visible_patches(rows[0]["image"].size, 4)
+    assert (batch["input_ids"] == dropping.processor.image_token_id).sum() == len(kept) <= 16
     require_sound(trainer, Asked(cfg.backbone, padded, cfg.adapter))
     tuned = fit(trainer)
     assert any(p.abs().sum() > 0 for n, p in tuned.model.named_parameters() if "lora_B" in n)

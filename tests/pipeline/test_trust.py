@@ -63,11 +63,11 @@ def test_pages_are_served_to_this_machine_alone():
     assert all("--host 127.0.0.1" in server for server in servers)
 
 
-def test_an_adapter_in_a_pickle_is_refused(backbone, processor, cfg, tmp_path):
+def test_an_adapter_in_a_pickle_is_refused(backbone, encoder, cfg, tmp_path):
     from peft import get_peft_model
 
     model = get_peft_model(backbone, peft_config(cfg.adapter, backbone))
-    save_adapter(model, adapter_weights(model), processor, recipe(cfg, max_count=9), tmp_path)
+    save_adapter(model, adapter_weights(model), encoder, recipe(cfg, max_count=9), tmp_path)
     weights = tmp_path / "adapter_model.safetensors"
     torch.save(load_file(weights), tmp_path / "adapter_model.bin")
     load_adapter(shutil.copytree(tmp_path, tmp_path / "both"))

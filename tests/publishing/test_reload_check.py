@@ -28,8 +28,8 @@ from llava_dvc.dataset import FEATURES
 from llava_dvc.errors import UserError
 from llava_dvc.files import write_json
 from llava_dvc.model.adapter import peft_config, save_adapter
-from llava_dvc.model.backbone import load_backbone, load_processor
-from llava_dvc.model.counting import predict
+from llava_dvc.model.backbone import backbone_encoder, load_backbone
+from llava_dvc.model.counting import CountPredictor
 from llava_dvc.publishing import hub, push
 from llava_dvc.publishing.folder import check
 from llava_dvc.publishing.reload_check import compare, read_predictions
@@ -119,14 +119,14 @@ def read_labels(data: Path) -> list[tuple[str, int]]:
 def make_adapter(cfg: Config, folder: Path) -> None:
     """Never trained, but the model counts otherwise with it than without."""
     model = load_backbone(cfg.backbone)
-    processor = load_processor(cfg.backbone, cfg.image)
+    encoder = backbone_encoder(cfg.backbone, cfg.image)
     torch.manual_seed(0)
     tuned = get_peft_model(model, peft_config(cfg.adapter, model))
     for name, weights in tuned.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weights, std=0.01)
     made = recipe(cfg, question=QUESTION, max_count=cfg.evaluate.max_count)
-    save_adapter(tuned, adapter_weights(tuned), processor, made, folder)
+    save_adapter(tuned, adapter_weights(tuned), encoder, made, folder)
 
 
 @pytest.fixture(scope="session")
@@ -309,9 +309,9 @@ def card_script_imports(folder: Path) -> str:
 
 
 def asked(model: Any, cfg: Config, images: list[Image.Image]) -> list[str]:
-    processor = load_processor(cfg.backbone, cfg.image)
+    encoder = backbone_encoder(cfg.backbone, cfg.image)
     question = conversation(0, QUESTION)[:1]
-    return predict(model, processor, images, question, 60, 4).replies
+    return CountPredictor(model, encoder, question, 60).predict(images, 4).replies
 
 
 def merged_reply(work: Work, picture: Path) -> str:

@@ -12,10 +12,10 @@ from PIL import ExifTags, Image
 from llava_dvc.data.images import read_rgb
 from llava_dvc.errors import UserError
 from llava_dvc.model.calibration import tempered
-from llava_dvc.model.counting import predict, quantile
+from llava_dvc.model.counting import quantile
 from llava_dvc.recipe import Recipe
 from llava_dvc.serving.counter import Counter, find_adapter
-from tests.conftest import conversation, frame
+from tests.conftest import frame
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +43,7 @@ def test_the_package_alone_loads_no_torch():
 
 def test_a_count_is_what_evaluation_reads(counter):
     frames = [frame(seed) for seed in range(5)]
-    question = conversation(0)[:1]
-    answers = predict(counter.model, counter.processor, frames, question, 60, 8)
+    answers = counter.predictor.predict(frames, 8)
     mass = tempered(answers.probabilities, 1.5)
     found = counter.count(frames)
     assert [one.count for one in found] == quantile(mass, 0.5).tolist()

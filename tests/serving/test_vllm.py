@@ -12,7 +12,7 @@ from llava_dvc.config import load_config
 from llava_dvc.errors import UserError
 from llava_dvc.model.adapter import peft_config, save_adapter
 from llava_dvc.model.backbone import load_backbone
-from llava_dvc.model.geometry import image_processor
+from llava_dvc.model.encoder import image_processor
 from llava_dvc.recipe import Recipe
 from llava_dvc.serving.vllm import RANKS, command, objections
 from llava_dvc.training.count_trainer import adapter_weights
@@ -74,11 +74,11 @@ def test_unknown_names_are_found():
 
 
 @pytest.fixture
-def saved(cfg, processor, adapter_folder, tmp_path):
+def saved(cfg, encoder, adapter_folder, tmp_path):
     """An adapter of rank 4 on language model and projector, as train leaves it."""
     adapter = cfg.adapter.model_copy(update={"vision": False})
     model = adapted(cfg, adapter)
-    save_adapter(model, adapter_weights(model), processor, Recipe.read(adapter_folder), tmp_path)
+    save_adapter(model, adapter_weights(model), encoder, Recipe.read(adapter_folder), tmp_path)
     return tmp_path
 
 
@@ -109,7 +109,7 @@ def test_a_folder_with_dora_is_refused(saved):
 
 
 def test_squares_that_a_client_pads_are_what_pad_makes():
-    """docs/serving.md has clients pad, because vLLM takes the checkpoint's own image processor."""
+    """docs/serving.md has clients pad, because vLLM takes the checkpoint's own image encoder."""
     image = frame(1, (640, 480))
     square = ImageOps.pad(image, (640, 640), color=(122, 116, 104))
     ours = image_processor("pad", 336)(image, return_tensors="np")["pixel_values"]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from llava_dvc.training.augment import picture
+from llava_dvc.training.augment import augmented_image
 from tests.conftest import frame
 
 
@@ -14,12 +14,12 @@ def pixels(image):
 
 
 def test_without_kinds_a_frame_is_shown_as_it_is():
-    assert picture(row(), ()) is not None
-    assert np.array_equal(pixels(picture(row(), ())), pixels(frame(3, (320, 240))))
+    assert augmented_image(row(), ()) is not None
+    assert np.array_equal(pixels(augmented_image(row(), ())), pixels(frame(3, (320, 240))))
 
 
 def test_light_changes_every_pixel_alike_and_moves_none():
-    plain, lit = pixels(picture(row(), ())), pixels(picture(row(), ("light",)))
+    plain, lit = pixels(augmented_image(row(), ())), pixels(augmented_image(row(), ("light",)))
     assert lit.shape == plain.shape
     assert abs(lit - plain).mean() > 1
     assert np.corrcoef(lit.ravel(), plain.ravel())[0, 1] > 0.95
@@ -27,16 +27,16 @@ def test_light_changes_every_pixel_alike_and_moves_none():
 
 def test_blur_smooths_some_of_the_frames():
     rows = [row(f"{n}.jpg") for n in range(12)]
-    sharp = [np.diff(pixels(picture(r, ())), axis=1).std() for r in rows]
-    soft = [np.diff(pixels(picture(r, ("blur",))), axis=1).std() for r in rows]
+    sharp = [np.diff(pixels(augmented_image(r, ())), axis=1).std() for r in rows]
+    soft = [np.diff(pixels(augmented_image(r, ("blur",))), axis=1).std() for r in rows]
     assert all(a >= b for a, b in zip(sharp, soft, strict=True))
     assert 2 < sum(a > b for a, b in zip(sharp, soft, strict=True)) < 11
 
 
 @pytest.mark.parametrize("kinds", [("light",), ("light", "blur")])
 def test_a_row_is_always_drawn_alike_and_its_mirror_image_otherwise(kinds):
-    once, twice = (pixels(picture(row(), kinds)) for _ in range(2))
+    once, twice = (pixels(augmented_image(row(), kinds)) for _ in range(2))
     assert np.array_equal(once, twice)
-    turned = pixels(picture(row(mirror=True), kinds))[:, ::-1]
+    turned = pixels(augmented_image(row(mirror=True), kinds))[:, ::-1]
     assert not np.array_equal(once, turned)
-    assert not np.array_equal(once, pixels(picture(row("other.jpg"), kinds)))
+    assert not np.array_equal(once, pixels(augmented_image(row("other.jpg"), kinds)))

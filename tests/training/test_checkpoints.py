@@ -38,26 +38,26 @@ class SignalAfter(TrainerCallback):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_is_obeyed_with_a_checkpoint(
-    cfg, processor, rows, tmp_path, number, capfd, monkeypatch
+    cfg, encoder, rows, tmp_path, number, capfd, monkeypatch
 ):
     monkeypatch.setattr(sys, "stdout", sys.stdout)  # closed by a stop
     before = signal.getsignal(number)
-    whole = weights(train(cfg, processor, rows, tmp_path / "whole"))
+    whole = weights(train(cfg, encoder, rows, tmp_path / "whole"))
     with pytest.raises(SystemExit) as stopped:  # save_every is 2: nothing else saves at step 1
-        train(cfg, processor, rows, tmp_path / "stopped", [SignalAfter(0, number)])
+        train(cfg, encoder, rows, tmp_path / "stopped", [SignalAfter(0, number)])
     assert stopped.value.code == 128 + number
     assert "dvc repro" in capfd.readouterr().err
     assert last_checkpoint(tmp_path / "stopped").endswith("checkpoint-1")
     assert signal.getsignal(number) == before
-    resumed = weights(train(cfg, processor, rows, tmp_path / "stopped"))
+    resumed = weights(train(cfg, encoder, rows, tmp_path / "stopped"))
     assert all((resumed[name] == tensor).all() for name, tensor in whole.items())
 
 
-def test_a_second_ctrl_c_does_not_wait(cfg, processor, rows, tmp_path, monkeypatch):
+def test_a_second_ctrl_c_does_not_wait(cfg, encoder, rows, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdout", sys.stdout)
     both = [SignalAfter(1, signal.SIGINT), SignalAfter(1, signal.SIGINT)]
     with pytest.raises(KeyboardInterrupt):
-        train(cfg, processor, rows, tmp_path, both)
+        train(cfg, encoder, rows, tmp_path, both)
     assert last_checkpoint(tmp_path) is None
 
 

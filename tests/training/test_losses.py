@@ -3,30 +3,34 @@
 import pytest
 import torch
 
+from llava_dvc.conversation import question_text
 from llava_dvc.model.backbone import load_backbone
-from llava_dvc.model.chat_template import Collator, encode, question_of, render_prompt
+from llava_dvc.model.chat_template import render_prompt
 from llava_dvc.model.count_tree import CountTree
 from llava_dvc.model.counting import score
-from llava_dvc.training.count_trainer import build_trainer
-from llava_dvc.training.losses import WIDTH, label_distribution, of_counts
+from llava_dvc.training.collator import Collator
+from llava_dvc.training.count_trainer import CountTrainer, TrainingSpec
+from llava_dvc.training.losses import WIDTH, count_loss, label_distribution
 
 
 @pytest.fixture
-def tree(processor, rows):
-    return CountTree.build(processor, render_prompt(processor, rows[0]["messages"]), 60)
+def tree(encoder, rows):
+    return CountTree.build(
+        encoder.processor, render_prompt(encoder.processor, rows[0]["messages"]), 60
+    )
 
 
-def test_training_scores_what_counting_scores(backbone, processor, rows, tree):
+def test_training_scores_what_counting_scores(backbone, encoder, rows, tree):
     """Behind answers and padding of other lengths, the tree's nodes see the prompt alone."""
     few = [rows[0], rows[1], rows[3]]
-    batch = Collator(processor)(few)
+    batch = Collator(encoder)(few)
     starts, kept = batch["answer_starts"], batch["logits_to_keep"]
     length = batch["input_ids"].shape[1]
     given = {name: batch[name] for name in ("input_ids", "pixel_values", "logits_to_keep")}
-    prompt = render_prompt(processor, question_of(few[0]["messages"]))
-    asked = encode(processor, [row["image"] for row in few], [prompt] * 3)
+    prompt = encoder.prompt(question_text(few[0]["messages"]))
+    asked = encoder.encode([row["image"] for row in few], [prompt] * 3)
     with torch.inference_mode():
-        logits = backbone(**tree.behind(given, starts, backbone.dtype)).logits
+        logits = backbone(**tree.append_to(given, starts, backbone.dtype)).logits
         plain = backbone(**given).logits
         expected = tree.log_probabilities(score(backbone, asked, tree).nodes)
     ends = starts - 1 - (length - kept)
@@ -55,7 +59,7 @@ def test_a_near_miss_costs_less_than_a_far_one(tree, kind):
     way = tree.paths[31]
     logits[0, tree.at[way], tree.chosen[way]] = 12
     cost = {
-        count: float(of_counts(logits, torch.tensor([0]), tree, torch.tensor([count]), kind))
+        count: float(count_loss(logits, torch.tensor([0]), tree, torch.tensor([count]), kind))
         for count in (31, 30, 21, 13)
     }
     assert cost[31] < cost[30] < cost[13]
@@ -65,16 +69,14 @@ def test_a_near_miss_costs_less_than_a_far_one(tree, kind):
 
 
 @pytest.mark.parametrize("kind", ["soft", "expected"])
-def test_it_is_added_to_cross_entropy(cfg, processor, rows, tmp_path, kind):
+def test_it_is_added_to_cross_entropy(cfg, encoder, rows, tmp_path, kind):
     losses = {}
     for name in ("ce", kind):
         model = load_backbone(cfg.backbone)
         recipe = cfg.train.model_copy(update={"loss": name})
-        trainer = build_trainer(
-            model, processor, rows, rows, cfg.adapter, recipe, seed=0,
-            checkpoints=tmp_path / name,
-        )  # fmt: skip
-        batch = Collator(processor)([rows[0], rows[3]])
+        spec = TrainingSpec(rows, rows, cfg.adapter, recipe, 0, tmp_path / name)
+        trainer = CountTrainer(model, encoder, spec)
+        batch = Collator(encoder)([rows[0], rows[3]])
         tokens = int((batch["labels"] != -100).sum())
         loss = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=tokens)
         losses[name] = loss.item()

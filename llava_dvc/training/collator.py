@@ -1,0 +1,69 @@
+"""Rows of a split as training batches."""
+
+from collections.abc import Callable, Sequence
+from operator import itemgetter
+from typing import Any
+
+import torch
+from datasets import Dataset
+from PIL.Image import Image
+
+from llava_dvc.conversation import Messages
+from llava_dvc.model.chat_template import answer_ids, render, render_prompt, user_turn
+from llava_dvc.model.encoder import Batch, Encoder
+
+IGNORED = -100  # PyTorch's cross-entropy skips labels of this value
+
+
+class Collator:
+    """Makes a batch whose labels are the answer's digits and EOS, nothing else."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        length: int | None = None,
+        image_of: Callable[[Any], Image] = itemgetter("image"),
+    ) -> None:
+        """With a `length` in tokens all batches have one shape. `image_of` gives the picture of a
+        row.
+        """
+        self.encoder, self.length, self.image_of = encoder, length, image_of
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> Batch:
+        """Returns the model inputs and:
+
+        `labels`, `(rows, length)`; `logits_to_keep`, how many last positions can have a label;
+        `counts` and `answer_starts`, both `(rows,)`.
+        """
+        processor = self.encoder.processor
+        texts = [render(processor, row["messages"]) for row in rows]
+        images = [self.image_of(row) for row in rows]
+        batch = self.encoder.encode(images, texts, self.length)
+        ends = batch.pop("attention_mask").sum(dim=1).tolist()
+        labels = torch.full_like(batch["input_ids"], IGNORED)
+        starts = []
+        for index, (row, text, end) in enumerate(zip(rows, texts, ends, strict=True)):
+            prompt = render_prompt(processor, row["messages"])
+            answer = answer_ids(processor, prompt, text)
+            starts.append(end - len(answer))
+            labels[index, starts[-1] : end] = torch.tensor(answer)
+        return batch | {
+            "labels": labels,
+            "logits_to_keep": labels.shape[1] - min(starts) + 1,
+            "counts": torch.tensor([row["count"] for row in rows]),
+            "answer_starts": torch.tensor(starts),
+        }
+
+
+def longest_conversation(encoder: Encoder, rows: Dataset) -> int:
+    """Tokens of the longest conversation in a split, image tokens included."""
+    by_question: dict[str, Messages] = {}
+    for batch in rows.select_columns("messages").with_format("arrow").iter(1000):
+        for messages in batch["messages"].to_pylist():  # 100,000 rows in half a second
+            question = str(user_turn(messages))
+            by_question[question] = max(
+                by_question.get(question, messages), messages, key=lambda m: len(str(m))
+            )
+    texts = [render(encoder.processor, messages) for messages in by_question.values()]
+    images = [rows[0]["image"]] * len(texts)
+    return int(encoder.encode(images, texts)["input_ids"].shape[1])
