@@ -1,12 +1,21 @@
-"""What the README says is what the repository does."""
+"""What the README and the guides say is what the repository has."""
 
 import json
 import re
 import subprocess
+from pathlib import Path
+
+import pytest
 
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDES = sorted(
+    str(path.relative_to(ROOT))
+    for folder in (".", "docs", "pretrain", "benchmarks")
+    for path in (ROOT / folder).glob("*.md")
+)
+CODE = r"`((?:llava_dvc|presets|docs|pretrain|tests|stages|benchmarks|notebooks)/[\w./-]*)"
 
 
 def row(name: str, figures: dict[str, float]) -> str:
@@ -15,7 +24,7 @@ def row(name: str, figures: dict[str, float]) -> str:
 
 
 def committed(path: str) -> dict:
-    """Not what lies there: a run of one's own has other figures until it is committed."""
+    """A metrics file as git has it: a local run has other figures until it is committed."""
     command = ["git", "show", f"HEAD:{path}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
@@ -28,21 +37,52 @@ def test_figures_are_those_of_the_committed_metrics():
     assert "\n".join(table) in README
 
 
-def test_every_file_it_names_is_there():
-    named = re.findall(r"`((?:llava_dvc|presets|docs|pretrain|tests|stages)/[\w./-]*)`", README)
-    assert named
+def test_there_are_guides():
+    assert {"README.md", "README.ko.md", "CONTRIBUTING.md", "docs/data.md"} <= set(GUIDES)
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_every_file_a_guide_names_is_there(guide: str):
+    named = re.findall(CODE, (ROOT / guide).read_text(encoding="utf-8"))
+    assert named or guide not in {"README.md", "README.ko.md", "CONTRIBUTING.md"}
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
-def test_every_module_of_its_tree_is_there():
+def test_every_module_the_readme_names_is_there():
     named = set(re.findall(r"\b(\w+\.py)\b", README))
     known = {path.name for path in (ROOT / "llava_dvc").rglob("*.py")}
     known |= {path.name for path in (ROOT / "tests").rglob("*.py")}
     assert named - known == set()
 
 
+def test_the_tree_has_every_folder_on_one_screen():
+    tree = next(block for block in README.split("```") if "llava_dvc/  " in block)
+    lines = tree.strip().splitlines()
+    assert len(lines) <= 25
+    folders = {path.parent.name for path in (ROOT / "llava_dvc").glob("*/__init__.py")}
+    assert sorted(re.findall(r"^  (\w+)/ +\w", tree, re.MULTILINE)) == sorted(folders)
+    tops = [line.split()[0] for line in lines if not line.startswith(" ")]
+    assert [top for top in tops if not (ROOT / top).exists()] == []
+
+
+def test_each_row_of_what_to_change_names_one_file():
+    table = README.split("| to change | go to |\n|---|---|\n")[1].split("\n\n")[0]
+    cells = [line.strip("| ").split(" | ")[1] for line in table.splitlines()]
+    assert len(cells) >= 8
+    files = [re.findall(r"`([\w./-]+/[\w.-]+\.\w+)`", cell) for cell in cells]
+    assert [len(found) for found in files] == [1] * len(cells)
+
+
+def test_every_test_to_copy_is_there():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text)
+    assert len(named) >= 8
+    gone = [name for file, name in named if f"def {name}(" not in Path(ROOT, file).read_text()]
+    assert gone == []
+
+
 def test_the_sample_is_learnt():
-    """What the table has to show: much better than knowing nothing, and than not tuning."""
+    """The adapter has to be much better than the training mean, and than the backbone alone."""
     baseline = json.loads((ROOT / "metrics" / "baseline.json").read_text())
     mae = json.loads((ROOT / "metrics" / "evaluate.json").read_text())["mae"]
     assert mae <= 0.6 * baseline["train_mean"]["mae"]
