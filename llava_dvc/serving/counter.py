@@ -14,27 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from peft import PeftModel
 from PIL import Image, ImageOps
 
 from llava_dvc.checks.hardware import require_hardware
 from llava_dvc.data.images import read_rgb
-from llava_dvc.errors import UserError
 from llava_dvc.evaluation.decoding import DecodedCounts, decode_answers
-from llava_dvc.load_errors import first_line
 from llava_dvc.model.adapter import load_adapter
 from llava_dvc.model.counting import CountPredictor
 from llava_dvc.model.encoder import Encoder
 from llava_dvc.recipe import Recipe
+from llava_dvc.serving.adapter_source import find_adapter
 
-ADAPTER = Path("models/adapter")
-"""Where `dvc repro` leaves one."""
-
-CHAMPION = "champion"
 BATCH = 8  # frames in one pass: what a card of 12 GB has room for
-DOWNLOADED = ["*.json", "*.jinja", "*.model", "adapter_model.safetensors"]
 
 Picture = Image.Image | str | Path
 
@@ -149,37 +141,6 @@ class Pictures(Sequence[Image.Image]):
 
     def only(self, places: Sequence[int]) -> "Pictures":
         return Pictures([self._images[place] for place in places])
-
-
-def find_adapter(adapter: str | Path) -> Path:
-    """The folder that `adapter` names: itself, a download from the Hub, or the champion's.
-
-    Raises UserError when a Hub repository cannot be had. A folder that is not there is reported by
-    who reads it.
-    """
-    name = str(adapter)
-    if name == CHAMPION and not Path(name).is_dir():
-        from llava_dvc.tracking.registry import champion_folder
-
-        folder: Path = champion_folder()
-        return folder
-    is_folder = isinstance(adapter, Path) or Path(name) == ADAPTER or Path(name).exists()
-    if is_folder or name.count("/") != 1 or name.startswith((".", "/", "~")):
-        return Path(name)
-    return _download(name)
-
-
-def _download(name: str) -> Path:
-    repository, _, revision = name.partition("@")
-    try:
-        folder = snapshot_download(repository, revision=revision or None, allow_patterns=DOWNLOADED)
-    except (OSError, HfHubHTTPError, HFValidationError) as error:
-        reason = first_line(error)
-        raise UserError(
-            f"{name}: neither a folder here nor had from the Hub ({reason}); mend the name, or set "
-            "HF_TOKEN if the repository is private"
-        ) from None
-    return Path(folder)
 
 
 def _counts(decoded: DecodedCounts) -> list[Count]:

@@ -14,7 +14,8 @@ from llava_dvc.errors import UserError
 from llava_dvc.model.calibration import tempered
 from llava_dvc.model.counting import quantile
 from llava_dvc.recipe import Recipe
-from llava_dvc.serving.counter import Counter, find_adapter
+from llava_dvc.serving.adapter_source import find_adapter
+from llava_dvc.serving.counter import Counter
 from tests.conftest import frame
 
 
@@ -128,7 +129,9 @@ def test_a_hub_id_is_downloaded(hub_cache, name, revision):
 
 @pytest.mark.parametrize("name", ["someone/else", "someone/counts@v2", "some one/else"])
 def test_what_is_nowhere_is_one_line(hub_cache, name):
-    with pytest.raises(UserError, match=rf"^{name}: neither a folder here nor had from the Hub"):
+    with pytest.raises(
+        UserError, match=rf"^{name}: is not a folder, and cannot be downloaded from the Hub"
+    ):
         find_adapter(name)
 
 
