@@ -1,4 +1,4 @@
-"""`llava-dvc`: what is done by hand, before and after the pipeline."""
+"""Commands for the work before and after the pipeline."""
 
 import argparse
 import os
@@ -15,33 +15,39 @@ PRESETS = Path("presets")
 
 
 def main() -> None:
-    """Parse the command line and run one command; a UserError is one line and exit code 1."""
+    """Parses the command line and runs one command. A UserError is printed; the exit code is 1."""
     arguments = _parser().parse_args()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     try:
         arguments.run(arguments)
     except UserError as error:
         sys.exit(f"error: {error}")
-    except BrokenPipeError:  # `| head` has seen enough; Python would complain of it once more
+    except BrokenPipeError:
+        # `| head` closed the pipe. Python flushes stdout at exit and would print a traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
 
-def preset(arguments: argparse.Namespace) -> None:
-    """Copy a preset over params.yaml."""
+# --- commands: each imports what it needs when it runs, so that `--help` is fast ----------------
+
+
+def preset_command(arguments: argparse.Namespace) -> None:
+    """Copies a preset over params.yaml."""
     source = PRESETS / f"{arguments.name}.yaml"
     if not PRESETS.is_dir():
         raise UserError(f"{PRESETS}: not found. Run from the repository's root.")
     if not source.is_file():
-        known = ", ".join(sorted(path.stem for path in PRESETS.glob("*.yaml")))
-        raise UserError(f"{source}: no such preset; known: {known}")
+        names = ", ".join(sorted(path.stem for path in PRESETS.glob("*.yaml")))
+        raise UserError(f"{source}: no such preset. Choose one of: {names}")
     load_config(source)
     shutil.copyfile(source, PARAMS)
-    sys.stdout.write(f"{PARAMS} is now {source}; `dvc repro` runs what that changes\n")
+    sys.stdout.write(f"{PARAMS} is now {source}. `dvc repro` runs the stages that this changes.\n")
 
 
-def doctor(arguments: argparse.Namespace) -> None:
-    """Show what a training would check before its first step; a fault is exit code 1."""
+def doctor_command(arguments: argparse.Namespace) -> None:
+    """Prints every check that a training makes before its first step. Raises UserError if one
+    fails.
+    """
     from llava_dvc.checks.doctor import examine, row
 
     faults = 0
@@ -53,52 +59,52 @@ def doctor(arguments: argparse.Namespace) -> None:
         raise UserError(f"{faults} of these would stop a training")
 
 
-def import_mall(arguments: argparse.Namespace) -> None:
-    """Bring the Mall data set, or any frames/ + labels.csv, into data/."""
+def import_mall_command(arguments: argparse.Namespace) -> None:
+    """Copies the Mall data set, or any frames/ with labels.csv, into data/ and adds it to DVC."""
     from llava_dvc.data import mall
 
     frames = mall.import_mall(arguments.source, Path("data"))
     mall.dvc_add(Path("data"))
-    sys.stdout.write(f"data: {frames} frames; `dvc repro` trains on them\n")
+    sys.stdout.write(f"data: {frames} frames. `dvc repro` trains on them.\n")
 
 
-def push(arguments: argparse.Namespace) -> None:
-    """Upload a published folder to the Hub."""
+def push_command(arguments: argparse.Namespace) -> None:
+    """Uploads a published folder to the Hub."""
     from llava_dvc.publishing.push import release
 
     sys.stdout.write(release(arguments.folder, load_config().publish))
 
 
-def predict(arguments: argparse.Namespace) -> None:
-    """Count the people in pictures and videos."""
+def predict_command(arguments: argparse.Namespace) -> None:
+    """Counts the people in image files and videos."""
     from llava_dvc.serving.predict import count_files
 
     count_files(
         arguments.paths,
         arguments.adapter,
-        form=arguments.format,
+        row_format=arguments.format,
         every=arguments.every,
         annotated=arguments.annotate,
-        timeline_file=arguments.timeline,
+        timeline=arguments.timeline,
     )
 
 
-def serve(arguments: argparse.Namespace) -> None:
-    """Count over HTTP until the process is told to stop."""
-    from llava_dvc.serving.service import serve
+def serve_command(arguments: argparse.Namespace) -> None:
+    """Counts over HTTP until SIGTERM or Ctrl-C."""
+    from llava_dvc.serving.server import serve
 
     serve(arguments.adapter, arguments.host, arguments.port)
 
 
-def vllm(arguments: argparse.Namespace) -> None:
-    """Print the command that serves an adapter with vLLM, or why it cannot be."""
-    from llava_dvc.serving.vllm import command
+def vllm_command(arguments: argparse.Namespace) -> None:
+    """Prints the command that serves an adapter with vLLM. Raises UserError if vLLM cannot."""
+    from llava_dvc.serving.vllm import vllm_serve_command
 
-    sys.stdout.write(command(arguments.adapter) + "\n")
+    sys.stdout.write(vllm_serve_command(arguments.adapter) + "\n")
 
 
-def runs(arguments: argparse.Namespace) -> None:
-    """Show experiments beside their MLflow runs, or mend the store of a moved repository."""
+def runs_command(arguments: argparse.Namespace) -> None:
+    """Prints experiments with their MLflow runs, or repairs the store of a moved repository."""
     if arguments.relocate:
         from llava_dvc.tracking.mlflow_store import relocate
 
@@ -109,28 +115,43 @@ def runs(arguments: argparse.Namespace) -> None:
         sys.stdout.write(table())
 
 
+# --- the command line ---------------------------------------------------------------------------
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="llava-dvc", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_setup_commands(commands)
+    _add_result_commands(commands)
+    _add_predict(commands)
+    _add_serving_commands(commands)
+    return parser
 
+
+def _add_setup_commands(commands: Any) -> None:
+    """Adds preset, doctor and import-mall: the work before a training."""
     command = commands.add_parser("preset", help="copy presets/NAME.yaml over params.yaml")
     command.add_argument("name", metavar="NAME")
-    command.set_defaults(run=preset)
+    command.set_defaults(run=preset_command)
 
-    command = commands.add_parser("doctor", help="check params.yaml, machine and model")
+    command = commands.add_parser("doctor", help="check params.yaml, the machine and the model")
     command.add_argument(
         "--prepared",
         type=Path,
         default=Path("prepared"),
         metavar="FOLDER",
-        help="where two training frames are taken from, if it is there",
+        help="output of the prepare stage (default: prepared). The model is checked on two of its "
+        "training frames, or on grey frames if the folder does not exist",
     )
-    command.set_defaults(run=doctor)
+    command.set_defaults(run=doctor_command)
 
-    command = commands.add_parser("import-mall", help="fill data/ from a folder or zip of frames")
+    command = commands.add_parser("import-mall", help="fill data/ from a folder or a zip of frames")
     command.add_argument("source", type=Path, metavar="FOLDER_OR_ZIP")
-    command.set_defaults(run=import_mall)
+    command.set_defaults(run=import_mall_command)
 
+
+def _add_result_commands(commands: Any) -> None:
+    """Adds push and runs: the work with results."""
     command = commands.add_parser("push", help="upload a published folder to the Hub")
     command.add_argument(
         "folder",
@@ -138,65 +159,69 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         default=Path("published"),
         metavar="FOLDER",
-        help="published if not given",
+        help="output of the publish stage (default: published)",
     )
-    command.set_defaults(run=push)
+    command.set_defaults(run=push_command)
 
-    command = commands.add_parser("runs", help="show experiments beside their MLflow runs")
+    command = commands.add_parser("runs", help="show experiments with their MLflow runs")
     command.add_argument(
         "--relocate",
         action="store_true",
-        help="instead, mend the artifact paths of the local store after the repository was moved",
+        help="instead, correct the artifact paths in the local MLflow store. Use this after you "
+        "move the repository",
     )
-    command.set_defaults(run=runs)
-
-    _add_counting(commands)
-    return parser
+    command.set_defaults(run=runs_command)
 
 
-def _add_counting(commands: Any) -> None:
-    """predict, serve and vllm: what is done with an adapter."""
-    command = commands.add_parser("predict", help="count the people in pictures and videos")
+def _add_predict(commands: Any) -> None:
+    command = commands.add_parser("predict", help="count the people in images and videos")
     command.add_argument(
-        "paths", nargs="+", metavar="PATH", help="a picture, a folder of them, a video, or a glob"
+        "paths", nargs="+", metavar="PATH", help="an image, a folder of images, a video, or a glob"
     )
-    _adapter(command)
+    _add_adapter_option(command)
     command.add_argument(
         "--format",
         choices=["table", "csv", "jsonl"],
-        help="a table on a terminal and CSV elsewhere, if not given",
+        help="output format (default: table on a terminal, csv elsewhere)",
     )
     command.add_argument(
         "--every",
         type=float,
         default=1.0,
         metavar="SECONDS",
-        help="between two frames of a video; 1 if not given",
+        help="time between two frames of a video (default: 1)",
     )
     command.add_argument(
-        "--annotate", type=Path, metavar="FOLDER", help="write the frames with their counts there"
+        "--annotate", type=Path, metavar="FOLDER", help="write the frames with their counts here"
     )
     command.add_argument(
-        "--timeline", type=Path, metavar="FILE.png", help="draw the count over time"
+        "--timeline", type=Path, metavar="FILE.png", help="plot the count over time into this file"
     )
-    command.set_defaults(run=predict)
+    command.set_defaults(run=predict_command)
 
+
+def _add_serving_commands(commands: Any) -> None:
+    """Adds serve and vllm."""
     command = commands.add_parser("serve", help="count over HTTP, with a page to drop frames on")
-    _adapter(command)
-    command.add_argument("--host", default="127.0.0.1", help="127.0.0.1 if not given")
-    command.add_argument("--port", type=int, default=8000, help="8000 if not given; 0 for any")
-    command.set_defaults(run=serve)
+    _add_adapter_option(command)
+    command.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1")
+    command.add_argument(
+        "--port", type=int, default=8000, help="default: 8000; 0 takes any free port"
+    )
+    command.set_defaults(run=serve_command)
 
     command = commands.add_parser("vllm", help="print the command that serves an adapter with vLLM")
-    command.add_argument("adapter", type=Path, metavar="FOLDER", help="published, mostly")
-    command.set_defaults(run=vllm)
+    command.add_argument(
+        "adapter", type=Path, metavar="FOLDER", help="folder of the adapter, usually published"
+    )
+    command.set_defaults(run=vllm_command)
 
 
-def _adapter(command: argparse.ArgumentParser) -> None:
+def _add_adapter_option(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--adapter",
         default=Path("models/adapter"),
         metavar="ADAPTER",
-        help="a folder, a Hub id (owner/name or owner/name@revision), or champion; "
-        "models/adapter if not given",
+        help="a folder, a Hub id (owner/name or owner/name@revision), or champion "
+        "(default: models/adapter)",
     )

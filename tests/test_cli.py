@@ -27,9 +27,10 @@ def test_preset_replaces_params(run, tmp_path):
     assert (tmp_path / "params.yaml").read_bytes() == preset.read_bytes()
 
 
-def test_unknown_preset_names_the_known(run):
+def test_an_unknown_preset_lists_the_known_ones(run):
     with pytest.raises(
-        SystemExit, match=r"no such preset; known: llava-1\.5-7b, llava-1\.5-7b-tuned, tiny"
+        SystemExit,
+        match=r"no such preset\. Choose one of: llava-1\.5-7b, llava-1\.5-7b-tuned, tiny",
     ):
         run("preset", "huge")
 
@@ -50,6 +51,6 @@ def test_help_imports_nothing_heavy():
     assert "heavy set()" in done.stdout
 
 
-def test_a_missing_image_is_named_before_the_model_is_loaded(run, tmp_path):
-    with pytest.raises(SystemExit, match=r"a\.jpg, b\.jpg: not there \(2 in all\); mend"):
+def test_a_missing_image_is_an_error_before_the_model_is_loaded(run, tmp_path):
+    with pytest.raises(SystemExit, match=r"a\.jpg, b\.jpg: not found \(2 in all\)\. Correct"):
         run("predict", "a.jpg", "b.jpg", "--adapter", str(tmp_path / "no adapter"))

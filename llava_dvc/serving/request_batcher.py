@@ -1,4 +1,4 @@
-"""Requests that come one by one, counted together."""
+"""Counts frames of separate requests in batches."""
 
 import queue
 import threading
@@ -11,96 +11,102 @@ from PIL.Image import Image
 
 from llava_dvc.serving.counter import Count
 
-MOST_FRAMES = 64
-"""Frames that may wait: at 8 a second the last one is answered after 8 seconds."""
-MOST_PIXELS = 256_000_000
-"""Of all frames that wait; each takes three bytes."""
+MAX_QUEUED_FRAMES = 64
+"""At 8 frames a second the last one is answered after 8 seconds."""
+MAX_QUEUED_PIXELS = 256_000_000
+"""Of all queued frames together. A pixel takes three bytes of memory."""
 
 
-class Busy(Exception):
-    """Too much is waiting; ask again later."""
+class QueueFull(Exception):
+    """There is no place in the queue; the client should retry later."""
 
 
-class Waiting(NamedTuple):
+class QueuedFrame(NamedTuple):
     image: Image
     answer: "Future[Count]"
 
 
-class Batcher:
-    """One thread that counts whatever waits, up to `size` frames at once.
+class RequestBatcher:
+    """A thread that counts the queued frames, up to `size` of them in one batch.
 
-    It does not wait for a batch to fill: while one is counted, the next one gathers.
+    A batch starts as soon as the previous one is done. It does not wait until it is full.
     """
 
     def __init__(
         self,
         count: Callable[[Sequence[Image]], list[Count]],
         size: int,
-        counted: Callable[[int], None] = lambda frames: None,
+        on_batch: Callable[[int], None] = lambda frames: None,
     ) -> None:
-        """`counted` is told the size of every batch."""
-        self.waiting = 0
-        """Frames that have a place."""
+        """`on_batch` gets the number of frames of each batch."""
+        self.reserved = 0
+        """Frames with a place in the queue."""
         self._pixels = 0
         self._lock = threading.Lock()
-        self._count, self._size, self._counted = count, size, counted
-        self._queue: queue.SimpleQueue[Waiting | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="counting", daemon=True)
+        self._count, self._size, self._on_batch = count, size, on_batch
+        self._queue: queue.SimpleQueue[QueuedFrame | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(
+            target=self._count_until_closed, name="counting", daemon=True
+        )
         self._thread.start()
 
     @contextmanager
-    def place(self, pixels: int) -> Iterator[None]:
-        """Room for a frame of so many pixels, to be had before it is decoded; raises Busy."""
+    def reserve(self, pixels: int) -> Iterator[None]:
+        """Reserves a place for a frame of `pixels` pixels, before it is decoded.
+
+        Raises QueueFull.
+        """
         with self._lock:
-            if self.waiting >= MOST_FRAMES or self._pixels + pixels > MOST_PIXELS:
-                raise Busy
-            self.waiting += 1
+            full = self.reserved >= MAX_QUEUED_FRAMES
+            if full or self._pixels + pixels > MAX_QUEUED_PIXELS:
+                raise QueueFull
+            self.reserved += 1
             self._pixels += pixels
         try:
             yield
         finally:
             with self._lock:
-                self.waiting -= 1
+                self.reserved -= 1
                 self._pixels -= pixels
 
-    def count(self, image: Image) -> "Future[Count]":
-        """The frame's answer, when its turn has come."""
+    def enqueue(self, image: Image) -> "Future[Count]":
+        """Adds a frame to the queue; returns the future of its count."""
         answer: Future[Count] = Future()
-        self._queue.put(Waiting(image, answer))
+        self._queue.put(QueuedFrame(image, answer))
         return answer
 
     def close(self) -> None:
-        """Count what waits, then end the thread."""
+        """Counts the queued frames, then ends the thread."""
         self._queue.put(None)
         self._thread.join()
 
-    def _work(self) -> None:
-        while batch := self._gather():
-            wanted = [one for one in batch if one.answer.set_running_or_notify_cancel()]
-            if wanted:
-                self._answer(wanted)
+    def _count_until_closed(self) -> None:
+        while batch := self._next_batch():
+            active = [frame for frame in batch if frame.answer.set_running_or_notify_cancel()]
+            if active:
+                self._count_batch(active)
 
-    def _gather(self) -> list[Waiting]:
-        """What waits, at least one; nothing once closed."""
-        batch: list[Waiting] = []
+    def _next_batch(self) -> list[QueuedFrame]:
+        """Waits for a frame; returns it with the frames queued behind it. Empty after `close`."""
+        batch: list[QueuedFrame] = []
         while len(batch) < self._size:
             try:
-                one = self._queue.get(block=not batch)
+                frame = self._queue.get(block=not batch)
             except queue.Empty:
                 break
-            if one is None:
-                self._queue.put(None)  # for the next call
+            if frame is None:
+                self._queue.put(None)  # the next call must see it too
                 break
-            batch.append(one)
+            batch.append(frame)
         return batch
 
-    def _answer(self, batch: Sequence[Waiting]) -> None:
+    def _count_batch(self, batch: Sequence[QueuedFrame]) -> None:
         try:
-            counts = self._count([one.image for one in batch])
-        except Exception as error:  # each request must hear of it, and the thread must live on
-            for one in batch:
-                one.answer.set_exception(error)
+            counts = self._count([frame.image for frame in batch])
+        except Exception as error:  # every request gets the error, and the thread goes on
+            for frame in batch:
+                frame.answer.set_exception(error)
             return
-        self._counted(len(batch))
-        for one, count in zip(batch, counts, strict=True):
-            one.answer.set_result(count)
+        self._on_batch(len(batch))
+        for frame, count in zip(batch, counts, strict=True):
+            frame.answer.set_result(count)

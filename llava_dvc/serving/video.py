@@ -6,45 +6,46 @@ from pathlib import Path
 
 import av
 from av.container import InputContainer
-from av.video.stream import VideoStream
+from av.video.frame import VideoFrame
 from PIL.Image import Image
 
 from llava_dvc.errors import UserError
 
-SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"}
-ROUNDING = 1e-3  # seconds: 25 frames a second do not fall on whole seconds to the last digit
+VIDEO_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"}
+DEFAULT_RATE = 25  # frames a second, for a stream that gives no rate
+TOLERANCE = 1e-3  # seconds: a frame's time is a fraction, 24/25 for example, and not exact
 
 
-def sample(path: Path, every: float) -> Iterator[tuple[float, Image]]:
-    """The first frame, and then the first one after each `every` seconds: its time from the start
-    in seconds, and the picture.
+def is_video(path: Path) -> bool:
+    return path.suffix.lower() in VIDEO_SUFFIXES
 
-    Raises UserError when the file is no video, holds no frame, or breaks off; frames before the
-    break have been given by then.
+
+def sample_video(path: Path, every: float) -> Iterator[tuple[float, Image]]:
+    """Yields the first frame, then the first frame after each `every` seconds.
+
+    A frame is its time in seconds since the first frame, and its image. Raises UserError when the
+    file is not a video, holds no frame, or is broken. The frames before the break are yielded.
     """
-    due, start = 0.0, None
+    due, seconds = 0.0, None
     try:
         with av.open(str(path)) as container:
-            stream = _video(container, path)
-            for index, frame in enumerate(container.decode(stream)):
-                time = frame.time
-                if time is None:  # raw streams have no clock
-                    time = index / float(stream.average_rate or 25)
-                start = time if start is None else start
-                if time - start >= due - ROUNDING:
+            for seconds, frame in _timed_frames(container, path):
+                if seconds >= due - TOLERANCE:
                     image: Image = frame.to_image()  # type: ignore[no-untyped-call]
-                    yield round(time - start, 3), image
-                    due = (math.floor((time - start + ROUNDING) / every) + 1) * every
+                    yield round(seconds, 3), image
+                    due = (math.floor((seconds + TOLERANCE) / every) + 1) * every
     except (av.FFmpegError, OSError) as error:
         reason = error.strerror or type(error).__name__
-        at = "" if start is None else f" after {max(due - every, 0):g} s; what is before it counts"
-        raise UserError(f"{path}: cannot be read as a video ({reason}){at}") from None
-    if start is None:
-        raise UserError(f"{path}: holds no frame")
+        text = f"{path}: cannot be read as a video ({reason})"
+        if seconds is not None:
+            text += f" after {max(due - every, 0):g} s. The frames before are counted"
+        raise UserError(f"{text}. Replace the file.") from None
+    if seconds is None:
+        raise UserError(f"{path}: holds no frame. Replace the file.")
 
 
-def expected_frames(path: Path, every: float) -> int:
-    """How many frames `sample` will give, as the file says of itself; 0 if it does not."""
+def estimate_frames(path: Path, every: float) -> int:
+    """Returns how many frames `sample_video` yields, from the file's header; 0 if unknown."""
     try:
         with av.open(str(path)) as container:
             return math.ceil((container.duration or 0) / av.time_base / every)
@@ -52,9 +53,16 @@ def expected_frames(path: Path, every: float) -> int:
         return 0
 
 
-def _video(container: InputContainer, path: Path) -> VideoStream:
+def _timed_frames(container: InputContainer, path: Path) -> Iterator[tuple[float, VideoFrame]]:
+    """Yields every frame with its time in seconds since the first one."""
     if not container.streams.video:
-        raise UserError(f"{path}: holds no picture, only sound or text")
+        raise UserError(f"{path}: holds sound or text, but no video. Remove the file.")
     stream = container.streams.video[0]
     stream.thread_type = "AUTO"
-    return stream
+    start = None
+    for index, frame in enumerate(container.decode(stream)):
+        time = frame.time
+        if time is None:  # raw streams have no time stamps
+            time = index / float(stream.average_rate or DEFAULT_RATE)
+        start = time if start is None else start
+        yield time - start, frame

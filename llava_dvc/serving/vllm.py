@@ -1,13 +1,14 @@
-"""What vLLM asks of a LoRA adapter, and the command that serves one with it. Light: no torch.
+"""Which adapters vLLM can serve, and the command that serves one. Imports no torch.
 
-Facts from vLLM's documentation and source, releases 0.14 to 0.29: `vllm/config/lora.py`,
-`vllm/lora/peft_helper.py`, `vllm/model_executor/models/llava.py` and `clip.py`.
+The rules are from vLLM's documentation and source code, releases 0.14 to 0.29:
+`vllm/config/lora.py`, `vllm/lora/peft_helper.py`, `vllm/model_executor/models/llava.py` and
+`clip.py`.
 """
 
 import json
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,59 +18,76 @@ from llava_dvc.errors import UserError
 from llava_dvc.files import read_json
 from llava_dvc.recipe import WEIGHTS, Recipe
 
-RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that --max-lora-rank can be
+MAX_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""The values that vLLM's option --max-lora-rank takes."""
 
-# vLLM looks a weight up by its name and leaves out, without a word, what it has no layer for. Its
-# vision tower keeps the `vision_model` that transformers 5 has taken out of the name.
+# vLLM finds a weight by its name. It ignores a weight of unknown name without a warning. In its
+# vision tower the names contain `vision_model`; transformers 5 has removed that part.
 LANGUAGE = r"model\.language_model\.layers\.\d+\.(self_attn\.[qkvo]|mlp\.(gate|up|down))_proj"
 PROJECTOR = r"model\.multi_modal_projector\.linear_[12]"
 TOWER = r"model\.vision_tower\.vision_model\.encoder\.layers\.\d+\.\w+\.\w+"
 KNOWN = re.compile(rf"base_model\.model\.({LANGUAGE}|{PROJECTOR}|{TOWER})\.lora_[AB]\.weight")
 
 
-def objections(config: dict[str, Any], names: Iterable[str]) -> list[str]:
-    """Why vLLM would refuse, or half ignore, an adapter with this adapter_config.json and weights
-    of these names; empty if it would not.
-    """
-    found = []
-    if config["peft_type"] != "LORA":
-        found.append(f"it is {config['peft_type']}, not LoRA")
-    if config["r"] > RANKS[-1]:
-        found.append(f"its rank is {config['r']}, over {RANKS[-1]}; train with a smaller adapter.r")
-    if config.get("use_dora"):
-        found.append("it is DoRA; train with adapter.method: lora or rslora")
-    if config.get("bias", "none") != "none":
-        found.append("it has biases")
-    for key in ("modules_to_save", "rank_pattern", "alpha_pattern"):
-        if config.get(key):
-            found.append(f"its {key} is not empty")
-    unknown = sorted(name for name in names if not KNOWN.fullmatch(name))
-    if any(".vision_tower." in name for name in unknown):
-        found.append(
-            "it adapts the vision tower under names that vLLM has no layer for, and would leave "
-            "out; train with adapter.vision: false"
-        )
-        unknown = [name for name in unknown if ".vision_tower." not in name]
-    if unknown:
-        found.append(f"{len(unknown)} of its weights have no place in vLLM, {unknown[0]} for one")
-    return found
+def vllm_serve_command(adapter: Path) -> str:
+    """Returns the `vllm serve` command for the folder of an adapter.
 
-
-def command(adapter: Path) -> str:
-    """The `vllm serve` command for an adapter's folder. Raises UserError when vLLM would not give
-    the adapter's answers.
+    Raises UserError when vLLM would refuse the adapter or ignore a part of it.
     """
     recipe = Recipe.read(adapter)
     config = read_json(adapter / "adapter_config.json")
     with safe_open(adapter / WEIGHTS, "np") as weights:
         names = list(weights.keys())
-    against = objections(config, names)
+    reasons = unsupported_features(config, names)
     if recipe.image.drop_border:
-        against.append("it was trained without its border's tokens; set image.drop_border: false")
-    if against:
-        raise UserError(
-            f"{adapter}: not for vLLM: {'; '.join(against)}. `llava-dvc serve` takes it as it is"
+        reasons.append(
+            "it is trained without the tokens of the border; set image.drop_border: false"
         )
+    if reasons:
+        raise UserError(
+            f"{adapter}: vLLM cannot serve it: {'; '.join(reasons)}. Or use `llava-dvc serve`."
+        )
+    return _command_line(adapter, recipe, config["r"], names)
+
+
+def unsupported_features(config: dict[str, Any], names: Iterable[str]) -> list[str]:
+    """Returns why vLLM would refuse an adapter, or ignore a part of it; empty if it would not.
+
+    `config` is its adapter_config.json, and `names` are those of its weights.
+    """
+    reasons = []
+    if config["peft_type"] != "LORA":
+        reasons.append(f"it is {config['peft_type']}, not LoRA")
+    if config["r"] > MAX_LORA_RANKS[-1]:
+        reasons.append(
+            f"its rank is {config['r']}, over {MAX_LORA_RANKS[-1]}; train with a smaller adapter.r"
+        )
+    if config.get("use_dora"):
+        reasons.append("it is DoRA; train with adapter.method: lora or rslora")
+    if config.get("bias", "none") != "none":
+        reasons.append("it has biases")
+    for key in ("modules_to_save", "rank_pattern", "alpha_pattern"):
+        if config.get(key):
+            reasons.append(f"its {key} is not empty")
+    return reasons + _ignored_weights(names)
+
+
+def _ignored_weights(names: Iterable[str]) -> list[str]:
+    unknown = sorted(name for name in names if not KNOWN.fullmatch(name))
+    tower = [name for name in unknown if ".vision_tower." in name]
+    others = [name for name in unknown if ".vision_tower." not in name]
+    reasons = []
+    if tower:
+        reasons.append(
+            "it adapts the vision tower under names that vLLM has no layer for, and vLLM would "
+            "ignore these weights; train with adapter.vision: false"
+        )
+    if others:
+        reasons.append(f"vLLM has no layer for {len(others)} of its weights, such as {others[0]}")
+    return reasons
+
+
+def _command_line(adapter: Path, recipe: Recipe, rank: int, names: Sequence[str]) -> str:
     options = {
         "--revision": recipe.backbone.revision,
         "--dtype": "bfloat16",
@@ -77,7 +95,7 @@ def command(adapter: Path) -> str:
         "--limit-mm-per-prompt": json.dumps({"image": 1}),
         "--chat-template": str(adapter / "chat_template.jinja"),
         "--lora-modules": f"counter={adapter}",
-        "--max-lora-rank": str(min(rank for rank in RANKS if rank >= config["r"])),
+        "--max-lora-rank": str(min(most for most in MAX_LORA_RANKS if most >= rank)),
     }
     parts = ["vllm", "serve", recipe.backbone.name, "--enable-lora"]
     if any("language_model" not in name for name in names):

@@ -1,4 +1,4 @@
-"""Which adapters vLLM takes."""
+"""Which adapters vLLM can serve."""
 
 import json
 
@@ -14,30 +14,30 @@ from llava_dvc.model.adapter import peft_config, save_adapter
 from llava_dvc.model.backbone import load_backbone
 from llava_dvc.model.encoder import image_processor
 from llava_dvc.recipe import Recipe
-from llava_dvc.serving.vllm import RANKS, command, objections
+from llava_dvc.serving.vllm import MAX_LORA_RANKS, unsupported_features, vllm_serve_command
 from llava_dvc.training.count_trainer import adapter_weights
 from tests.conftest import ROOT, frame
 
 
-def adapted(cfg, adapter):
+def with_adapter(cfg, adapter):
     model = load_backbone(cfg.backbone)
     return get_peft_model(model, peft_config(adapter, model))
 
 
-def examined(model):
+def unsupported_in(model):
     config = model.peft_config["default"].to_dict()
-    return objections(config, get_peft_model_state_dict(model))
+    return unsupported_features(config, get_peft_model_state_dict(model))
 
 
 @pytest.mark.parametrize("preset", ["llava-1.5-7b", "llava-1.5-7b-tuned"])
 def test_adapters_of_the_7b_presets_pass(cfg, preset):
     adapter = load_config(ROOT / "presets" / f"{preset}.yaml").adapter
-    assert adapter.r in RANKS
-    assert examined(adapted(cfg, adapter)) == []
+    assert adapter.r in MAX_LORA_RANKS
+    assert unsupported_in(with_adapter(cfg, adapter)) == []
 
 
-def test_the_vision_tower_does_not(cfg):
-    (reason,) = examined(adapted(cfg, cfg.adapter))
+def test_an_adapted_vision_tower_is_unsupported(cfg):
+    (reason,) = unsupported_in(with_adapter(cfg, cfg.adapter))
     assert "vision tower under names that vLLM has no layer for" in reason
 
 
@@ -48,9 +48,9 @@ def test_the_vision_tower_does_not(cfg):
         ({"r": 513}, "rank is 513, over 512"),
     ],
 )
-def test_what_vllm_refuses(cfg, change, reason):
+def test_unsupported_methods_and_ranks(cfg, change, reason):
     adapter = cfg.adapter.model_copy(update={"vision": False, **change})
-    assert any(reason in text for text in examined(adapted(cfg, adapter)))
+    assert any(reason in text for text in unsupported_in(with_adapter(cfg, adapter)))
 
 
 @pytest.mark.parametrize(
@@ -62,54 +62,54 @@ def test_what_vllm_refuses(cfg, change, reason):
         ({"peft_type": "IA3"}, "IA3"),
     ],
 )
-def test_what_only_others_adapters_have(change, reason):
-    (text,) = objections({"peft_type": "LORA", "r": 8, **change}, [])
+def test_unsupported_settings_of_foreign_adapters(change, reason):
+    (text,) = unsupported_features({"peft_type": "LORA", "r": 8, **change}, [])
     assert reason in text
 
 
-def test_unknown_names_are_found():
+def test_weights_of_unknown_name_are_reported():
     name = "base_model.model.language_model.layers.0.mlp.up_proj.lora_A.weight"
-    (text,) = objections({"peft_type": "LORA", "r": 8}, [name])
-    assert text == f"1 of its weights have no place in vLLM, {name} for one"
+    (text,) = unsupported_features({"peft_type": "LORA", "r": 8}, [name])
+    assert text == f"vLLM has no layer for 1 of its weights, such as {name}"
 
 
 @pytest.fixture
 def saved(cfg, encoder, adapter_folder, tmp_path):
     """An adapter of rank 4 on language model and projector, as train leaves it."""
     adapter = cfg.adapter.model_copy(update={"vision": False})
-    model = adapted(cfg, adapter)
+    model = with_adapter(cfg, adapter)
     save_adapter(model, adapter_weights(model), encoder, Recipe.read(adapter_folder), tmp_path)
     return tmp_path
 
 
 def test_the_command_fits_the_adapter(saved, cfg):
-    given = command(saved)
-    assert given.startswith(f"vllm serve {cfg.backbone.name} --enable-lora")
-    assert "--enable-tower-connector-lora" in given  # for the projector
-    assert "--max-lora-rank 8" in given  # the next that may be
-    assert f"--lora-modules counter={saved}" in given
-    assert "--revision" not in given  # it is a folder
+    command = vllm_serve_command(saved)
+    assert command.startswith(f"vllm serve {cfg.backbone.name} --enable-lora")
+    assert "--enable-tower-connector-lora" in command  # for the projector
+    assert "--max-lora-rank 8" in command  # the next value that vLLM takes
+    assert f"--lora-modules counter={saved}" in command
+    assert "--revision" not in command  # it is a folder
 
 
 def test_the_command_is_refused_with_the_reason(saved, adapter_folder):
-    with pytest.raises(UserError, match="not for vLLM: it adapts the vision tower"):
-        command(adapter_folder)
+    with pytest.raises(UserError, match="vLLM cannot serve it: it adapts the vision tower"):
+        vllm_serve_command(adapter_folder)
     recipe = Recipe.read(saved)
     image = recipe.image.model_copy(update={"drop_border": True})
     recipe.model_copy(update={"image": image}).write(saved)
-    with pytest.raises(UserError, match="trained without its border's tokens"):
-        command(saved)
+    with pytest.raises(UserError, match="trained without the tokens of the border"):
+        vllm_serve_command(saved)
 
 
 def test_a_folder_with_dora_is_refused(saved):
     path = saved / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"use_dora": True}))
     with pytest.raises(UserError, match="it is DoRA"):
-        command(saved)
+        vllm_serve_command(saved)
 
 
-def test_squares_that_a_client_pads_are_what_pad_makes():
-    """docs/serving.md has clients pad, because vLLM takes the checkpoint's own image encoder."""
+def test_a_client_that_pads_a_square_gets_the_pixels_of_pad():
+    """docs/serving.md tells clients to pad: vLLM uses the checkpoint's own image processor."""
     image = frame(1, (640, 480))
     square = ImageOps.pad(image, (640, 640), color=(122, 116, 104))
     ours = image_processor("pad", 336)(image, return_tensors="np")["pixel_values"]

@@ -1,0 +1,66 @@
+"""One row a frame on standard output: as a table, CSV or JSON Lines."""
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from tqdm import tqdm
+
+from llava_dvc.serving.counter import Count
+from llava_dvc.serving.sources import SourceFrame
+from llava_dvc.serving.video import is_video
+
+RowFormat = Literal["table", "csv", "jsonl"]
+MAX_WIDTH = 48  # characters of a frame's name in the table
+TIME_WIDTH = 9  # characters of `#t=3600.5`, which follows the path of a video
+
+
+class RowWriter:
+    """Writes the header when it is made, then one row a call."""
+
+    def __init__(self, row_format: RowFormat, paths: Sequence[Path]) -> None:
+        self._format = row_format
+        longest = max(len(str(path)) + TIME_WIDTH * is_video(path) for path in paths)
+        self._width = min(longest, MAX_WIDTH)
+        if row_format == "table":
+            _print_line(f"{'frame':<{self._width}}  count  80 %      most likely")
+        elif row_format == "csv":
+            _print_line("frame,count,low,high")
+
+    def write_row(self, frame: SourceFrame, count: Count) -> None:
+        match self._format:
+            case "table":
+                _print_line(_table_row(frame, count, self._width))
+            case "csv":
+                _print_line(_csv_row(frame, count))
+            case "jsonl":
+                _print_line(_json_row(frame, count))
+
+
+def _print_line(text: str) -> None:
+    """Prints `text` above the progress bar, and at once: another program may read along."""
+    tqdm.write(text, file=sys.stdout)
+    sys.stdout.flush()
+
+
+def _table_row(frame: SourceFrame, count: Count, width: int) -> str:
+    name = frame.name if len(frame.name) <= width else "…" + frame.name[1 - width :]
+    likely = ", ".join(f"{number} ({share:.0%})" for number, share in count.most_likely())
+    interval = f"{count.low}-{count.high}"
+    return f"{name:<{width}}  {count.count:>5}  {interval:<8}  {likely}"
+
+
+def _csv_row(frame: SourceFrame, count: Count) -> str:
+    text = io.StringIO()  # the csv module quotes names with commas and quotes
+    row = frame.name, count.count, count.low, count.high
+    csv.writer(text, lineterminator="").writerow(row)
+    return text.getvalue()
+
+
+def _json_row(frame: SourceFrame, count: Count) -> str:
+    row = {"frame": frame.name} | ({} if frame.seconds is None else {"seconds": frame.seconds})
+    return json.dumps(row | count.summary(), ensure_ascii=False)

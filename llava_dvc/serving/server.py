@@ -1,0 +1,76 @@
+"""`llava-dvc serve`: the HTTP server, from the bound port to the graceful shutdown."""
+
+import asyncio
+import socket
+import sys
+import time
+from pathlib import Path
+
+import uvicorn
+from PIL import Image
+
+from llava_dvc.errors import UserError
+from llava_dvc.serving.counter import Counter
+from llava_dvc.serving.service import build_app
+
+MAX_CONNECTIONS = 256
+GRACE_SECONDS = 1.0
+"""Time after SIGTERM in which a request on an open connection is still accepted."""
+
+
+def serve(adapter: str | Path, host: str, port: int) -> None:
+    """Loads `adapter` and serves it until SIGTERM or Ctrl-C.
+
+    Raises UserError when the port cannot be bound or the adapter cannot be loaded.
+    """
+    listener = bind_socket(host, port)  # before the model is loaded, which takes long
+    counter = Counter.from_pretrained(adapter)
+    counter.count([Image.new("RGB", (640, 480))])  # the first batch is slow
+    config = uvicorn.Config(
+        build_app(counter),
+        log_level="warning",
+        access_log=False,
+        limit_concurrency=MAX_CONNECTIONS,
+        server_header=False,
+    )
+    GracefulServer(config).run(sockets=[listener])
+
+
+def bind_socket(host: str, port: int) -> socket.socket:
+    """Returns a socket bound to `host` and `port`; port 0 is any free port."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise UserError(
+            f"{host}:{port}: cannot listen there ({error}). Choose another --host or --port."
+        ) from None
+    return listener
+
+
+class GracefulServer(uvicorn.Server):
+    """A Uvicorn server that prints its address, and answers late requests when it shuts down."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or []:
+            host, port = listener.getsockname()[:2]
+            name = f"[{host}]" if ":" in host else host
+            sys.stdout.write(f"listening on http://{name}:{port}\n")
+        sys.stdout.flush()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Closes the port, accepts requests on open connections for GRACE_SECONDS, answers all.
+
+        Uvicorn alone closes idle connections at once. A client that has just sent a request on
+        one would get no answer.
+        """
+        for server in self.servers:
+            server.close()
+        self.server_state.default_headers.append((b"connection", b"close"))
+        deadline = time.monotonic() + GRACE_SECONDS
+        while self.server_state.connections and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
+        await super().shutdown(sockets)

@@ -1,0 +1,126 @@
+"""Image files, a video, and running services."""
+
+import http.client
+import json
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import av
+import pytest
+import uvicorn
+from PIL import Image
+
+from llava_dvc.serving import request_batcher
+from llava_dvc.serving.counter import Count, Counter
+from llava_dvc.serving.server import GracefulServer, bind_socket
+from llava_dvc.serving.service import build_app
+from tests.conftest import frame
+from tests.serving.requests import JPEG
+
+SIZE = 64, 48
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "cam"
+    folder.mkdir()
+    for number in (1, 2, 10):
+        frame(number).save(folder / f"{number}.png")
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+@pytest.fixture
+def clip(tmp_path):
+    """Five seconds at eight frames a second, brighter with every second."""
+    path = tmp_path / "clip.mp4"
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=8)
+        stream.width, stream.height = SIZE
+        stream.pix_fmt = "yuv420p"
+        for index in range(40):
+            image = Image.new("RGB", SIZE, (40 * (index // 8) + 30,) * 3)
+            out.mux(stream.encode(av.VideoFrame.from_image(image)))
+        out.mux(stream.encode())
+    return path
+
+
+class ServiceProcess:
+    """`llava-dvc serve` in a process of its own."""
+
+    def __init__(self, adapter: Path) -> None:
+        command = [Path(sys.executable).with_name("llava-dvc"), "serve", "--port", "0"]
+        self.process = subprocess.Popen(
+            [*command, "--adapter", adapter], stdout=subprocess.PIPE, text=True
+        )
+        self.port = int(self.process.stdout.readline().rpartition(":")[2])
+
+    def ask(self, method, path, body=None, headers=None) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            connection.request(method, path, body, headers or {})
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+    def count(self, body, headers=JPEG) -> tuple[int, dict]:
+        status, text = self.ask("POST", "/count", body, headers)
+        return status, json.loads(text)
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+
+@pytest.fixture(scope="session")
+def service(adapter_folder):
+    running = ServiceProcess(adapter_folder)
+    yield running
+    running.stop()
+
+
+class BlockedCounter:
+    """Counts nothing until `release` is set; `batches` has the size of each batch that it got."""
+
+    def __init__(self) -> None:
+        self.release = threading.Event()
+        self.batches: list[int] = []
+
+    def wait_for_batch(self) -> None:
+        while not self.batches:
+            threading.Event().wait(0.001)
+
+    def __call__(self, images) -> list[Count]:
+        self.batches.append(len(images))
+        assert self.release.wait(30)
+        if any(image.size == (1, 1) for image in images):
+            raise RuntimeError("out of memory")
+        return [Count(image.width, 0, 0, 0.0, (1.0,), "") for image in images]
+
+
+@pytest.fixture
+def blocked():
+    return BlockedCounter()
+
+
+@pytest.fixture
+def small_service(adapter_folder, blocked, monkeypatch):
+    """A server in this process that counts with `blocked` and has room for three frames."""
+    monkeypatch.setattr(request_batcher, "MAX_QUEUED_FRAMES", 3)
+    counter = Counter.from_pretrained(adapter_folder)
+    counter.count = blocked
+    listener = bind_socket("127.0.0.1", 0)
+    server = GracefulServer(uvicorn.Config(build_app(counter), log_level="warning"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    while not server.started:
+        threading.Event().wait(0.01)
+    server.port = listener.getsockname()[1]
+    yield server
+    blocked.release.set()
+    server.should_exit = True
+    thread.join(30)
