@@ -76,7 +76,7 @@ class CountService:
         self._batcher = RequestBatcher(counter.count, counter.batch_size, metrics.batches.observe)
         metrics.waiting.set_function(lambda: self._batcher.reserved)
 
-    async def count(self, request: Request) -> CountResponse:
+    async def count_upload(self, request: Request) -> CountResponse:
         """Counts the people in one frame, sent as the body or as the `file` of a form."""
         data = await read_upload(request)
         pixels = pixels_within_limit(data)
@@ -122,13 +122,16 @@ def build_app(counter: Counter) -> FastAPI:
         redoc_url=None,
     )
     app.add_middleware(MeasureRequests, metrics=metrics)
-    app.post("/count", responses=ERRORS, openapi_extra={"requestBody": REQUEST_BODY})(service.count)
+    count = app.post(
+        "/count", name="count", responses=ERRORS, openapi_extra={"requestBody": REQUEST_BODY}
+    )
+    count(service.count_upload)
     app.get("/health", responses={503: {"model": ErrorResponse}})(service.health)
-    app.get("/metrics", response_class=Response, include_in_schema=False)(metrics.text)
+    app.get("/metrics", response_class=Response, include_in_schema=False)(metrics.exposition)
     for path, file in PAGES.items():
-        app.add_api_route(path, partial(_page, file), include_in_schema=False)
+        app.add_api_route(path, partial(_page_response, file), include_in_schema=False)
     return app
 
 
-def _page(file: str) -> HTMLResponse:
+def _page_response(file: str) -> HTMLResponse:
     return HTMLResponse((WEB / file).read_text(encoding="utf-8"), headers=PAGE_HEADERS)

@@ -38,7 +38,8 @@ class ServiceMetrics:
         )
         ProcessCollector(registry=registry)
 
-    async def text(self) -> Response:
+    async def exposition(self) -> Response:
+        """Returns all metrics in the Prometheus text format."""
         return Response(generate_latest(self.registry), media_type=CONTENT_TYPE_LATEST)
 
 
