@@ -1,8 +1,8 @@
-# Needs Python 3.11 to 3.13, git and make; the rest installs itself.
+# Needs Python 3.11 to 3.13, git and make. `make setup` installs the rest.
 .DEFAULT_GOAL := help
 .PHONY: help setup repro test faults check format ui clean
 
-# uv from the PATH, else a private copy of it in .uv/
+# uv from the PATH, else a copy in .uv/
 UV := $(shell command -v uv || echo .uv/bin/uv)
 RUN := $(UV) run --frozen --no-sync
 
@@ -15,28 +15,28 @@ help: ## Show this list
 setup: $(UV) ## Install the locked packages into .venv
 	@$(UV) sync --frozen --quiet
 
-repro: setup ## Fetch the sample and run what changed of the pipeline
+repro: setup ## Download the sample and run the changed stages
 	@! $(RUN) dvc stage list 2>&1 >/dev/null | grep -q 'dvc\.lock' || \
-		{ echo "dvc.lock: cut short by a full disk or a kill, restored from git"; git checkout -- dvc.lock; }
+		{ echo "dvc.lock: is incomplete after a full disk or a kill. It is restored from git."; git checkout -- dvc.lock; }
 	$(RUN) dvc pull --quiet data.dvc backbones/tiny-llava.dvc
 	$(RUN) dvc repro
 	@found=$$($(RUN) dvc status --json) && ! echo "$$found" | grep -q '"not in cache"' || \
-		{ echo "error: DVC could not keep a result: is the disk full? Make room and run make repro again"; exit 1; }
+		{ echo "error: DVC could not keep a result in its cache. If the disk is full, free some space. Then run make repro again."; exit 1; }
 
-test: setup ## Run all tests but those of `make faults`
+test: setup ## Run all tests except those of `make faults`
 	$(RUN) pytest
 
-faults: setup ## Kill, fill and lock, and a sweep of experiments: a quarter of an hour
+faults: setup ## Test kills, full disks, lost servers and a sweep of experiments: 15 minutes
 	$(RUN) pytest -m 'faults or sweep' tests/faults tests/pipeline/test_pipeline.py
 
-check: setup ## Format, lint, imports, types and tests; CI runs `make faults` too
+check: setup ## Check format, lint, imports and types, and run the tests
 	$(RUN) ruff format --check
 	$(RUN) ruff check
 	$(RUN) lint-imports
 	$(RUN) mypy --strict llava_dvc stages
 	$(RUN) pytest
 
-format: setup ## Format the code and mend what ruff can
+format: setup ## Format the code and fix lint errors
 	$(RUN) ruff format
 	$(RUN) ruff check --fix
 
@@ -46,7 +46,7 @@ ui: setup ## Open MLflow on http://127.0.0.1:5000 and TensorBoard on http://127.
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(RUN) mlflow server --workers 1 \
 		--backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000
 
-clean: ## Remove the environment and local state, not the data
+clean: ## Remove .venv, .uv and checkpoints, not the data
 	rm -rf .venv .uv checkpoints
 
 .uv/bin/uv:

@@ -1,11 +1,10 @@
-"""One factor at a time from params.yaml: what each setting does to the error, by blocked cross-
-validation.
+"""Changes one setting of params.yaml at a time and measures the error by blocked cross-validation.
 
     python -m benchmarks.ablation DATA --out FILE [--processes 4] [--set backbone.device=cuda]
 
-DATA is a folder like data/. Every row is one `benchmarks.cross_validate` over the same blocks, with
-each of --seeds; several run at once. FILE, a new one, gets a JSON line a run; the table is printed
-from it.
+DATA is a folder like data/. Each factor runs `benchmarks.cross_validate` over the same blocks, once
+for each of --seeds, with --processes runs at the same time. FILE must be new. It gets one JSON line
+per run, and the table is printed from it.
 """
 
 import argparse
@@ -42,16 +41,16 @@ FACTORS: dict[str, tuple[str, ...]] = {
 
 
 def main() -> None:
-    arguments = _parse()
+    arguments = parse_arguments()
     tasks = [(name, seed) for seed in arguments.seeds for name in arguments.factors]
-    arguments.out.touch(exist_ok=False)  # rows of other settings would be averaged in
+    arguments.out.touch(exist_ok=False)  # the table averages all lines of a file
     with ThreadPoolExecutor(arguments.processes) as pool:
         list(pool.map(lambda task: run(*task, arguments), tasks))
     sys.stdout.write(table(map(json.loads, arguments.out.read_text().splitlines())))
 
 
 def run(name: str, seed: int, arguments: argparse.Namespace) -> None:
-    """One row with one seed, in a process of its own; its failure is said and is no row."""
+    """Runs one factor with one seed in its own process. A failed run writes to stderr only."""
     command = [sys.executable, "-m", "benchmarks.cross_validate", str(arguments.data), "--alone"]
     command += [f"--block={block}" for block in arguments.block]
     settings = [*arguments.set, *FACTORS[name], f"seed={seed}"]
@@ -66,31 +65,31 @@ def run(name: str, seed: int, arguments: argparse.Namespace) -> None:
 
 
 def table(rows: Iterable[dict[str, Any]]) -> str:
-    """Means over the seeds, in the order of FACTORS; MAE with the spread between seeds."""
+    """Returns one row per factor: means over seeds, and the standard deviation of the MAE."""
     by_name: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         by_name[row["name"]].append(row)
     lines = [HEADER, "|---" * HEADER.count("| ") + "|"]
     for name in [name for name in FACTORS if name in by_name]:
-        found = by_name[name]
-        maes = [row["adapter"]["mae"] for row in found]
+        runs = by_name[name]
+        maes = [row["adapter"]["mae"] for row in runs]
         cells = [
             name,
-            str(len(found)),
+            str(len(runs)),
             f"{np.mean(maes):.2f} ± {np.std(maes, ddof=1):.2f}",
-            f"{np.mean([row['adapter']['rmse'] for row in found]):.2f}",
-            f"{np.mean([row['adapter']['bias'] for row in found]):+.2f}",
-            f"{np.mean([row['adapter_greedy']['mae'] for row in found]):.2f}",
-            f"{np.mean([row['coverage_80'] for row in found]):.0%}",
-            f"{np.mean([sum(row['minutes']) for row in found]):.1f}",
-            f"{found[0]['parameters'] / 1e6:.2f} M",
-            f"{max(row['peak_gib'] for row in found):.2f}",
+            f"{np.mean([row['adapter']['rmse'] for row in runs]):.2f}",
+            f"{np.mean([row['adapter']['bias'] for row in runs]):+.2f}",
+            f"{np.mean([row['adapter_greedy']['mae'] for row in runs]):.2f}",
+            f"{np.mean([row['coverage_80'] for row in runs]):.0%}",
+            f"{np.mean([sum(row['minutes']) for row in runs]):.1f}",
+            f"{runs[0]['parameters'] / 1e6:.2f} M",
+            f"{max(row['peak_gib'] for row in runs):.2f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def _parse() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, required=True)

@@ -1,9 +1,9 @@
-"""What the whole distribution costs: P(0) to P(99) with the reply, against one greedy answer.
+"""Compares the time of the whole distribution, P(0) to P(99) with the reply, to a greedy answer.
 
     python -m benchmarks.count_cost [ADAPTER] [--frames 64] [--rounds 5]
 
-Both answer the same prepared batches of eight, in turn; the greedy answer is what transformers'
-`generate` writes, at most two digits and the end.
+Both use the same prepared batches of eight and take turns. The greedy answer comes from
+`generate` of transformers: at most two digits and EOS.
 """
 
 import argparse
@@ -19,23 +19,20 @@ import torch
 from llava_dvc.data.frames import read_frames
 from llava_dvc.data.images import read_rgb
 from llava_dvc.model.adapter import load_adapter
-from llava_dvc.model.chat_template import render_prompt
-from llava_dvc.model.count_tree import CountTree
-from llava_dvc.model.counting import loader, reply, score
+from llava_dvc.model.counting import CountPredictor, reply, score
 
 BATCH = 8
-TOKENS = 3  # two digits and the end
+NEW_TOKENS = 3  # two digits and EOS
 
 
 @torch.no_grad()
 def main() -> None:
-    arguments = _parse()
+    arguments = parse_arguments()
     model, encoder, recipe = load_adapter(arguments.adapter)
-    content = [{"type": "image"}, {"type": "text", "text": recipe.question}]
-    prompt = render_prompt(encoder.processor, [{"role": "user", "content": content}])
+    predictor = CountPredictor(model, encoder, recipe.question, 99)
+    tree = predictor.tree
     frames = [read_rgb(frame.path) for frame in read_frames(Path("data"), ())[: arguments.frames]]
-    batches = list(loader(encoder, frames, prompt, BATCH, model.device))
-    tree = CountTree.build(encoder.processor, prompt, 99).to(model.device)
+    batches = list(predictor.batches(frames, BATCH))
 
     def distribution(batch: dict[str, Any]) -> None:
         scores = score(model, batch, tree)
@@ -43,26 +40,27 @@ def main() -> None:
         reply(model, batch["input_ids"].shape[1], scores, tree)
 
     def greedy(batch: dict[str, Any]) -> None:
-        model.generate(**batch, max_new_tokens=TOKENS, do_sample=False)
+        model.generate(**batch, max_new_tokens=NEW_TOKENS, do_sample=False)
 
     seconds: dict[str, list[float]] = {"greedy": [], "distribution": []}
     for _ in range(arguments.rounds + 1):
-        for name, ask in (("greedy", greedy), ("distribution", distribution)):
-            seconds[name].append(timed(ask, batches))
-    one, other = (float(np.median(seconds[name][1:])) for name in ("greedy", "distribution"))
-    speed = len(frames) / other
-    sys.stdout.write(f"greedy {one:.2f} s, distribution {other:.2f} s: {other / one:.2f} times")
+        for name, answer in (("greedy", greedy), ("distribution", distribution)):
+            seconds[name].append(time_of(answer, batches))
+    fast, whole = (float(np.median(seconds[name][1:])) for name in ("greedy", "distribution"))
+    speed = len(frames) / whole
+    sys.stdout.write(f"greedy {fast:.2f} s, distribution {whole:.2f} s: {whole / fast:.2f} times")
     sys.stdout.write(f"; {speed:.1f} frames/s without decoding\n")
 
 
-def timed(ask: Callable[[dict[str, Any]], None], batches: list[dict[str, Any]]) -> float:
+def time_of(answer: Callable[[dict[str, Any]], None], batches: list[dict[str, Any]]) -> float:
+    """Returns the seconds for all batches."""
     began = time.perf_counter()
     for batch in batches:
-        ask(batch)
+        answer(batch)
     return time.perf_counter() - began
 
 
-def _parse() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("adapter", nargs="?", type=Path, default=Path("models/adapter"))
     parser.add_argument("--frames", type=int, default=64)

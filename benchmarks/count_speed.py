@@ -1,10 +1,11 @@
-"""Counting speed of LLaVA-1.5-7B on one GPU: frames a second with the whole distribution and reply.
+"""Measures how many frames per second LLaVA-1.5-7B counts on one GPU, with distribution and reply.
 
     python -m benchmarks.count_speed SKELETON [--frames 1024] [--batch 32]
 
-Random weights would write no numbers, and every reply would be generated apart: digits are made the
-likeliest tokens, and the end after them, as a tuned model has it. 640x480 JPEG frames are decoded
-in worker processes. The ceiling is what a large matrix product reaches in the same run.
+The weights are random, so digits are made the likeliest tokens and EOS follows them, as in a tuned
+model. Otherwise no reply would be a number, and each would be generated separately. 640x480 JPEG
+frames are decoded in worker processes. The ceiling is the speed of a large matrix product in the
+same run.
 """
 
 import argparse
@@ -16,12 +17,12 @@ from typing import Any
 import torch
 
 from benchmarks.train_speed import (
-    ASKED,
-    frames,
+    CONVERSATION,
     linear_weights,
+    make_frames,
     make_weights,
     matmul_rate,
-    places,
+    positions,
     preset,
 )
 from llava_dvc.evaluation.merged_weights import merge_and_compile
@@ -40,10 +41,10 @@ BASES = {
 
 
 def main() -> None:
-    arguments = _parse()
+    arguments = parse_arguments()
     make_weights(arguments.skeleton, arguments.weights)
     ceiling = matmul_rate()
-    rows = frames(arguments.frames)["image"]
+    rows = make_frames(arguments.frames)["image"]
     sys.stdout.write(f"matmul {ceiling / 1e12:.1f} TFLOP/s\n")
     for name in arguments.bases:
         cfg = preset(arguments.weights, BASES[name])
@@ -57,23 +58,24 @@ def main() -> None:
             merge_and_compile(model)
         for batch in arguments.batch:
             speed = frames_per_second(model, encoder, rows, batch)
-            share = speed * arithmetic(model, encoder) / ceiling
+            share = speed * operations_per_frame(model, encoder) / ceiling
             peak = torch.cuda.max_memory_allocated() / 2**30
             sys.stdout.write(
                 f"| {name} | {batch} | {speed:.1f} | {share:.0%} | {peak:.1f} | {loading:.1f} |\n"
             )
             sys.stdout.flush()
-            torch._dynamo.reset()  # it compiles for eight shapes, and no more
+            torch._dynamo.reset()  # torch.compile handles eight shapes at most
         del model
         torch.cuda.empty_cache()
 
 
 def frames_per_second(model: Any, encoder: Encoder, rows: Any, batch: int) -> float:
-    """Warmed up on one batch; everything from the JPEG bytes to P(count) and reply."""
-    CountPredictor(model, encoder, ASKED.question, 99).predict(rows[: 2 * batch], batch)
+    """Measures from JPEG bytes to P(count) and reply, after a warm-up."""
+    predictor = CountPredictor(model, encoder, CONVERSATION.question, 99)
+    predictor.predict(rows[: 2 * batch], batch)
     torch.cuda.reset_peak_memory_stats()
     began = time.monotonic()
-    answers = CountPredictor(model, encoder, ASKED.question, 99).predict(rows, batch)
+    answers = predictor.predict(rows, batch)
     seconds = time.monotonic() - began
     if not all(reply.isdigit() for reply in answers.replies):
         raise RuntimeError(f"replies are not numbers: {answers.replies[:5]}")
@@ -81,28 +83,28 @@ def frames_per_second(model: Any, encoder: Encoder, rows: Any, batch: int) -> fl
 
 
 def prefer_numbers(model: Any, encoder: Encoder) -> None:
-    """Digits after the prompt, the end after a number."""
+    """Makes digits the likeliest tokens after the prompt, and EOS after a number."""
     tokenizer = encoder.processor.tokenizer
     digits = torch.tensor(tokenizer.convert_tokens_to_ids(list("0123456789")), device=model.device)
     end = tokenizer.eos_token_id
 
-    def lift(_: Any, __: Any, logits: torch.Tensor) -> torch.Tensor:
+    def raise_logits(_: Any, __: Any, logits: torch.Tensor) -> torch.Tensor:
         logits[..., end if logits.shape[1] == 1 else digits] += 1000
         return logits
 
-    model.lm_head.register_forward_hook(lift)
+    model.lm_head.register_forward_hook(raise_logits)
 
 
-def arithmetic(model: Any, encoder: Encoder) -> float:
-    """Floating-point operations a frame cannot do without: prompt, tree of 99 counts, tower."""
+def operations_per_frame(model: Any, encoder: Encoder) -> float:
+    """Returns the minimal floating-point operations per frame: prompt, tree of 99 counts, tower."""
     language, tower = linear_weights(model.config)
-    tokens = places(model.config) - 1 + 27 + 9
-    if encoder.border:
-        tokens -= encoder.border.dropped
-    return float(2 * language * tokens + 2 * tower * places(model.config))
+    tokens = positions(model.config) - 1 + 27 + 9
+    if padding := encoder.padding((640, 480)):
+        tokens -= len(padding)
+    return float(2 * language * tokens + 2 * tower * positions(model.config))
 
 
-def _parse() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("skeleton", type=Path)
     parser.add_argument("--weights", type=Path, default=Path("/tmp/llava-7b-random"))

@@ -1,10 +1,11 @@
-"""How well a recipe counts on a data set, by blocked cross-validation in time.
+"""Measures how well a recipe counts on a data set, by blocked cross-validation in time.
 
     python -m benchmarks.cross_validate DATA [--blocks 8] [--set adapter.r=16] [--out FILE]
 
-DATA is a folder like data/. Each block of neighbouring frames is evaluated by an adapter that was
-trained on the others, less a gap on both sides; the errors of all blocks are pooled, beside those
-of the baselines on the same frames. `--block 660:800` evaluates one chosen block alone.
+DATA is a folder like data/. Each block of consecutive frames is evaluated by an adapter that was
+trained on the other blocks. A gap of frames on both sides of the block is left out. The errors of
+all blocks are pooled and shown beside the baselines on the same frames. `--block 660:800` evaluates
+this block only.
 """
 
 import argparse
@@ -23,7 +24,7 @@ import torch
 from datasets import DatasetDict
 
 from benchmarks.settings import overridden
-from llava_dvc.checks.preflight import Asked, require_sound
+from llava_dvc.checks.preflight import RequestedModel, require_model
 from llava_dvc.config import PARAMS, Config, load_config
 from llava_dvc.conversation import parse_count
 from llava_dvc.data.frames import read_frames
@@ -31,7 +32,7 @@ from llava_dvc.data.messages import read_conversations
 from llava_dvc.data.prepare import build
 from llava_dvc.data.split import Split
 from llava_dvc.evaluation.baselines import ridge_features, train_mean, zero_shot
-from llava_dvc.evaluation.predictions import predictions
+from llava_dvc.evaluation.predictions import prediction_table
 from llava_dvc.metrics import Floats, coverage, summary
 from llava_dvc.model.backbone import backbone_encoder, load_backbone
 from llava_dvc.training.count_trainer import CountTrainer, TrainingSpec, fit
@@ -39,7 +40,7 @@ from llava_dvc.training.count_trainer import CountTrainer, TrainingSpec, fit
 
 @dataclass(frozen=True)
 class Fold:
-    """One block's labels and everybody's answers, in order of time."""
+    """The labels and all answers of one block, in order of time."""
 
     count: Floats
     answers: dict[str, Floats]
@@ -48,18 +49,18 @@ class Fold:
     minutes: float
     parameters: int
     peak_gib: float
-    """Of memory, of the GPU's where there is one."""
+    """GPU memory, or the process's memory without a GPU."""
 
 
 def main() -> None:
-    arguments = _parse()
+    arguments = parse_arguments()
     cfg = overridden(load_config(arguments.params), arguments.set)
     frames = read_frames(arguments.data, cfg.data.exclude)
     conversations = read_conversations(arguments.data)
     blocks = arguments.block or even_blocks(len(frames), arguments.blocks)
     folds = []
     for block in blocks:
-        split = around(block, len(frames), arguments.gap, cfg.split.val)
+        split = split_around(block, len(frames), arguments.gap, cfg.split.val)
         rows = build(frames, conversations, split, cfg.seed)
         fold = run(cfg, rows, rivals=not arguments.alone)
         folds.append(fold)
@@ -73,7 +74,7 @@ def main() -> None:
 
 
 def run(cfg: Config, rows: DatasetDict, rivals: bool) -> Fold:
-    """Baselines first, then the adapter: training changes the model it is given."""
+    """Evaluates the baselines before the adapter, because training changes the model."""
     train, val, held_out = rows["train"], rows["val"], rows["eval"]
     model, encoder = load_backbone(cfg.backbone), backbone_encoder(cfg.backbone, cfg.image)
     answers = {"train_mean": train_mean(train["count"], len(held_out))}
@@ -82,23 +83,19 @@ def run(cfg: Config, rows: DatasetDict, rivals: bool) -> Fold:
         answers["ridge_features"] = ridge_features(model, encoder, train, val, held_out)
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as checkpoints:
-        trainer = CountTrainer(
-            model,
-            encoder,
-            TrainingSpec(
-                train, val, cfg.adapter, cfg.train, seed=cfg.seed, checkpoints=Path(checkpoints)
-            ),
-        )
-        require_sound(trainer, Asked(cfg.backbone, cfg.image, cfg.adapter))
+        spec = TrainingSpec(train, val, cfg.adapter, cfg.train, cfg.seed, Path(checkpoints))
+        trainer = CountTrainer(model, encoder, spec)
+        require_model(trainer, RequestedModel(cfg.backbone, cfg.image, cfg.adapter))
         tuned = fit(trainer)
     minutes = (time.monotonic() - began) / 60
-    found = predictions(tuned.model.eval(), encoder, held_out, cfg.evaluate, tuned.temperature)
-    answers["adapter"] = found["predicted"].to_numpy(float)
-    written = found["reply"].map(parse_count)  # where it is no number, the decoded count stands
-    answers["adapter_greedy"] = written.fillna(found["predicted"]).to_numpy(float)
-    low, high = found["low"].to_numpy(float), found["high"].to_numpy(float)
+    tuned_model = tuned.model.eval()
+    predicted = prediction_table(tuned_model, encoder, held_out, cfg.evaluate, tuned.temperature)
+    answers["adapter"] = predicted["predicted"].to_numpy(float)
+    greedy = predicted["reply"].map(parse_count)  # None if the reply is not a number
+    answers["adapter_greedy"] = greedy.fillna(predicted["predicted"]).to_numpy(float)
+    low, high = predicted["low"].to_numpy(float), predicted["high"].to_numpy(float)
     return Fold(
-        count=found["count"].to_numpy(float),
+        count=predicted["count"].to_numpy(float),
         answers=answers,
         low=low,
         high=high,
@@ -114,8 +111,8 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def around(block: tuple[int, int], frames: int, gap: int, val: float) -> Split:
-    """`block` evaluates; of the frames outside it and its gaps the last share `val` validates."""
+def split_around(block: tuple[int, int], frames: int, gap: int, val: float) -> Split:
+    """Returns a split: `block` evaluates, the last frames outside block and gaps validate."""
     start, stop = block
     rest = [i for i in range(frames) if i < start - gap or i >= stop + gap]
     train = rest[: -round(val * frames)]
@@ -130,32 +127,32 @@ def even_blocks(frames: int, blocks: int) -> list[tuple[int, int]]:
 
 
 def figures(folds: list[Fold]) -> dict[str, Any]:
-    """Errors of all folds' frames together."""
+    """Returns the errors over the frames of all folds."""
     count = np.concatenate([fold.count for fold in folds])
-    found: dict[str, Any] = {"frames": len(count)}
+    report: dict[str, Any] = {"frames": len(count)}
     for name in folds[0].answers:
         answers = np.concatenate([fold.answers[name] for fold in folds])
-        found[name] = summary(count, answers) | {"bias": round(float((answers - count).mean()), 2)}
+        report[name] = summary(count, answers) | {"bias": round(float((answers - count).mean()), 2)}
     low, high = (np.concatenate([getattr(fold, end) for fold in folds]) for end in ("low", "high"))
-    found["coverage_80"] = round(coverage(count, low, high), 3)
-    found["minutes"] = [round(fold.minutes, 1) for fold in folds]
-    found["parameters"] = folds[0].parameters
-    found["peak_gib"] = round(max(fold.peak_gib for fold in folds), 2)
-    return found
+    report["coverage_80"] = round(coverage(count, low, high), 3)
+    report["minutes"] = [round(fold.minutes, 1) for fold in folds]
+    report["parameters"] = folds[0].parameters
+    report["peak_gib"] = round(max(fold.peak_gib for fold in folds), 2)
+    return report
 
 
-def _block(text: str) -> tuple[int, int]:
+def parse_block(text: str) -> tuple[int, int]:
     start, _, stop = text.partition(":")
     return int(start), int(stop)
 
 
-def _parse() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--params", type=Path, default=PARAMS)
     parser.add_argument("--set", action="append", default=[], metavar="section.key=value")
     parser.add_argument("--blocks", type=int, default=8)
-    parser.add_argument("--block", type=_block, action="append", metavar="START:STOP")
+    parser.add_argument("--block", type=parse_block, action="append", metavar="START:STOP")
     parser.add_argument("--alone", action="store_true", help="leave out the slower baselines")
     parser.add_argument("--gap", type=int, default=20)
     parser.add_argument("--out", type=Path, help="a JSON Lines file to add the pooled figures to")

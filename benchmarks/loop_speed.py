@@ -1,9 +1,9 @@
-"""How long a change takes to come back: `dvc repro` with nothing to do, beside that of a repository
-with one toy stage, and after a change in `evaluate`.
+"""Measures `dvc repro` with nothing to do, and after a change in `evaluate`.
 
     python -m benchmarks.loop_speed [--rounds 7]
 
-In a repository where `dvc repro` has just run. The change of `evaluate.batch_size` is taken back.
+Run it in a repository where `dvc repro` has just run. A repository with one toy stage is measured
+for comparison. The change of `evaluate.batch_size` is undone at the end.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         toy = make_toy(Path(folder))
         for place in (here, toy):
-            repro(place)  # warm
+            repro(place)  # warm up
         rounds = [(repro(toy), repro(here)) for _ in range(arguments.rounds)]
     small, ours = (statistics.median(column) for column in zip(*rounds, strict=True))
     sys.stdout.write(
@@ -49,7 +49,7 @@ def make_toy(folder: Path) -> Path:
 
 
 def repro(folder: Path, *options: str) -> float:
-    """Seconds of one `dvc repro`."""
+    """Returns the seconds of one `dvc repro`."""
     start = time.perf_counter()
     subprocess.run(["dvc", "repro", *options], cwd=folder, check=True, capture_output=True)
     return time.perf_counter() - start
@@ -57,7 +57,7 @@ def repro(folder: Path, *options: str) -> float:
 
 @contextmanager
 def changed(params: Path) -> Iterator[None]:
-    """Another `evaluate.batch_size`, by one, while the block lasts."""
+    """Increases `evaluate.batch_size` by one inside the `with` block."""
     before = params.read_text(encoding="utf-8")
     values = yaml.safe_load(before)
     values["evaluate"]["batch_size"] += 1

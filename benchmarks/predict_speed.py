@@ -1,9 +1,9 @@
-"""Speed of `llava-dvc predict` beside that of the evaluation stage, on the same frames.
+"""Compares the speed of `llava-dvc predict` to that of the evaluate stage, on the same frames.
 
     python -m benchmarks.predict_speed [--rounds 5]
 
-Both run in this process and take turns, so that a busy machine slows both: files are found, decoded
-and counted as predict does, and `counting.predict` goes over the prepared split as evaluate does.
+Both run in this process and take turns, so that other load on the machine slows both. `predict`
+finds, decodes and counts files. `evaluate` runs `counting.predict` on the prepared split.
 """
 
 import argparse
@@ -30,20 +30,20 @@ def main() -> None:
     paths = [arguments.frames / name for name in rows["frame"]]
     counter.count(paths[:8])
 
-    def evaluated() -> None:
+    def run_evaluate() -> None:
         counter.predictor.predict(rows["image"], counter.batch_size)
 
-    def predicted() -> None:
+    def run_predict() -> None:
         assert len(list(count_paths(counter, paths, 1.0, []))) == len(rows)
 
     seconds: dict[str, list[float]] = {"evaluate": [], "predict": []}
     for _ in range(arguments.rounds):
-        for name, run in {"evaluate": evaluated, "predict": predicted}.items():
+        for name, run in {"evaluate": run_evaluate, "predict": run_predict}.items():
             began = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - began)
-    rates = {name: [round(len(rows) / one, 2) for one in found] for name, found in seconds.items()}
-    speed = {name: statistics.median(found) for name, found in rates.items()}
+    rates = {name: [round(len(rows) / s, 2) for s in times] for name, times in seconds.items()}
+    speed = {name: statistics.median(of_rounds) for name, of_rounds in rates.items()}
     ratio = round(speed["predict"] / speed["evaluate"], 3)
     sys.stdout.write(json.dumps({"frames_a_second": rates, "ratio": ratio}, indent=2) + "\n")
 

@@ -1,10 +1,10 @@
-"""How far each way to be faster is from float32: gradients of one batch, and counts of another.
+"""Measures the rounding error of each faster path against float32, for gradients and for counts.
 
     python -m benchmarks.rounding SKELETON
 
-Every adapter tensor is set to random values, so that all of them get a gradient. Errors are
-|x - reference| / |reference| over all gradients together, or all counts' log-probabilities less
-their mean; the reference computes in float32 on the same 4-bit weights.
+All adapter tensors get random values, so that each has a gradient. The error is
+|x - reference| / |reference|, where x holds all gradients of a batch, or the log-probabilities of
+all counts minus their mean. The reference computes in float32 on the same 4-bit weights.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.train_speed import ASKED, frames, make_weights, ours, preset
+from benchmarks.train_speed import CONVERSATION, make_frames, make_weights, our_trainer, preset
 from llava_dvc.checks.gradient_check import adapter_tensors
 from llava_dvc.evaluation.merged_weights import merge_and_compile
 from llava_dvc.model.adapter import peft_config
@@ -48,27 +48,27 @@ ROWS = 4
 
 
 def main() -> None:
-    arguments = _parse()
+    arguments = parse_arguments()
     make_weights(arguments.skeleton, arguments.weights)
     compare("the gradient, when training", TRAINING, gradients, arguments.weights)
     compare("log P(count), when counting", COUNTING, log_probabilities, arguments.weights)
 
 
 def compare(what: str, paths: Paths, measure: Measure, weights: Path) -> None:
-    """Print every path's distance from the first one's result."""
+    """Prints the error of each path relative to the first path."""
     sys.stdout.write(f"| path | error of {what} |\n|---|---|\n")
     reference: Tensor | None = None
     for name, settings in paths.items():
-        found = measure(weights, settings)
+        result = measure(weights, settings)
         torch._dynamo.reset()
-        reference = found if reference is None else reference
-        sys.stdout.write(f"| {name} | {(found - reference).norm() / reference.norm():.2%} |\n")
+        reference = result if reference is None else reference
+        sys.stdout.write(f"| {name} | {(result - reference).norm() / reference.norm():.2%} |\n")
         sys.stdout.flush()
 
 
 def gradients(weights: Path, settings: Settings) -> Tensor:
-    """Of every adapter tensor, one behind the other, in float32 on the CPU."""
-    trainer = ours(preset(weights, [*settings]), frames(ROWS))
+    """Returns the gradients of all adapter tensors in one vector, in float32 on the CPU."""
+    trainer = our_trainer(preset(weights, [*settings]), make_frames(ROWS))
     rows = [trainer.train_dataset[row] for row in range(ROWS)]
     batch = trainer._prepare_inputs(trainer.data_collator(rows))
     randomize(trainer.model)
@@ -81,7 +81,7 @@ def gradients(weights: Path, settings: Settings) -> Tensor:
 
 
 def log_probabilities(weights: Path, settings: Settings) -> Tensor:
-    """Of all counts, less their mean, `(frames, counts)`."""
+    """Returns the log-probabilities of all counts minus their mean, `(frames, counts)`."""
     cfg = preset(weights, [*settings])
     model = load_backbone(cfg.backbone)
     encoder = backbone_encoder(cfg.backbone, cfg.image)
@@ -89,22 +89,22 @@ def log_probabilities(weights: Path, settings: Settings) -> Tensor:
     randomize(model)
     if cfg.evaluate.compile:
         merge_and_compile(model)
-    prompt = render_prompt(encoder.processor, ASKED.messages(None))
+    prompt = render_prompt(encoder.processor, CONVERSATION.messages(None))
     tree = CountTree.build(encoder.processor, prompt, 99).to(model.device)
-    [batch] = loader(encoder, frames(ROWS)["image"], prompt, ROWS, model.device)
+    [batch] = loader(encoder, make_frames(ROWS)["image"], prompt, ROWS, model.device)
     with as_trained(model):
         logs = tree.log_probabilities(score(model, batch, tree).nodes).cpu()
     return logs - logs.mean(dim=1, keepdim=True)
 
 
 def randomize(model: Any) -> None:
-    """Make the adapters' tensors random."""
+    """Sets the adapter tensors to random values."""
     torch.manual_seed(0)
     for parameter in adapter_tensors(model).values():
         torch.nn.init.normal_(parameter, std=0.02)
 
 
-def _parse() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("skeleton", type=Path)
     parser.add_argument("--weights", type=Path, default=Path("/tmp/llava-7b-random"))

@@ -1,10 +1,10 @@
-"""What `llava-dvc serve` withstands: requests a second, latency, memory, bad bodies and SIGTERM.
+"""Load test of `llava-dvc serve`: requests per second, latency, memory, bad bodies and SIGTERM.
 
     python -m benchmarks.serve_load --requests 2000 --clients 16
 
-It starts a server of its own on 127.0.0.1 and asks nothing else. Between the rounds of requests the
-same frames are counted without a server, `counting.predict` in this process, so that a busy machine
-shows in both figures.
+It starts its own server on 127.0.0.1. Between the rounds of requests it counts frames without a
+server, with `counting.predict` in this process, so that other load on the machine shows in both
+figures.
 """
 
 import argparse
@@ -45,7 +45,7 @@ class Server:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
 
     def memory(self) -> float:
-        """Resident, in MB."""
+        """Returns the resident memory in MB."""
         connection = self.connect()
         connection.request("GET", "/metrics")
         text = connection.getresponse().read().decode()
@@ -54,25 +54,26 @@ class Server:
         return float(found[1]) / 1e6
 
 
-def ask(connection: http.client.HTTPConnection, body: bytes) -> int:
+def post(connection: http.client.HTTPConnection, body: bytes) -> int:
+    """Posts one frame and returns the status."""
     connection.request("POST", "/count", body, HEADERS)
     answer = connection.getresponse()
     answer.read()
     return answer.status
 
 
-def load(
+def send_all(
     server: Server, bodies: list[bytes], clients: int
 ) -> tuple[float, list[float], Tally[int]]:
-    """Seconds for all of `bodies`, the latency of each, and how many got which status."""
+    """Returns the seconds for all `bodies`, their latencies, and how often each status came."""
     waiting = iter(bodies)
     statuses: Tally[int] = Tally()
 
     def client(_: int) -> list[float]:
         connection, latencies = server.connect(), []
-        for body in waiting:  # a list's iterator: one thread gets each
+        for body in waiting:  # a list's iterator is thread-safe: each body goes to one client
             began = time.perf_counter()
-            statuses[ask(connection, body)] += 1
+            statuses[post(connection, body)] += 1
             latencies.append(time.perf_counter() - began)
         return latencies
 
@@ -93,8 +94,8 @@ def bad_bodies(good: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def at_sigterm(server: Server, bodies: list[bytes], clients: int) -> Tally[str]:
-    """What every request got that was sent before the server took no connection any more."""
-    found: Tally[str] = Tally()
+    """Returns the outcomes of all requests that were sent until the server refused connections."""
+    outcomes: Tally[str] = Tally()
 
     def client(number: int) -> None:
         for body in islice(cycle(bodies), number, number + 60):
@@ -104,19 +105,19 @@ def at_sigterm(server: Server, bodies: list[bytes], clients: int) -> Tally[str]:
             except ConnectionRefusedError:
                 return
             try:
-                found[str(ask(connection, body))] += 1
+                outcomes[str(post(connection, body))] += 1
             except OSError as error:
-                found[type(error).__name__] += 1
+                outcomes[type(error).__name__] += 1
 
     with ThreadPoolExecutor(clients) as pool:
         running = [pool.submit(client, number) for number in range(clients)]
-        while sum(found.values()) < 2 * clients:
+        while sum(outcomes.values()) < 2 * clients:
             time.sleep(0.05)
         server.process.send_signal(signal.SIGTERM)
         for one in running:
             one.result()
     server.process.wait(60)
-    return found
+    return outcomes
 
 
 def main() -> None:
@@ -131,15 +132,15 @@ def main() -> None:
     counter = Counter.from_pretrained(arguments.adapter)
     counter.count(paths[:8])
     server = Server(arguments.adapter)
-    memory, served, bare = [server.memory()], [], []
+    memory, served, direct = [server.memory()], [], []
     latencies: list[float] = []
     statuses: Tally[int] = Tally()
     share = list(islice(cycle(bodies), arguments.requests // ROUNDS))
     for _ in range(ROUNDS):
         began = time.perf_counter()
         counter.count(paths[:REFERENCE])
-        bare.append(REFERENCE / (time.perf_counter() - began))
-        seconds, found, got = load(server, share, arguments.clients)
+        direct.append(REFERENCE / (time.perf_counter() - began))
+        seconds, found, got = send_all(server, share, arguments.clients)
         served.append(len(share) / seconds)
         latencies += found
         statuses += got
@@ -149,12 +150,12 @@ def main() -> None:
         "clients": arguments.clients,
         "statuses": dict(statuses),
         "requests_a_second": [round(rate, 2) for rate in served],
-        "bare_frames_a_second": [round(rate, 2) for rate in bare],
-        "ratio": round(float(np.median(served) / np.median(bare)), 3),
+        "bare_frames_a_second": [round(rate, 2) for rate in direct],
+        "ratio": round(float(np.median(served) / np.median(direct)), 3),
         "p50_s": round(float(np.quantile(latencies, 0.5)), 2),
         "p95_s": round(float(np.quantile(latencies, 0.95)), 2),
         "memory_mb": [round(one) for one in memory],
-        "bad_bodies": {name: ask(server.connect(), body) for name, body in bad_bodies(bodies[0])},
+        "bad_bodies": {name: post(server.connect(), body) for name, body in bad_bodies(bodies[0])},
         "at_sigterm": dict(at_sigterm(server, bodies, arguments.clients)),
     }
     sys.stdout.write(json.dumps(report, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""Params with a few values changed, as `dvc exp run -S` would."""
+"""Changes values of the params, like `dvc exp run -S`."""
 
 import yaml
 
@@ -6,7 +6,7 @@ from llava_dvc.config import Config
 
 
 def overridden(cfg: Config, settings: list[str]) -> Config:
-    """`section.key=value` over the params, checked as the file is."""
+    """Returns `cfg` with `section.key=value` settings, checked like params.yaml."""
     values = cfg.model_dump()
     for setting in settings:
         path, _, text = setting.partition("=")

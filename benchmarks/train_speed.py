@@ -1,12 +1,11 @@
-"""Training speed and memory of LLaVA-1.5-7B, ours beside the stock TRL recipe, in one run on one
-GPU.
+"""Compares speed and memory of training LLaVA-1.5-7B to the stock TRL recipe on one GPU.
 
     python -m benchmarks.train_speed SKELETON [--recipes stock-checkpointing fast lean] [--out FILE]
 
-SKELETON is a folder with the model's configuration, tokenizer and encoder; the weights are random
-(the arithmetic is the same), made once in --weights. Every recipe runs in a process of its own:
-`--steps` optimizer steps on 640x480 JPEG frames, timed by events on the device, the first four left
-out. The ceiling is what a large matrix product reaches in the same run.
+SKELETON is a folder with the model's configuration, tokenizer and encoder. The weights are random
+and written once to --weights; the arithmetic is the same. Each recipe runs in its own process:
+`--steps` optimizer steps on 640x480 JPEG frames, timed by CUDA events, without the first four.
+The ceiling is the speed of a large matrix product in the same run.
 """
 
 import argparse
@@ -43,11 +42,14 @@ from llava_dvc.config import Config, load_config
 from llava_dvc.conversation import PLACEHOLDER, Conversation
 from llava_dvc.dataset import FEATURES
 from llava_dvc.model.backbone import backbone_encoder, load_backbone
-from llava_dvc.training.count_trainer import CountTrainer, TrainingSpec, is_main_process
+from llava_dvc.training.arguments import is_main_process
+from llava_dvc.training.count_trainer import CountTrainer, TrainingSpec
 
 BATCH = 8
 WARM_UP = 4
-ASKED = Conversation("How many people are in this image? Answer with a single number.", PLACEHOLDER)
+CONVERSATION = Conversation(
+    "How many people are in this image? Answer with a single number.", PLACEHOLDER
+)
 
 FAST = ("train.checkpointing=false", "train.compile=true", "backbone.unpacked=true")
 
@@ -75,7 +77,7 @@ RECIPES: dict[str, list[str]] = {
 
 @dataclass
 class Measured:
-    """One recipe's figures."""
+    """The figures of one recipe."""
 
     recipe: str
     step_s: float
@@ -86,8 +88,8 @@ class Measured:
     losses: list[float]
 
 
-class Clock(TrainerCallback):
-    """An event on the device after every step: nothing waits for it until the end."""
+class StepTimer(TrainerCallback):
+    """Records a CUDA event after each step, without synchronization until the end."""
 
     def __init__(self) -> None:
         self.events: list[torch.cuda.Event] = []
@@ -102,8 +104,8 @@ class Clock(TrainerCallback):
         if "loss" in logs:
             self.losses.append(float(logs["loss"]))
 
-    def step(self) -> float:
-        """Median seconds of a step."""
+    def step_seconds(self) -> float:
+        """Returns the median seconds of a step."""
         torch.cuda.synchronize()
         kept = self.events[WARM_UP:]
         times = [a.elapsed_time(b) / 1000 for a, b in pairwise(kept)]
@@ -111,11 +113,11 @@ class Clock(TrainerCallback):
 
 
 def main() -> None:
-    arguments = _parse()
+    arguments = parse_arguments()
     if arguments.recipe:
-        found = measure(arguments.recipe, arguments.weights, arguments.steps, arguments.ceiling)
+        measured = measure(arguments.recipe, arguments.weights, arguments.steps, arguments.ceiling)
         if is_main_process("cuda"):
-            sys.stdout.write(f"RESULT {json.dumps(asdict(found))}\n")
+            sys.stdout.write(f"RESULT {json.dumps(asdict(measured))}\n")
         return
     make_weights(arguments.skeleton, arguments.weights)
     ceiling = matmul_rate()
@@ -127,7 +129,7 @@ def main() -> None:
 
 
 def run_apart(name: str, arguments: argparse.Namespace, ceiling: float) -> dict[str, Any]:
-    """One recipe in a fresh process; its failure is a row too."""
+    """Runs one recipe in a new process. A failure gives a row with the error."""
     kind = "fsdp" if "FSDP" in name else "ddp"
     config = f"--config_file=presets/accelerate/{kind}.yaml"
     launcher = ["-m", "accelerate.commands.launch", config] if "two" in name else []
@@ -136,20 +138,22 @@ def run_apart(name: str, arguments: argparse.Namespace, ceiling: float) -> dict[
     command += ["--steps", str(arguments.steps), "--ceiling", str(ceiling)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     (arguments.logs / f"{name}.log").write_text(done.stdout + done.stderr)
-    found = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    row = json.loads(found[0][7:]) if found else {"recipe": name, "error": done.stderr[-400:]}
+    results = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    row = json.loads(results[0][7:]) if results else {"recipe": name, "error": done.stderr[-400:]}
     sys.stdout.write(f"{row}\n")
     sys.stdout.flush()
     return dict(row)
 
 
 def measure(name: str, weights: Path, steps: int, ceiling: float) -> Measured:
-    clock = Clock()
+    timer = StepTimer()
     cfg = preset(weights, RECIPES[name])
     batch = cfg.train.batch_size * cfg.train.accumulation
-    rows = frames(batch * (steps + 1))
-    trainer = stock(name, weights, rows, steps) if "stock" in name else ours(cfg, rows)
-    trainer.add_callback(clock)
+    rows = make_frames(batch * (steps + 1))
+    trainer = (
+        stock_trainer(name, weights, rows, steps) if "stock" in name else our_trainer(cfg, rows)
+    )
+    trainer.add_callback(timer)
     trainer.args.max_steps, trainer.args.eval_strategy, trainer.args.save_strategy = (
         steps,
         "no",
@@ -157,9 +161,9 @@ def measure(name: str, weights: Path, steps: int, ceiling: float) -> Measured:
     )
     torch.cuda.reset_peak_memory_stats()
     trainer.train()
-    step = clock.step()
+    step = timer.step_seconds()
     tokens = batch * token_count(trainer, rows)
-    rate = arithmetic(trainer.model, tokens, batch) / step / trainer.args.world_size
+    rate = operations_per_step(trainer.model, tokens, batch) / step / trainer.args.world_size
     return Measured(
         recipe=name,
         step_s=round(step, 4),
@@ -167,34 +171,25 @@ def measure(name: str, weights: Path, steps: int, ceiling: float) -> Measured:
         tokens_per_s=round(tokens / step),
         of_ceiling=round(rate / ceiling, 3),
         peak_gib=round(torch.cuda.max_memory_allocated() / 2**30, 2),
-        losses=clock.losses,
+        losses=timer.losses,
     )
 
 
-def ours(cfg: Config, rows: Dataset) -> SFTTrainer:
+def our_trainer(cfg: Config, rows: Dataset) -> SFTTrainer:
     model, encoder = load_backbone(cfg.backbone), backbone_encoder(cfg.backbone, cfg.image)
-    return CountTrainer(
-        model,
-        encoder,
-        TrainingSpec(
-            rows,
-            rows.select(range(2)),
-            cfg.adapter,
-            cfg.train,
-            seed=cfg.seed,
-            checkpoints=Path(tempfile.mkdtemp()),
-        ),
-    )
+    val, checkpoints = rows.select(range(2)), Path(tempfile.mkdtemp())
+    spec = TrainingSpec(rows, val, cfg.adapter, cfg.train, cfg.seed, checkpoints)
+    return CountTrainer(model, encoder, spec)
 
 
 def preset(weights: Path, settings: list[str]) -> Config:
-    """The 7B preset on random weights."""
+    """Returns the 7B preset with random weights and the given settings."""
     cfg = load_config(Path("presets/llava-1.5-7b.yaml"))
     return overridden(cfg, [f"backbone.name={weights}", "backbone.revision=null", *settings])
 
 
-def stock(name: str, weights: Path, rows: Dataset, steps: int) -> SFTTrainer:
-    """What TRL's documentation leads to: all linear layers, its collator, its loss."""
+def stock_trainer(name: str, weights: Path, rows: Dataset, steps: int) -> SFTTrainer:
+    """Follows TRL's documentation: all linear layers, its own collator and loss."""
     checkpointing = name == "stock-checkpointing"
     model = LlavaForConditionalGeneration.from_pretrained(
         weights,
@@ -210,7 +205,7 @@ def stock(name: str, weights: Path, rows: Dataset, steps: int) -> SFTTrainer:
     )
     return SFTTrainer(
         model=model,
-        train_dataset=as_trl_wants(rows),
+        train_dataset=trl_rows(rows),
         processing_class=AutoProcessor.from_pretrained(weights),
         peft_config=LoraConfig(
             r=64, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"
@@ -231,25 +226,25 @@ def stock(name: str, weights: Path, rows: Dataset, steps: int) -> SFTTrainer:
     )
 
 
-def as_trl_wants(rows: Dataset) -> Dataset:
-    """The same JPEG frames in a list column."""
+def trl_rows(rows: Dataset) -> Dataset:
+    """Returns the same JPEG frames in a list column, as TRL needs them."""
     packed = rows.cast_column("image", ImageColumn(decode=False))["image"]
     features = Features({"images": List(ImageColumn()), "messages": FEATURES["messages"]})
     columns = {"images": [[image] for image in packed], "messages": rows["messages"][:]}
     return Dataset.from_dict(columns, features=features)
 
 
-def frames(number: int) -> Dataset:
-    """JPEG frames of smooth noise, two-digit labels."""
+def make_frames(number: int) -> Dataset:
+    """Returns rows of JPEG frames of smooth noise with two-digit labels."""
     rng = np.random.default_rng(0)
-    pictures = [_jpeg(rng) for _ in range(32)]
-    said = [ASKED.messages(n) for n in range(13, 51)]
+    images = [_jpeg(rng) for _ in range(32)]
+    conversations = [CONVERSATION.messages(n) for n in range(13, 51)]
     columns = {
         "frame": [f"{n}.jpg" for n in range(number)],
-        "image": [{"path": None, "bytes": pictures[n % 32]} for n in range(number)],
+        "image": [{"path": None, "bytes": images[n % 32]} for n in range(number)],
         "count": [13 + n % 38 for n in range(number)],
         "camera": [None] * number,
-        "messages": [said[n % 38] for n in range(number)],
+        "messages": [conversations[n % 38] for n in range(number)],
     }
     return Dataset.from_dict(columns, features=FEATURES)
 
@@ -262,41 +257,43 @@ def _jpeg(rng: np.random.Generator) -> bytes:
 
 
 def token_count(trainer: SFTTrainer, rows: Dataset) -> int:
-    """Tokens of a row as the trainer's own collator makes it."""
+    """Returns the number of tokens that the trainer's collator gives a row."""
     row = dict(rows[0])
     if "image" not in trainer.train_dataset.column_names:
         row = {"messages": row["messages"], "images": [row["image"]]}
     return int(trainer.data_collator([row])["input_ids"].shape[1])
 
 
-def arithmetic(model: Any, tokens: int, frames: int) -> float:
-    """Floating-point operations of a plain step, attention's own left out.
+def operations_per_step(model: Any, tokens: int, frames: int) -> float:
+    """Returns the floating-point operations of a plain step, without those of attention.
 
-    Frozen weights: forward and the gradient of their inputs. Adapters: their own gradient too. The
-    tower forward only.
+    Frozen weights need the forward pass and the gradient of their inputs. Adapters also need the
+    gradient of their weights. The tower needs the forward pass only.
     """
     language, tower = linear_weights(model.config)
     adapter = sum(
         p.numel() for n, p in model.named_parameters() if "language_model" in n and p.requires_grad
     )
-    return float((4 * language + 6 * adapter) * tokens + 2 * tower * frames * places(model.config))
+    return float(
+        (4 * language + 6 * adapter) * tokens + 2 * tower * frames * positions(model.config)
+    )
 
 
 def linear_weights(config: LlavaConfig) -> tuple[int, int]:
-    """Weights of the linear layers that every token, and every patch, is multiplied with."""
+    """Returns the linear weights of the language model and of the tower."""
     text, vision = config.text_config, config.vision_config
     layer = 4 * text.hidden_size**2 + 3 * text.hidden_size * text.intermediate_size
     block = 4 * vision.hidden_size**2 + 2 * vision.hidden_size * vision.intermediate_size
     return layer * text.num_hidden_layers, block * vision.num_hidden_layers
 
 
-def places(config: LlavaConfig) -> int:
-    """Positions of a frame in the tower: its patches and the class token."""
+def positions(config: LlavaConfig) -> int:
+    """Returns the tower's positions per frame: its patches and the class token."""
     return int((config.vision_config.image_size // config.vision_config.patch_size) ** 2 + 1)
 
 
 def matmul_rate(side: int = 8192) -> float:
-    """Operations a second of a bf16 product of random matrices."""
+    """Returns the operations per second of a bf16 product of random matrices."""
     a, b = (torch.randn(side, side, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     times = []
     for _ in range(30):
@@ -310,13 +307,13 @@ def matmul_rate(side: int = 8192) -> float:
 
 
 def make_weights(skeleton: Path, folder: Path) -> None:
-    """Random weights in the skeleton's shape, once."""
+    """Writes random weights of the skeleton's shape, unless they exist."""
     if (folder / "config.json").exists():
         return
     torch.set_default_dtype(torch.bfloat16)
     with torch.device("cuda"):
         model = LlavaForConditionalGeneration(LlavaConfig.from_pretrained(skeleton))
-    calm(model)
+    scale_residuals(model)
     model.save_pretrained(folder)
     torch.set_default_dtype(torch.float32)
     del model
@@ -327,9 +324,11 @@ def make_weights(skeleton: Path, folder: Path) -> None:
 
 
 @torch.no_grad()
-def calm(model: LlavaForConditionalGeneration) -> None:
-    """Scale what every layer adds by 1 / sqrt(2 layers), as GPT-2 is initialised: in a random
-    network without that, rounding grows from layer to layer until no two losses agree.
+def scale_residuals(model: LlavaForConditionalGeneration) -> None:
+    """Scales the output weights of each layer by 1 / sqrt(2 layers), like GPT-2's initialization.
+
+    Without it rounding errors of a random network grow from layer to layer, and losses of two
+    recipes cannot be compared.
     """
     layers = model.model.language_model.layers
     for layer in layers:
@@ -347,7 +346,7 @@ def machine() -> dict[str, str]:
 
 
 def table(report: dict[str, Any]) -> str:
-    """Rows for a README, ratios against the stock recipe with checkpointing."""
+    """Returns a Markdown table with speed relative to the stock recipe with checkpointing."""
     done = {row["recipe"]: row for row in report["rows"] if "error" not in row}
     base = done.get("stock-checkpointing", {}).get("samples_per_s", float("nan"))
     lines = [f"matmul {report['matmul_tflops']} TFLOP/s, {report['machine']}"]
@@ -368,12 +367,12 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _parse() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("skeleton", type=Path)
     parser.add_argument("--weights", type=Path, default=Path("/tmp/llava-7b-random"))
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=RECIPES)
-    parser.add_argument("--recipe", choices=RECIPES, help="measure this one here and now")
+    parser.add_argument("--recipe", choices=RECIPES, help="measure this recipe in this process")
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--ceiling", type=float, default=float("nan"))
     parser.add_argument("--logs", type=Path, default=Path("/tmp"))

@@ -1,11 +1,11 @@
-"""How long `llava-dvc predict` takes for a video, and how much of that is the model's.
+"""Measures `llava-dvc predict` on a video, and the model's share of the time.
 
     python -m benchmarks.video_speed --minutes 10
 
-It makes the video itself, 640x480 at 25 frames a second, from the sample's frames with a little
-motion, and counts one frame a second of it, once as a user does, in a process of its own, start
-included. The model alone, `counting.predict` on as many decoded frames, is timed before and after
-in this process, so that a busy machine shows.
+It makes a video from the sample's frames with a little motion: 640x480, 25 frames per second. The
+command runs once in its own process and counts one frame per second. Its start-up time counts. The
+model alone runs before and after in this process, with `counting.predict` on decoded frames, so
+that other load on the machine shows.
 """
 
 import argparse
@@ -21,26 +21,26 @@ from PIL import Image, ImageChops
 
 from llava_dvc import Counter
 
-RATE = 25  # frames a second
-HOLD = 50  # frames that one picture stands
+RATE = 25  # frames per second
+HOLD = 50  # video frames per sample frame
 REFERENCE = 48  # frames
 
 
-def make_video(path: Path, pictures: list[Image.Image], minutes: float) -> None:
+def make_video(path: Path, images: list[Image.Image], minutes: float) -> None:
     with av.open(str(path), "w") as out:
         stream = out.add_stream("libx264", rate=RATE, options={"preset": "veryfast", "g": "50"})
         stream.width, stream.height = 640, 480
         stream.pix_fmt = "yuv420p"
         for index in range(int(minutes * 60 * RATE)):
-            picture = pictures[index // HOLD % len(pictures)]
-            moved = ImageChops.offset(picture, index % HOLD // 5, 0)
+            image = images[index // HOLD % len(images)]
+            moved = ImageChops.offset(image, index % HOLD // 5, 0)
             out.mux(stream.encode(av.VideoFrame.from_image(moved)))
         out.mux(stream.encode())
 
 
-def rate(counter: Counter, pictures: list[Image.Image]) -> float:
+def frames_per_second(counter: Counter, images: list[Image.Image]) -> float:
     began = time.perf_counter()
-    counter.count(pictures[:REFERENCE])
+    counter.count(images[:REFERENCE])
     return REFERENCE / (time.perf_counter() - began)
 
 
@@ -51,20 +51,20 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10)
     arguments = parser.parse_args()
     paths = sorted(arguments.frames.glob("*.jpg"))
-    pictures = [Image.open(path).convert("RGB").resize((640, 480)) for path in paths]
+    images = [Image.open(path).convert("RGB").resize((640, 480)) for path in paths]
     counter = Counter.from_pretrained(arguments.adapter)
-    counter.count(pictures[:8])
+    counter.count(images[:8])
     with TemporaryDirectory() as folder:
         clip = Path(folder) / "clip.mp4"
-        make_video(clip, pictures, arguments.minutes)
-        before = rate(counter, pictures)
+        make_video(clip, images, arguments.minutes)
+        before = frames_per_second(counter, images)
         began = time.perf_counter()
         command = [str(Path(sys.executable).with_name("llava-dvc")), "predict", str(clip)]
         done = subprocess.run(
             [*command, "--adapter", arguments.adapter], capture_output=True, text=True, check=True
         )
         seconds = time.perf_counter() - began
-    after = rate(counter, pictures)
+    after = frames_per_second(counter, images)
     frames = len(done.stdout.splitlines()) - 1
     report = {
         "minutes": arguments.minutes,

@@ -48,11 +48,11 @@ def doctor_command(arguments: argparse.Namespace) -> None:
     """Prints every check that a training makes before its first step. Raises UserError if one
     fails.
     """
-    from llava_dvc.checks.doctor import examine, row
+    from llava_dvc.checks.doctor import all_checks, table_row
 
     faults = 0
-    for check in examine(load_config(), arguments.prepared):
-        sys.stdout.write(row(check))
+    for check in all_checks(load_config(), arguments.prepared):
+        sys.stdout.write(table_row(check))
         sys.stdout.flush()
         faults += check.fault is not None
     if faults:

@@ -1,4 +1,4 @@
-"""Errors of loading a backbone, from a folder or the Hub, as one line with the remedy."""
+"""One line with the remedy for errors of loading a backbone from a folder or the Hub."""
 
 import errno
 from collections.abc import Iterator
@@ -20,53 +20,62 @@ from llava_dvc.errors import UserError
 
 
 @contextmanager
-def one_line(backbone: config.Backbone) -> Iterator[None]:
-    """Turns what loading from a folder or the Hub raises into a UserError with the remedy."""
+def explain_load_errors(backbone: config.Backbone) -> Iterator[None]:
+    """Turns an error of loading `backbone` into a UserError with cause and remedy."""
     try:
         yield
     except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(_line(backbone, error)) from error
-
-
-def _line(backbone: config.Backbone, error: Exception) -> str:
-    """The first cause that is known, as one line."""
-    name, causes = backbone.name, list(_causes(error))
-    known = (HfHubHTTPError, LocalEntryNotFoundError)
-    match next((cause for cause in causes if isinstance(cause, known)), error):
-        case GatedRepoError():
-            why = f"is gated; accept its terms at https://huggingface.co/{name}, `hf auth login`"
-        case RepositoryNotFoundError():
-            why = (
-                "is no folder here and no repository on the Hub that you may see; "
-                "mend the name, or `hf auth login`"
-            )
-        case RevisionNotFoundError():
-            return (
-                f"backbone.revision: {name} has no revision {backbone.revision!r}; "
-                f"take a commit from https://huggingface.co/{name}/commits/main"
-            )
-        case _ if is_offline_mode() and not Path(name).is_dir():
-            why = (
-                "is not whole in the local cache and HF_HUB_OFFLINE forbids to fetch it; "
-                "unset HF_HUB_OFFLINE once, or name a folder"
-            )
-        case LocalEntryNotFoundError():
-            why = (
-                "is not whole in the local cache and the Hub does not deliver it; "
-                "mend the network, or name a folder"
-            )
-        case _ if any(getattr(cause, "errno", None) == errno.ENOSPC for cause in causes):
-            why = "does not fit on the disk; make room, or set HF_HOME to a folder on a larger one"
-        case _:
-            why = f"cannot be loaded ({first_line(error)}); choose another checkpoint"
-    return f"backbone.name: {name} {why}"
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error:
-        yield error
-        error = error.__cause__
+        raise UserError(_load_error_line(backbone, error)) from error
 
 
 def first_line(error: Exception) -> str:
+    """Returns the first line of the error's text, or the error's type if the text is empty."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(" :.")
+
+
+def _load_error_line(backbone: config.Backbone, error: Exception) -> str:
+    name, hub_errors = backbone.name, (HfHubHTTPError, LocalEntryNotFoundError)
+    cause = next((cause for cause in _causes(error) if isinstance(cause, hub_errors)), error)
+    if isinstance(cause, RevisionNotFoundError):
+        return (
+            f"backbone.revision: is {backbone.revision}, but {name} has no such revision. "
+            f"Choose a commit from https://huggingface.co/{name}/commits/main."
+        )
+    reason = _known_reason(name, cause)
+    if not reason and any(getattr(one, "errno", None) == errno.ENOSPC for one in _causes(error)):
+        reason = "does not fit on the disk. Free some space, or set HF_HOME to a larger disk."
+    if not reason:
+        reason = f"cannot be loaded ({first_line(error)}). Choose another checkpoint."
+    return f"backbone.name: {name} {reason}"
+
+
+def _known_reason(name: str, cause: BaseException) -> str | None:
+    match cause:
+        case GatedRepoError():
+            return (
+                f"is gated. Accept its terms at https://huggingface.co/{name}, "
+                "then run `hf auth login`."
+            )
+        case RepositoryNotFoundError():
+            return (
+                "is not a folder here, and not a repository on the Hub that you can read. "
+                "Correct the name, or run `hf auth login`."
+            )
+        case _ if is_offline_mode() and not Path(name).is_dir():
+            return (
+                "is not complete in the local cache, and HF_HUB_OFFLINE forbids downloads. "
+                "Unset HF_HUB_OFFLINE once, or name a folder."
+            )
+        case LocalEntryNotFoundError():
+            return (
+                "is not complete in the local cache, and the download from the Hub failed. "
+                "Check the network, or name a folder."
+            )
+    return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yields the error, then the errors that it was raised from."""
+    while error:
+        yield error
+        error = error.__cause__

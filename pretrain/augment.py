@@ -1,4 +1,4 @@
-"""From stored frames to training pixels on the device: where the view lies, and how it looks."""
+"""Random views of stored frames as training pixels, computed on the device."""
 
 from dataclasses import dataclass
 
@@ -13,10 +13,10 @@ CUBIC = -0.5  # Pillow's bicubic
 
 @dataclass(frozen=True)
 class View:
-    """One window per frame, in pixels of the frame: the square canvas and what it may show.
+    """One window per frame, in pixels of the frame: a square canvas, and the part that it shows.
 
-    All tensors are (frames,) long; the canvas may reach beyond the shown part, where it is filled
-    with the mean colour, as LLaVA's padding does. `blur` widens the resampling kernel.
+    The first dimension is the frame. Where the canvas reaches beyond the shown part, it has the
+    mean colour, like LLaVA's padding. `blur` widens the resampling kernel.
     """
 
     canvas: Tensor  # (frames, 4): left, top, right, bottom; left > right mirrors
@@ -25,7 +25,7 @@ class View:
 
 
 def whole_view(frames: int, width: int, height: int, pad: bool, device: torch.device) -> View:
-    """The evaluation view: squashed to the square, or padded to it."""
+    """Returns the evaluation view: the whole frame, squashed or padded to a square."""
     shown = torch.tensor([0.0, 0.0, width, height], device=device).expand(frames, 4)
     canvas = _padded(shown) if pad else shown
     return View(canvas, shown, torch.ones(frames, 2, device=device))
@@ -33,7 +33,7 @@ def whole_view(frames: int, width: int, height: int, pad: bool, device: torch.de
 
 @dataclass(frozen=True)
 class Windows:
-    """How much of a frame a training view shows: shares of its width and height, at most all."""
+    """Limits of the share of a frame's width and height that a training view shows."""
 
     smallest: float
     largest: float
@@ -41,12 +41,12 @@ class Windows:
     """Share of the views that show at least nine tenths of the largest window."""
 
     def tensor(self, device: torch.device) -> Tensor:
-        """(3,): a recorded step reads its limits from the device, so that they can change."""
+        """Returns the limits, (3,), on the device: a recorded CUDA graph reads new values there."""
         return torch.tensor([self.smallest, self.largest, self.whole], device=device)
 
 
 def random_view(frames: int, width: int, height: int, windows: Tensor) -> View:
-    """Windows of frames, squashed, padded or set into a larger canvas, and mirrored."""
+    """Returns random windows: squashed, padded or placed in a larger canvas, some mirrored."""
     device = windows.device
     shown = _random_window(frames, width, height, windows)
     kind = torch.rand(frames, 1, device=device)
@@ -79,7 +79,7 @@ def _padded(shown: Tensor) -> Tensor:
 
 
 def _shrunk(shown: Tensor) -> Tensor:
-    """The same view on a canvas up to 1.6 times as large, somewhere inside it."""
+    """Places the view at random in a canvas up to 1.6 times as large."""
     size = shown[:, 2:] - shown[:, :2]
     extra = size * torch.rand_like(size) * 0.6
     before = extra * torch.rand_like(size)
@@ -87,9 +87,9 @@ def _shrunk(shown: Tensor) -> Tensor:
 
 
 def resample(images: Tensor, view: View, side: int) -> tuple[Tensor, Tensor]:
-    """(frames, H, W, 3) bytes to (frames, 3, side, side) in 0..1 and where the picture is.
+    """Resamples (frames, H, W, 3) bytes to (frames, 3, side, side) in 0..1, and a picture mask.
 
-    Antialiased bicubic as two matrix products, the kernel that Pillow uses.
+    It is antialiased bicubic with Pillow's kernel, as two matrix products.
     """
     frames, height, width, _ = images.shape
     precision = torch.float16 if images.is_cuda else torch.float32
@@ -105,12 +105,12 @@ def resample(images: Tensor, view: View, side: int) -> tuple[Tensor, Tensor]:
 
 
 def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """Filled on the device: a copy from the host cannot be part of a recorded step."""
+    """Fills the tensor on the device: a recorded CUDA graph cannot copy it from the host."""
     return torch.cat([torch.full((1,), value, device=device) for value in values])
 
 
 def _weights(view: View, axis: int, side: int, size: int) -> tuple[Tensor, Tensor]:
-    """Rows of a resampling matrix (frames, side, size), and which outputs lie on the picture."""
+    """Returns resampling matrices (frames, side, size), and which outputs lie on the picture."""
     start, stop = view.canvas[:, axis], view.canvas[:, axis + 2]
     low, high = view.shown[:, axis, None], view.shown[:, axis + 2, None]
     step = (stop - start) / side
@@ -132,14 +132,14 @@ def _cubic(x: Tensor) -> Tensor:
 
 
 def normalise(pixels: Tensor, inside: Tensor) -> Tensor:
-    """CLIP's mean and spread; outside the picture the mean colour, which is zero here."""
+    """Subtracts CLIP's mean and divides by its deviation. Outside the picture the result is 0."""
     mean = _channels(CLIP_MEAN, pixels.device)[:, None, None]
     std = _channels(CLIP_STD, pixels.device)[:, None, None]
     return (pixels.clamp(0, 1) - mean) / std * inside
 
 
 def jitter(pixels: Tensor) -> Tensor:
-    """Other light, other sensor: colour, contrast, gamma, uneven light, sharpening, noise."""
+    """Varies colour, contrast, gamma, uneven light, sharpening and noise at random."""
     frames, device = len(pixels), pixels.device
 
     def around_one(channels: int, spread: float) -> Tensor:
@@ -168,7 +168,7 @@ def _uneven_light(pixels: Tensor) -> Tensor:
 
 
 def place_heads(heads: Tensor, counted: Tensor, view: View) -> tuple[Tensor, Tensor]:
-    """Heads as shares of the canvas (frames, people, 2), and which of them the view shows."""
+    """Returns heads as shares of the canvas (frames, people, 2), and which the view shows."""
     start, stop = view.canvas[:, None, :2], view.canvas[:, None, 2:]
     low, high = view.shown[:, None, :2], view.shown[:, None, 2:]
     seen = ((heads >= low) & (heads <= high)).all(-1)
@@ -176,9 +176,9 @@ def place_heads(heads: Tensor, counted: Tensor, view: View) -> tuple[Tensor, Ten
 
 
 def heads_per_cell(places: Tensor, counted: Tensor, grid: int, cells: int) -> Tensor:
-    """People per cell, (frames, grid * grid, cells * cells): patches in reading order.
+    """Returns people per cell, (frames, grid * grid, cells * cells): patches in reading order.
 
-    Each head is shared over the four nearest cells, of which a patch has `cells` along a side.
+    A patch has `cells` cells along a side. Each head is spread over the four nearest cells.
     """
     side = grid * cells
     centres = (torch.arange(side, device=places.device) + 0.5) / side
@@ -191,7 +191,7 @@ def heads_per_cell(places: Tensor, counted: Tensor, grid: int, cells: int) -> Te
 
 
 def places_in(corners: Tensor, places: Tensor, counted: Tensor) -> Tensor:
-    """How many counted heads lie in the region from corners[0] to corners[1], (frames,)."""
-    # What lies on the canvas's own right or lower edge is inside; what lies on an inner one is not.
+    """Returns the number of heads in the region from corners[0] to corners[1], (frames,)."""
+    # Heads on the canvas's right or lower edge are inside, heads on an inner edge are not.
     inside = (places >= corners[0]) & ((places < corners[1]) | (corners[1] == 1.0))
     return (inside.all(-1) & counted).sum(-1)

@@ -1,4 +1,4 @@
-"""A pinhole camera above a ground plane, and the pictures of planes it sees.
+"""A pinhole camera above a ground plane, and its pictures of planes.
 
 World axes as in `mesh`: the camera stands at (0, height, 0) and looks along +z, tilted down.
 """
@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from pretrain.mesh import Array
 
 NEAR = 0.4
-"""Nothing closer to the image plane than this is drawn, metres."""
+"""Least depth of what is drawn, metres."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Camera:
 
     @cached_property
     def matrix(self) -> Array:
-        """(3, 4): homogeneous pixels, whose last entry is depth in metres, from (x, y, z, 1)."""
+        """(3, 4): maps (x, y, z, 1) to homogeneous pixels, whose last entry is depth in metres."""
         c, s = np.cos(self.tilt), np.sin(self.tilt)
         cr, sr = np.cos(self.roll), np.sin(self.roll)
         look = np.array([[1, 0, 0], [0, -c, -s], [0, -s, c]])
@@ -51,7 +51,7 @@ class Camera:
         return flat[..., :2] / np.maximum(depth, NEAR)[..., None], depth
 
     def ground(self, pixels: Any) -> Array:
-        """(..., 2) ground x and z seen at pixels (..., 2); NaN above the horizon."""
+        """Returns the ground x and z, (..., 2), at pixels (..., 2); NaN above the horizon."""
         inverse = np.linalg.inv(self.matrix[:, [0, 2, 3]])
         spot = np.asarray(pixels, np.float32) @ inverse[:, :2].T + inverse[:, 2]
         # Below the horizon the third coordinate (1 / depth) is positive.
@@ -67,7 +67,7 @@ class Camera:
         return np.stack([x, y], axis=-1)
 
     def seen(self, polygon: Any) -> list[tuple[float, float]]:
-        """A flat polygon, (n, 3), clipped to what lies in front of the camera, in pixels."""
+        """Clips a flat polygon, (n, 3), to the part before the camera; returns pixels."""
         matrix = self.matrix
         flat = (np.asarray(polygon, np.float32) @ matrix[:, :3].T + matrix[:, 3]).tolist()
         if all(w >= NEAR for _, _, w in flat):
@@ -85,7 +85,7 @@ class Camera:
 def paste_plane(
     image: Image.Image, camera: Camera, texture: Image.Image, corner: Any, along: Any, up: Any
 ) -> None:
-    """Paint `texture` on the rectangle that starts at `corner` and spans `along` and `up`, (3,).
+    """Paints `texture` on the rectangle that starts at `corner` and spans `along` and `up`, (3,).
 
     The texture's bottom left lies at the corner; its width runs along, its top edge is up.
     """
@@ -115,7 +115,7 @@ def paste_plane(
         Image.Resampling.BILINEAR,
         fillcolor=texture.getpixel(
             (2, texture.height - 3)
-        ),  # what rounding at the edges would leave black
+        ),  # rounding leaves black pixels at the edges
     )
     image.paste(warped, (left, top), polygon_mask(outline, box))
 

@@ -1,4 +1,4 @@
-"""Who is where: people in a scene, alone, in groups, in queues, on seats."""
+"""Places people in a scene: alone, in groups, in queues, on seats."""
 
 from bisect import bisect
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from pretrain.scenes import Scene, least_height, person_height
 from pretrain.sprites import Role
 
 APART = 0.42
-"""Nobody's middle is closer to another's, metres."""
+"""Least distance between the centres of two people, metres."""
 
 PALETTES = 2048
 
@@ -33,10 +33,10 @@ class Person:
 
 
 def random_count(rng: Rng) -> int:
-    """How many people to place in the frame: 0 to 90, the middle range a little likelier.
+    """Returns how many people to place in the frame: 0 to 90, the middle range a little likelier.
 
-    Some will hide each other; and 60, the largest number that is tested, must not be the end of
-    what was seen, or all large numbers are answered too low.
+    Some people hide others. Training must show more than 60 people, the largest tested number.
+    Otherwise the model answers too low for large numbers.
     """
     if rng.random() < 0.02:
         return 0
@@ -45,9 +45,9 @@ def random_count(rng: Rng) -> int:
 
 
 def populate(rng: Rng, scene: Scene, people: int) -> list[Person]:
-    """`people` people with heads in the frame, and who else stands at its edges.
+    """Places `people` people with heads in the frame, and more people at its edges.
 
-    Nobody stands inside another or in a thing; fewer come if the room is full.
+    Nobody stands inside another person or a thing. If the room is full, fewer people are placed.
     """
     crowd: list[Person] = []
     inside = 0
@@ -69,7 +69,7 @@ def populate(rng: Rng, scene: Scene, people: int) -> list[Person]:
 
 
 def _in_frame(scene: Scene, person: Person) -> bool:
-    """Whether chin or waist lie in the frame, whatever may stand in front of them."""
+    """Whether chin or waist lie in the frame, hidden or not."""
     camera = scene.camera
     chin = 1.1 if person.role in (Role.SIT, Role.CHILD) else 1.45
     column = np.array([(person.x, 0.8, person.z), (person.x, chin, person.z)], np.float32)
@@ -79,7 +79,7 @@ def _in_frame(scene: Scene, person: Person) -> bool:
 
 
 def _spots(rng: Rng, scene: Scene) -> Array:
-    """Candidate ground points, (n, 2): between even in the picture and even on the floor."""
+    """Returns ground points, (n, 2), with a density between even in picture and even on floor."""
     camera = scene.camera
     size = np.array([camera.width, camera.height])
     pixels = rng.uniform(-0.04 * size, (1.04, 1.15) * size, (700, 2)).astype(np.float32)
@@ -96,7 +96,7 @@ def _spots(rng: Rng, scene: Scene) -> Array:
 
 
 def _groups(rng: Rng, scene: Scene, spots: Array, flow: float) -> Iterator[list[Person]]:
-    """Sitters first, then whatever else the scene has, in random sizes and formations."""
+    """Yields people on seats first, then groups of random sizes and formations."""
     busy = rng.uniform(0.1, 0.9)
     for prop in scene.props:
         seats = [seat for seat in prop.seats if rng.random() < busy]
@@ -120,7 +120,7 @@ WALKERS = (Role.WALK, Role.STAND, Role.CHILD, Role.PUSH)
 
 
 def pick(rng: Rng, steps: tuple[float, ...]) -> int:
-    """An index below len(steps) + 1; `steps` are the cumulative odds but for the last, 1."""
+    """Returns an index up to len(steps); `steps` are cumulative odds without the last, 1."""
     return bisect(steps, rng.random())
 
 
@@ -141,7 +141,7 @@ def _walkers(rng: Rng, spot: Array, flow: float) -> list[Person]:
 
 
 def _cluster(rng: Rng, at: tuple[float, float], radius: float, size: int) -> list[Person]:
-    """People standing about a point, facing it."""
+    """Returns people who stand around a point and face it."""
     start = rng.uniform(0, 2 * np.pi)
     group = []
     for i in range(size):

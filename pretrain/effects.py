@@ -1,4 +1,4 @@
-"""What lens, sensor and codec do to a clean picture."""
+"""Degrades a clean picture like a camera's lens, sensor and codec."""
 
 from functools import cache
 from io import BytesIO
@@ -11,7 +11,7 @@ from pretrain.people import Rng
 
 
 def degrade(rng: Rng, image: Image.Image) -> Image.Image:
-    """Exposure, colour, blur, noise and compression of a random camera."""
+    """Applies exposure, colour, blur, noise and compression of a random camera."""
     image = _lens(rng, image)
     image = _grade(rng, image)
     image = _sensor(rng, image)
@@ -22,7 +22,7 @@ def degrade(rng: Rng, image: Image.Image) -> Image.Image:
 
 
 def _lens(rng: Rng, image: Image.Image) -> Image.Image:
-    """Defocus, motion, or the loss of an upscaled source."""
+    """Applies defocus, motion blur, or the loss of an upscaled source."""
     scale = image.width / 640
     kind = rng.random()
     if kind < 0.2:
@@ -39,7 +39,7 @@ def _lens(rng: Rng, image: Image.Image) -> Image.Image:
 
 def _grade(rng: Rng, image: Image.Image) -> Image.Image:
     """Saturation, white balance, gamma, contrast, haze, vignette."""
-    # Cameras expose for the frame's mean.
+    # Cameras set the exposure by the frame's mean.
     mean = float(np.asarray(image.resize((16, 12), Image.Resampling.BOX)).mean())
     exposure = np.clip(rng.uniform(80, 165) / max(mean, 1), 0.5, 2.2)
     keep = rng.uniform(0.45, 1.15) if rng.random() < 0.93 else 0.0
@@ -67,7 +67,7 @@ def _vignette(size: tuple[int, int], strength: int) -> Image.Image:
 
 @cache
 def _veil(size: tuple[int, int], strength: int) -> Image.Image:
-    """Bright haze over what is far, that is towards the top."""
+    """Adds bright haze to the far part, which is the top."""
     fall = np.linspace(1, 0, size[1])[:, None] ** 2 * (10 + 12 * strength) * np.ones((1, size[0]))
     return Image.fromarray(fall.astype(np.uint8)).convert("RGB")
 
@@ -77,7 +77,7 @@ def _sensor(rng: Rng, image: Image.Image) -> Image.Image:
 
 
 def grain(rng: Rng, image: Image.Image, luma: float, chroma: float) -> Image.Image:
-    """Add grey and coloured noise of these spreads, in levels of 255; below 0.7 none."""
+    """Adds grey and coloured noise. Spreads are in levels of 255; below 0.7 nothing is added."""
     pixels = np.asarray(image).astype(np.int16)
     for field, strength in zip(_noise(), (luma, chroma), strict=True):
         if strength > 0.7:
@@ -97,7 +97,7 @@ def _noise() -> tuple[NDArray[np.int16], NDArray[np.int16]]:
 
 
 def jpeg(image: Image.Image, quality: int) -> Image.Image:
-    """The picture after one trip through JPEG."""
+    """Returns the picture after JPEG compression."""
     buffer = BytesIO()
     image.save(buffer, "JPEG", quality=quality)
     return Image.open(buffer).convert("RGB")

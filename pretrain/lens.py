@@ -10,11 +10,11 @@ from PIL import Image
 from pretrain.mesh import Array
 
 CELLS = 10
-"""The mapping is exact at the corners of CELLS by CELLS patches, bilinear between."""
+"""The mapping is exact at the corners of CELLS by CELLS patches and bilinear inside them."""
 
 
 def bend(image: Image.Image, bulge: float) -> Image.Image:
-    """An RGB picture, smoothly, or an owner image (mode L), by nearest pixel."""
+    """Bends an RGB picture by interpolation, or an owner image (mode L) by nearest pixel."""
     size = np.array(image.size)
     grid = np.stack(np.meshgrid(*(np.linspace(0, s, CELLS + 1) for s in size)), axis=-1)
     corners = np.rint(grid).astype(int)
@@ -32,7 +32,7 @@ def bend(image: Image.Image, bulge: float) -> Image.Image:
 def bend_heads(
     heads: Array, areas: Array, size: tuple[int, int], bulge: float
 ) -> tuple[Array, Array]:
-    """Where heads, (n, 3), come to lie, and the areas, (n,), by then."""
+    """Returns the heads, (n, 3), and the areas, (n,), after the distortion."""
     extent = np.array(size)
     straight = _drawn_in(heads[:, :2], extent)
     spots = straight.copy()
@@ -45,9 +45,9 @@ def bend_heads(
 
 
 def _drawn_in(spots: Array, size: Array) -> Array:
-    """Points far outside the frame, where the inverse diverges, moved to where it does not.
+    """Moves points far outside the frame, where the inverse diverges, closer to the frame.
 
-    They are still outside: the frame ends at distance 1.
+    They stay outside: the frame ends at distance 1.
     """
     offset = spots - size / 2
     distance = np.linalg.norm(offset / np.linalg.norm(size / 2), axis=1, keepdims=True)
@@ -56,7 +56,7 @@ def _drawn_in(spots: Array, size: Array) -> Array:
 
 
 def _source(spots: Array, size: Array, bulge: float) -> Array:
-    """What pixels, (..., 2), of the bent picture show, in pixels of the straight one."""
+    """Maps pixels, (..., 2), of the bent picture to pixels of the straight one."""
     offset = spots - size / 2
     square = (offset**2).sum(axis=-1, keepdims=True) / ((size / 2) ** 2).sum()
     return np.asarray(size / 2 + offset * (1 + bulge * square) / (1 + bulge), np.float32)

@@ -21,7 +21,7 @@ CLEAR = 255
 """The index of a pixel that no face covers."""
 
 LIGHT = np.array([0.25, 0.88, -0.40], np.float32)
-"""Towards the light, in camera-aligned ground axes: from above, a little from the front."""
+"""Direction to the light in camera-aligned ground axes: above, a little to the front."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Mesh:
     """(faces,)"""
 
     def moved(self, x: float, z: float, yaw: float) -> "Mesh":
-        """Turned about the y axis (0 faces +z, positive turns towards +x), then shifted."""
+        """Turns it about the y axis (0 faces +z, positive turns towards +x), then shifts it."""
         quads = self.quads @ turn(yaw).T + np.array([x, 0, z], np.float32)
         return Mesh(quads.astype(np.float32), self.material)
 
@@ -116,9 +116,9 @@ def shade(quads: Array) -> Array:
 
 
 def paint(draw: Draw, corners: Array, depth: Array, fill: Sequence[Any]) -> None:
-    """Draw projected faces, `corners` (faces, 4, 2) in pixels, farthest first, culling back faces.
+    """Draws projected faces, `corners` (faces, 4, 2) in pixels, farthest first, no back faces.
 
-    `depth` is (faces,) with larger meaning farther; a face's signed area decides its side.
+    `depth` is (faces,), larger is farther. The sign of a face's area tells its side.
     """
     diagonal = corners[:, 2] - corners[:, 0], corners[:, 3] - corners[:, 1]
     area = diagonal[0][:, 0] * diagonal[1][:, 1] - diagonal[0][:, 1] * diagonal[1][:, 0]

@@ -1,4 +1,4 @@
-"""The shape of tiny-llava, its processor, and the plain checkpoint that leaves pretraining."""
+"""The shape of tiny-llava, its processor, and the checkpoint that pretraining writes."""
 
 import shutil
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ CARD = Path(__file__).with_name("CARD.md")
 
 @dataclass(frozen=True)
 class Shape:
-    """Widths are multiples of 64, the block of 4-bit quantisation, so that no block is ragged."""
+    """Widths are multiples of 64, the block size of 4-bit quantisation."""
 
     image: int
     patch: int
@@ -51,7 +51,7 @@ SHAPES = {
 
 
 def build_model(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
-    """Random weights; the vocabulary is rounded up to whole blocks of 64."""
+    """Returns a model with random weights and a vocabulary rounded up to a multiple of 64."""
     config = LlavaConfig(
         vision_config=_vision_config(shape),
         text_config=_text_config(shape, tokenizer),
@@ -91,7 +91,7 @@ def _text_config(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> LlamaConfi
 
 
 def build_processor(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
-    """Squash geometry: the whole frame, none of it cropped, every patch on the picture."""
+    """Returns a processor that squashes: the whole frame fills all patches."""
     images = LlavaImageProcessorPil(
         size={"height": shape.image, "width": shape.image},
         do_center_crop=False,
@@ -110,7 +110,7 @@ def build_processor(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> LlavaPr
 def save_backbone(
     model: LlavaForConditionalGeneration, processor: LlavaProcessor, folder: Path
 ) -> None:
-    """A plain checkpoint in bf16, with all that `AutoProcessor` needs beside it, and its card."""
+    """Writes a bf16 checkpoint with the files of `AutoProcessor` and the model card."""
     folder.mkdir(parents=True, exist_ok=True)
     model.to(torch.bfloat16).save_pretrained(folder)
     processor.save_pretrained(folder)

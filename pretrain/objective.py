@@ -1,4 +1,4 @@
-"""What is learnt: P(count) over the whole digit tree, and people per patch as an aid."""
+"""The objective: P(count) over the digit tree, and people per patch as an auxiliary task."""
 
 import random
 from collections.abc import Sequence
@@ -10,17 +10,17 @@ from torch.nn import functional as F
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 LARGEST = 99  # two digits; pretraining frames hold fewer people
-CELLS = 4  # a patch has so many cells along a side, for the density head
+CELLS = 4  # cells along a side of a patch, for the density head
 PAIRS = 4  # two-digit prefixes per prompt at which the answer must end
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One question with the digit tree behind it, in a fixed length shared by the whole batch.
+    """One question and its digit tree, in a fixed length that the whole batch shares.
 
-    `mask` (1, 1, length, length) is True where a token may look. Nodes 0 to 9 follow the question
-    as ten first digits side by side; the pairs follow their first digit. `tree` says where the
-    logits are read: at the question's end, at the ten nodes, at the pairs.
+    `mask` (1, 1, length, length) is True where a token may attend. Ten nodes for the first digits
+    0 to 9 follow the question; the pairs follow their first digits. `tree` has the positions of
+    the logits that are read: the question's end, the ten nodes, the pairs.
     """
 
     ids: Tensor
@@ -39,7 +39,7 @@ class Prompt:
 
 
 class Prompts:
-    """Builds prompts; the length fits the longest question, rounded up for the attention kernel."""
+    """Builds prompts of one length: the longest question, rounded up for the attention kernel."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, patches: int, questions: Sequence[str]):
         self.tokenizer = tokenizer
@@ -61,7 +61,7 @@ class Prompts:
         return ids[:at] + [ids[at]] * self.patches + ids[at + 1 :], at
 
     def build(self, question: str, rng: random.Random) -> Prompt:
-        """The pairs are drawn anew each time: after any two digits the answer ends."""
+        """Draws new pairs for each prompt, to teach that the answer ends after any two digits."""
         ids, _ = self._ids(question)
         end = len(ids)
         pairs = [(rng.randrange(1, 10), rng.randrange(10)) for _ in range(PAIRS)]
@@ -76,7 +76,7 @@ class Prompts:
 
 
 def _tree_mask(length: int, end: int, parents: Sequence[int]) -> Tensor:
-    """Causal up to `end`; each node sees the prompt, its parent and itself."""
+    """Returns a mask: causal up to `end`; each node sees the prompt, its parent and itself."""
     mask = torch.ones(length, length, dtype=torch.bool).tril()
     mask[end:, end:] = torch.eye(length - end, dtype=torch.bool)
     for node, parent in enumerate(parents, end + 10):
@@ -85,7 +85,7 @@ def _tree_mask(length: int, end: int, parents: Sequence[int]) -> Tensor:
 
 
 class Learner(nn.Module):
-    """The LLaVA and, while it learns, a head that reads people per patch and per cell of it."""
+    """The LLaVA, and for training a head that predicts people per patch and per cell."""
 
     def __init__(self, llava: LlavaForConditionalGeneration, before_image: int):
         super().__init__()
@@ -97,9 +97,9 @@ class Learner(nn.Module):
         self.density.bias.data.copy_(expected.expm1().log())
 
     def features(self, pixels: Tensor, at: Tensor) -> Tensor:
-        """Projected patches; `at` says where each token lies on the full picture's grid.
+        """Returns projected patches; `at` is the place of each token on the full picture's grid.
 
-        The tower's last block is skipped, as LLaVA never reads it.
+        The tower's last block is skipped, because LLaVA never reads it.
         """
         tower = self.llava.model.vision_tower
         patches = tower.embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2)
@@ -112,11 +112,11 @@ class Learner(nn.Module):
         return projected
 
     def look(self, patches: Tensor) -> Tensor:
-        """People per patch and per cell before the softplus, (frames, patches, 1 + cells)."""
+        """Returns people per patch and per cell before softplus, (frames, patches, 1 + cells)."""
         return self.density(patches).float()
 
     def answer(self, patches: Tensor, prompt: Prompt) -> Tensor:
-        """Logits (frames, 11 + pairs, vocabulary) at the digit tree."""
+        """Returns the logits of the digit tree, (frames, 11 + pairs, vocabulary)."""
         text = self.llava.model.language_model.embed_tokens(prompt.ids)
         text = text.to(patches.dtype).expand(len(patches), -1, -1)
         start, stop = self.before_image, self.before_image + patches.shape[1]
@@ -131,14 +131,14 @@ class Learner(nn.Module):
 
 
 def tokens_at(grid: int, side: int, top: int, left: int) -> Tensor:
-    """Grid places of a class token and side * side patches cut from a grid * grid picture."""
+    """Returns the grid places of the class token and of a crop of side * side patches."""
     rows = (torch.arange(side) + top)[:, None] * grid
     places = rows + torch.arange(side) + left + 1
     return torch.cat([torch.zeros(1, dtype=torch.long), places.flatten()])
 
 
 def log_counts(logits: Tensor, digits: Tensor, eos: int) -> Tensor:
-    """log P(count) for 0 to 99 over the whole vocabulary, from the 11 tree positions."""
+    """Returns log P(count) for 0 to 99 over the whole vocabulary, from the 11 tree positions."""
     logp = logits[:, :11].float().log_softmax(-1)
     first = logp[:, 0, digits]
     second = logp[:, 1:, digits]
@@ -148,20 +148,20 @@ def log_counts(logits: Tensor, digits: Tensor, eos: int) -> Tensor:
 
 
 def median_count(logp: Tensor, largest: int = 80) -> Tensor:
-    """The median of P(count) over 0 to `largest`, the number with the least absolute error."""
+    """Returns the median of P(count) over 0 to `largest`: it minimises the absolute error."""
     total = logp[:, : largest + 1].softmax(-1).cumsum(-1)
     return (total < 0.5).sum(-1)
 
 
 def soft_counts(counts: Tensor, width: float) -> Tensor:
-    """A bell over neighbouring counts, wider for larger ones: being off by one is not all wrong."""
+    """Returns a soft target: a bell curve around the count, wider for larger counts."""
     sigma = (0.3 + width * counts)[:, None]
     steps = torch.arange(LARGEST + 1, device=counts.device)
     return (-0.5 * ((steps - counts[:, None]) / sigma) ** 2).softmax(-1)
 
 
 def answer_loss(logits: Tensor, counts: Tensor, width: float, ids: tuple[Tensor, int]) -> Tensor:
-    """Cross-entropy of the count's bell over the tree, plus the end after two digits."""
+    """Returns the cross-entropy of the soft target, plus that of EOS after two digits."""
     digits, eos = ids
     logp = log_counts(logits, digits, eos)
     ends = logits[:, 11:].float().log_softmax(-1)[..., eos]
@@ -170,7 +170,7 @@ def answer_loss(logits: Tensor, counts: Tensor, width: float, ids: tuple[Tensor,
 
 
 def density_loss(raw: Tensor, target: Tensor) -> Tensor:
-    """Poisson likelihood per cell and per patch, and the error of the sum over patches."""
+    """Returns the Poisson loss per cell and per patch, plus the error of the sum over patches."""
     rate = F.softplus(raw)
     patch = target.sum(-1)
     people = patch.sum(-1)

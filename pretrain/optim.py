@@ -1,4 +1,4 @@
-"""Muon for the weight matrices: each step moves all directions of a matrix alike."""
+"""Muon for the weight matrices: each step moves all directions of a matrix by the same amount."""
 
 import math
 from collections import defaultdict
@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 MOMENTUM = 0.95
-LIKE_ADAM = 0.2  # the root mean square of an AdamW step, so that both share a learning rate
+LIKE_ADAM = 0.2  # root mean square of an AdamW step, so that both use one learning rate
 
 
 class Muon(Optimizer):
     """Nesterov momentum, orthogonalised (Jordan et al. 2024), scaled to AdamW's step size.
 
-    Matrices of one shape and one part of the model are one group and are multiplied together.
+    Matrices of one shape in one part of the model form a group and are multiplied together.
     """
 
     def __init__(self, matrices: Iterable[tuple[str, nn.Parameter]], rate: Tensor, decay: float):
@@ -46,7 +46,7 @@ class Muon(Optimizer):
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """Newton-Schulz: every singular value of (n, rows, columns) is brought near 1."""
+    """Moves all singular values of (n, rows, columns) close to 1 by Newton-Schulz iteration."""
     x = matrices.bfloat16() if matrices.is_cuda else matrices
     tall = x.shape[1] > x.shape[2]
     x = x.mT if tall else x

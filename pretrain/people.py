@@ -1,4 +1,4 @@
-"""Articulated people as quad meshes: bodies, poses, outfits, and the colours they are given.
+"""Articulated people as quad meshes: bodies, poses, outfits and colours.
 
 A person stands at the origin facing +z. Lengths are shares of body height until the last step.
 """
@@ -14,7 +14,7 @@ Rng = np.random.Generator
 
 
 class Part(IntEnum):
-    """Materials of a person; an outfit gives each a colour."""
+    """Materials of a person. An outfit gives a colour to each."""
 
     SKIN = 0
     HAIR = 1
@@ -101,7 +101,7 @@ def walking(rng: Rng, phase: float) -> Pose:
 
 
 def standing(rng: Rng) -> Pose:
-    """Weight on both feet; arms hang, are folded, or hold a phone."""
+    """Standing on both feet; the arms hang, are folded, or hold a phone."""
     arms = rng.integers(5)
     arm, elbow = ((0.0, 0.2), (0.25, 2.0), (0.7, 1.5), (0.1, 0.4), (0.3, 1.3))[arms]
     one = rng.random() < 0.5
@@ -138,7 +138,7 @@ def pushing(rng: Rng, phase: float) -> Pose:
 
 
 def person(body: Body, pose: Pose) -> tuple[Mesh, Array]:
-    """The mesh, feet at y = 0 (a sitter's too), and the centre of the head, (3,); metres."""
+    """Returns the mesh, feet at y = 0 also when sitting, and the head's centre, (3,); metres."""
     legs, low = _legs(body, pose)
     trunk, head = _trunk(body, pose)
     rise = -low
@@ -170,7 +170,7 @@ def _wheels(z: float) -> list[Mesh]:
 
 
 def _legs(body: Body, pose: Pose) -> tuple[Mesh, float]:
-    """Both legs hanging from a pelvis at y = 0.51, and the lowest point reached."""
+    """Returns both legs below a pelvis at y = 0.51, and their lowest point."""
     thick = 0.85 * body.girth + 0.15
     loose = 1.15 if body.dress in ("trousers", "coat") else 0.95
     thigh_part = Part.SKIN if body.dress == "shorts" else Part.BOTTOM
@@ -210,7 +210,7 @@ def _skirt(body: Body, pose: Pose) -> Mesh:
 
 
 def _trunk(body: Body, pose: Pose) -> tuple[Mesh, Array]:
-    """Everything above the pelvis, bent forward by the pose's lean, and the head's centre."""
+    """Returns everything above the pelvis, bent by the pose's lean, and the head's centre."""
     head_size = 1.35 if body.child else 1.0
     head = np.array([0, 0.925, 0.012 + 0.05 * pose.nod])
     parts = [_torso(body), _head(body, head, head_size, pose), *_arms(body, pose), *_bags(body)]
@@ -262,7 +262,7 @@ def _arms(body: Body, pose: Pose) -> list[Mesh]:
 
 
 def _head(body: Body, centre: Array, size: float, pose: Pose) -> Mesh:
-    """Skull and hair, turned by the glance and tipped by the nod."""
+    """Returns skull and hair, turned by the glance and tilted by the nod."""
     radii = np.array([0.046, 0.066, 0.055]) * size
     skull = ball((0, 0, 0), radii, Part.SKIN, 12, 9)
     middle = skull.quads.mean(axis=1) / radii
@@ -289,7 +289,7 @@ def _hairline(hair: str, middle: Array) -> np.ndarray:
 
 
 def _hair_volume(hair: str, size: float) -> list[Mesh]:
-    """What stands off the skull: long hair, a bun, a brim."""
+    """Returns the parts outside the skull: long hair, a bun, a brim."""
     if hair in ("long", "bob"):
         low = -0.13 if hair == "long" else -0.075
         path = np.array(

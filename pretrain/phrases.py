@@ -1,4 +1,4 @@
-"""What tiny-llava is asked while it learns: of whole frames and of parts, in two languages."""
+"""The questions of pretraining: about whole frames and parts of them, in two languages."""
 
 from dataclasses import dataclass
 
@@ -32,7 +32,7 @@ WHOLE = (
 
 @dataclass(frozen=True)
 class Region:
-    """A part of the image, in shares of its width and height, and how it is asked about."""
+    """A part of the image, in shares of its width and height, and its questions."""
 
     left: float
     top: float
@@ -59,7 +59,7 @@ PARTS = (
     Region(0.25, 0.25, 0.75, 0.75, _questions("the middle", "가운데")),
 )
 
-# Words of neighbouring uses, so that the tokeniser keeps them short; nothing is trained on them.
+# Only the tokeniser is trained on these words of related uses, to give them few tokens.
 EXTRA = (
     "A photo of a shopping mall, a street, a station platform, a shop and a crowd of customers.",
     "Please answer briefly. There are no people. There is one person. children, visitors, queue",

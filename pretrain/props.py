@@ -19,9 +19,9 @@ class Prop:
     colours: Array
     """(materials, 3) in [0, 255]."""
     reach: float
-    """Nobody's feet come closer to its middle than this, metres."""
+    """Least distance of anybody's feet from its centre, metres."""
     seats: Array
-    """(seats, 3): x, z, and the heading of whoever sits there."""
+    """(seats, 3): x, z, and the heading of a person who sits there."""
     at: tuple[float, float] = (0.0, 0.0)
 
     def placed(self, x: float, z: float, yaw: float) -> "Prop":
@@ -46,7 +46,7 @@ def tones(rng: Rng, count: int, low: float = 25, high: float = 220) -> Array:
 
 
 def goods(rng: Rng, count: int) -> Array:
-    """Colours of wares, (count, 3): one family, more or less strong."""
+    """Returns colours of goods, (count, 3): one hue, different strengths."""
     base, strong = rng.uniform(40, 220, 3), rng.uniform(0.05, 0.7)
     mixed = base + (rng.uniform(10, 245, (count, 3)) - base) * strong
     return np.asarray(mixed.mean(axis=1, keepdims=True) * 0.4 + mixed * 0.6, np.float32)
@@ -253,7 +253,7 @@ def stand(rng: Rng) -> Prop:
 
 
 def pigeon(rng: Rng) -> Prop:
-    """A bird or, bigger, a dog: alive but not counted."""
+    """A bird, or a dog if it is bigger. Animals are not counted."""
     big = rng.random() < 0.3
     size = 3.0 if big else 1.0
     parts = [
@@ -273,7 +273,7 @@ def balloons(rng: Rng) -> Prop:
 
 
 def mannequin(rng: Rng) -> Prop:
-    """A dressed doll or a statue on a base: looks like a person, is not counted."""
+    """A dressed doll or a statue on a base. It looks like a person and is not counted."""
     body = people.Body(rng.uniform(1.7, 1.85), 0.9, False, "bald", "trousers", "plain", "none")
     mesh, _ = people.person(body, people.standing(rng))
     colours = sprites.outfit(rng)
@@ -310,6 +310,6 @@ VARIANTS = 32
 
 @cache
 def stored(maker: Maker, k: int) -> Prop:
-    """Variant k of a kind of thing, the same in every process."""
+    """Returns variant k of a kind of thing, the same in every process."""
     name = [ord(letter) for letter in maker.__name__]
     return maker(np.random.default_rng([77, k, *name]))

@@ -1,6 +1,6 @@
-"""Frames of crowds as a surveillance camera sees them, with the people in them counted.
+"""Renders frames of crowds like those of a surveillance camera, with the number of people.
 
-`render(seed)` is a pure function of the seed; what a process caches only makes it faster.
+`render(seed)` is a pure function of the seed. Caches only make it faster.
 """
 
 from collections.abc import Sequence
@@ -19,18 +19,18 @@ from pretrain.props import Prop
 from pretrain.scenes import Scene
 
 SEEN = 0.3
-"""Share of the body that must be seen of someone whose head is hidden or outside."""
+"""Least visible share of the body to count a person whose head is hidden or outside."""
 
 HEAD_SEEN = 0.35
-"""Share of the head that must be seen otherwise."""
+"""Least visible share of the head to count any other person."""
 
 OWNER_STEP = 2
-"""The owner image has one pixel for this many of the frame's, each way."""
+"""Frame pixels per pixel of the owner image, in each direction."""
 
 SHADOW_STEP = 4
 
 HIDDEN = 0
-"""Owner of pixels that show no person; person i owns i + 1."""
+"""Value of owner pixels without a person. Person i has the value i + 1."""
 
 MOST = 250
 
@@ -40,9 +40,9 @@ class Rendered:
     image: NDArray[np.uint8]
     """(height, width, 3)"""
     heads: NDArray[np.float32]
-    """(people, 2): x and y in pixels of everyone who counts: inside the frame, seen enough."""
+    """(people, 2): x and y in pixels of all counted people: inside the frame, visible enough."""
     visible: NDArray[np.float32]
-    """(people,): share of the body that is seen, in (0, 1]."""
+    """(people,): visible share of the body, in (0, 1]."""
 
     @property
     def count(self) -> int:
@@ -56,7 +56,7 @@ class Figure:
     picture: Image.Image
     """RGBA."""
     cover: Image.Image
-    """What it covers on the owner's grid, mode 1."""
+    """The pixels of the owner image that it covers, mode 1."""
     corner: tuple[int, int]
     """Top left in the frame."""
     foot: tuple[float, float]
@@ -88,7 +88,7 @@ def _palette(number: int) -> NDArray[np.uint32]:
 
 
 def figures_of(persons: Sequence[Person], camera: Camera) -> list[Figure]:
-    """The library's pictures of people, as the camera sees their spots."""
+    """Returns the library's pictures of people, as the camera sees them at their places."""
     stances = stances_at(camera, np.array([(p.x, p.z) for p in persons]))
     figures = []
     for person, stance in zip(persons, stances, strict=True):
@@ -101,7 +101,7 @@ def figures_of(persons: Sequence[Person], camera: Camera) -> list[Figure]:
 
 @dataclass(frozen=True)
 class Stance:
-    """How the camera sees a spot of ground and whoever stands on it."""
+    """How the camera sees a point on the ground and a person who stands there."""
 
     foot: tuple[float, float]
     """Frame pixels."""
@@ -110,13 +110,13 @@ class Stance:
     lean: float
     """Radians clockwise from upright in the picture."""
     pitch: float
-    """Radians of the view ray below the horizontal."""
+    """Angle of the view ray below the horizontal, radians."""
     azimuth: float
-    """Radians of the view ray from straight ahead."""
+    """Angle of the view ray from straight ahead, radians."""
 
 
 def stances_at(camera: Camera, spots: Array) -> list[Stance]:
-    """One for each ground point, (n, 2)."""
+    """Returns one stance per ground point, (n, 2)."""
     x, z = spots.reshape(-1, 2).T
     heights = np.broadcast_to(np.array([0, 0.9, 1.7])[:, None], (3, len(x)))
     column = np.stack([np.broadcast_to(x, heights.shape), heights,
@@ -140,7 +140,7 @@ def stances_at(camera: Camera, spots: Array) -> list[Stance]:
 def stand(
     sprite: sprites.Sprite, colours: NDArray[np.uint32], stance: Stance, scale: float
 ) -> Figure:
-    """A sprite in its colours, sized and leaned, with its foot on the stance's."""
+    """Returns a sprite with colours, size and lean, its foot at the stance's foot."""
     picture = sprites.coloured(sprite, colours, scale)
     middle = np.array(picture.size) / 2
     spin = np.eye(2)
@@ -163,7 +163,7 @@ def stand(
 def compose(
     scene: Scene, persons: list[Person], figures: list[Figure]
 ) -> tuple[Image.Image, Image.Image]:
-    """The clean picture, and who owns each pixel of the reduced grid (mode L)."""
+    """Returns the clean picture, and the owner of each pixel of the reduced grid (mode L)."""
     image = cast_shadows(scene, persons)
     reduced = image.width // OWNER_STEP, image.height // OWNER_STEP
     owner = Image.new("L", reduced, HIDDEN)
@@ -186,7 +186,7 @@ def compose(
 
 
 def cast_shadows(scene: Scene, persons: list[Person]) -> Image.Image:
-    """The backdrop with soft shadows of people and things on the floor."""
+    """Returns the backdrop with soft shadows of people and things on the floor."""
     camera, light = scene.camera, scene.light
     layer = Image.new("L", (camera.width // SHADOW_STEP, camera.height // SHADOW_STEP), 255)
     pen = ImageDraw.Draw(layer)
@@ -208,9 +208,9 @@ def cast_shadows(scene: Scene, persons: list[Person]) -> Image.Image:
 def _post_shadows(
     scene: Scene, x: Array, z: Array, radius: Array, tall: Array
 ) -> list[list[float]]:
-    """Outlines on the layer, flat x y lists, of upright posts' shadows; arguments (n,), metres.
+    """Returns the outlines of the shadows of upright posts, as flat x y lists.
 
-    Each is the hull of a disc and its shifted copy, as two halves.
+    Arguments are (n,), in metres. A shadow is the hull of a disc and its shifted copy, in halves.
     """
     angle = np.linspace(0, 2 * np.pi, 12, endpoint=False, dtype=np.float32)
     dx, dz = scene.light.cast
@@ -231,7 +231,7 @@ def _post_shadows(
 
 
 def _mirror(image: Image.Image, figure: Figure, gloss: float) -> None:
-    """A faint upside-down image below the feet, blurred by halving and doubling."""
+    """Draws a faint upside-down image below the feet, blurred by halving and doubling."""
     picture = figure.picture
     small = max(picture.width // 2, 1), max(picture.height // 4, 1)
     flipped = picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
@@ -251,7 +251,7 @@ def _paste(image: Image.Image, owner: Image.Image, figure: Figure, number: int) 
 
 
 def draw_prop(image: Image.Image, owner: Image.Image, prop: Prop, camera: Camera) -> None:
-    """Paint a thing on the picture and strike out whoever is behind it."""
+    """Paints a thing on the picture and removes the owner of the pixels behind it."""
     mesh = prop.mesh
     corners, depth = camera.project(mesh.quads)
     ahead = depth.min(axis=1) > 0.4
@@ -287,14 +287,14 @@ def _brightness(mesh: Mesh, kept: NDArray[np.bool_]) -> Array:
 
 
 def outlines(figures: Sequence[Figure]) -> tuple[Array, Array]:
-    """Heads, (n, 3), as x, y, radius in pixels; and whole areas, (n,), in owner pixels."""
+    """Returns heads, (n, 3): x, y, radius in pixels; and whole areas, (n,), in owner pixels."""
     heads = np.array([figure.head for figure in figures], np.float32).reshape(-1, 3)
     areas = [np.count_nonzero(np.asarray(figure.cover)) for figure in figures]
     return heads, np.maximum(np.array(areas, np.float32), 1)
 
 
 def counted(heads: Array, areas: Array, owner: Image.Image) -> tuple[Array, Array]:
-    """Heads, (n, 2), and visible shares, (n,), of those a person labelling heads would mark."""
+    """Returns heads, (n, 2), and visible shares, (n,), of people that an annotator would mark."""
     pixels = np.asarray(owner)
     shown = np.bincount(pixels.ravel(), minlength=256)[1 : len(heads) + 1]
     shares = np.clip(shown / areas, 1e-3, 1).astype(np.float32)
@@ -305,7 +305,7 @@ def counted(heads: Array, areas: Array, owner: Image.Image) -> tuple[Array, Arra
 
 
 def _head_share(own: NDArray[np.bool_], head: Array) -> float:
-    """Share of the square about a head's middle that shows its owner; 0 outside the frame."""
+    """Returns the share of a square around the head that shows its owner; 0 outside the frame."""
     x, y, radius = (float(v) / OWNER_STEP for v in head)
     half = max(radius * 0.6, 0.5)
     rows = slice(max(int(y - half), 0), max(int(y + half) + 1, 0))

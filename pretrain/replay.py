@@ -1,4 +1,4 @@
-"""A training step recorded once as a CUDA graph: small layers are else bound by launches."""
+"""Records a training step as a CUDA graph. Without it kernel launches limit small layers."""
 
 import logging
 from collections.abc import Callable
@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 class Replay:
-    """Calls `step`, which reads and writes tensors that stay in place; recorded where possible."""
+    """Calls `step`, from a recorded graph if possible. `step` must reuse the same tensors."""
 
     def __init__(self, step: Callable[[], Tensor], device: torch.device):
         self._step, self._graph = step, None

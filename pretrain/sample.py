@@ -2,8 +2,8 @@
 
     python -m pretrain.sample OUT     writes OUT/frames/seq_%06d.jpg and OUT/labels.csv
 
-The camera is one that pretraining never shows: TILT lies below scenes.MIN_TILT, GLOSS above
-scenes.MAX_GLOSS, and a row of MANNEQUINS fills a window where `surfaces.front` puts one at most.
+Pretraining never shows this camera. TILT lies below scenes.MIN_TILT, and GLOSS above
+scenes.MAX_GLOSS. A row of MANNEQUINS fills a window, where `surfaces.front` puts one at most.
 """
 
 import argparse
@@ -44,7 +44,7 @@ TILT = 9.0
 GLOSS = 0.42
 MANNEQUINS = 9
 SIDE = 7.0
-"""Half the width of the mall's street, metres."""
+"""Half of the width of the mall's street, metres."""
 FAR = 34.0
 """Metres to the end wall."""
 WINDOW = 8.5, 18.0
@@ -58,7 +58,7 @@ STRIDE = 4.2
 
 @dataclass(frozen=True)
 class Visit:
-    """One person's way through the picture."""
+    """One person's path through the picture."""
 
     times: Array
     """(points,) in frames."""
@@ -67,7 +67,7 @@ class Visit:
     facing: float
     """Heading while not walking."""
     resting: Role
-    """What they do while not walking."""
+    """Pose while not walking."""
     identity: int
     """Seed of body and clothes."""
     child: bool
@@ -100,7 +100,7 @@ def mall(rng: Rng) -> Scene:
 
 
 def _backdrop(rng: Rng, camera: Camera) -> Image.Image:
-    """Floor with the walls' mirror image in it, then end wall, ceiling and walls."""
+    """Paints the floor with the walls' mirror image, then end wall, ceiling and walls."""
     plain = surfaces.paint_floor(camera, surfaces.floor(7), 0.3)
     mirrored = plain.copy()
     first = int(rng.integers(surfaces.FRONTS))
@@ -192,7 +192,7 @@ def write(out: Path) -> None:
 
 
 def target(rng: Rng) -> Array:
-    """People wished for, (FRAMES + 60,): busy and slack spells, the first 60 a run-up."""
+    """Returns the wanted number of people, (FRAMES + 60,): busy and quiet times; 60 for warm-up."""
     t = np.arange(FRAMES + 60)
     start = rng.uniform(0, 2 * np.pi, 3)
     waves = sum(
@@ -203,7 +203,7 @@ def target(rng: Rng) -> Array:
 
 
 def schedule(rng: Rng, scene: Scene) -> list[Visit]:
-    """Everybody's visit: groups come in while fewer people are there than wished for."""
+    """Returns all visits. Groups enter while fewer people are there than wanted."""
     wished = target(rng)
     visits: list[Visit] = []
     free = {tuple(seat): -1e9 for prop in scene.props for seat in prop.seats.tolist()}
@@ -215,7 +215,7 @@ def schedule(rng: Rng, scene: Scene) -> list[Visit]:
 
 
 def _party(rng: Rng, frame: int, free: dict[tuple[float, ...], float]) -> list[Visit]:
-    """One to four people who come in together, perhaps stop or sit down, and leave."""
+    """Returns one to four people who enter together, may stop or sit down, and leave."""
     side = float(rng.choice([-1, 1]))
     start, end = _gate(rng, side), _gate(rng, side)
     pace = rng.uniform(0.8, 1.5) * STEP
@@ -243,9 +243,9 @@ def _party(rng: Rng, frame: int, free: dict[tuple[float, ...], float]) -> list[V
 
 
 def _gate(rng: Rng, side: float) -> Array:
-    """Where people come and go: below the frame, the far end, a shop door.
+    """Returns a place to enter or leave: below the frame, at the far end, or at a shop door.
 
-    Mostly on their own side (-1 left, 1 right) of the things in the middle.
+    It is mostly on the given side (-1 left, 1 right) of the things in the middle.
     """
     kind = rng.random()
     if kind < 0.35:
@@ -253,13 +253,13 @@ def _gate(rng: Rng, side: float) -> Array:
     if kind < 0.65:
         return np.array([side * rng.uniform(1.8, 5.5), FAR - 1])
     over = side if rng.random() < 0.8 else -side
-    # The left wall has no door where it has the show window.
+    # The show window has no door.
     doors = [9.0, 15.0, 23.0, 29.0] if over > 0 else [21.0, 26.0, 31.0]
     return np.array([over * (SIDE + 0.4), rng.choice(doors)])
 
 
 def shoot(rng: Rng, scene: Scene, visits: Sequence[Visit], frame: int) -> tuple[bytes, int]:
-    """The JPEG of one frame and how many people can be seen in it."""
+    """Returns the JPEG of one frame and the number of visible people."""
     present = [visit for visit in visits if visit.here(frame)]
     persons, figures = [], []
     stances = stances_at(scene.camera, np.array([visit.at(frame) for visit in present]))
@@ -273,7 +273,7 @@ def shoot(rng: Rng, scene: Scene, visits: Sequence[Visit], frame: int) -> tuple[
 
 
 def _appearance(visit: Visit, frame: int, stance: Stance) -> Figure:
-    """Someone as they stand in one frame: the same body, clothes and folds in all of them."""
+    """Returns a person's picture in one frame. Body, clothes and folds are the same in all."""
     rng = np.random.default_rng([76, visit.identity])
     body = people.random_body(rng, visit.child)
     colours = sprites.palette(sprites.outfit(rng), 0.8)
@@ -285,7 +285,7 @@ def _appearance(visit: Visit, frame: int, stance: Stance) -> Figure:
 
 
 def _bearing(rng: Rng, visit: Visit, frame: int) -> tuple[float, Pose]:
-    """Heading in radians, and pose: in stride while the spot changes, else at rest."""
+    """Returns heading in radians and pose: walking while the place changes, else at rest."""
     here, ahead = np.array(visit.at(frame)), np.array(visit.at(frame + 0.05))
     x, z = (ahead - here).tolist()
     if abs(x) + abs(z) < 1e-3:
@@ -296,7 +296,7 @@ def _bearing(rng: Rng, visit: Visit, frame: int) -> tuple[float, Pose]:
 
 
 def develop(rng: Rng, image: Image.Image, frame: int) -> bytes:
-    """Lens, drifting light, sensor noise and JPEG."""
+    """Applies lens, drifting light, sensor noise and JPEG."""
     image = image.filter(ImageFilter.GaussianBlur(0.6))
     drift = 1.12 + 0.05 * np.sin(frame / 47) + 0.02 * np.sin(frame / 13)
     warm = 1 + 0.015 * np.sin(frame / 71)

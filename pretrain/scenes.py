@@ -1,4 +1,4 @@
-"""Places: a camera, a painted backdrop, things standing about, and where people may be."""
+"""Scenes: a camera, a painted backdrop, things, and the ground where people may be."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ from pretrain.people import Rng
 from pretrain.props import Maker, Prop
 
 MAX_GLOSS = 0.16
-"""The strongest mirror image a floor gives back, as opacity."""
+"""Largest opacity of mirror images on a floor."""
 
 MIN_TILT = 15.0
-"""Degrees; the flattest view."""
+"""Least tilt of a camera, degrees."""
 
 
 @dataclass(frozen=True)
 class Light:
     cast: tuple[float, float]
-    """Where the shadow of a 1 m stick ends, metres along x and z."""
+    """End of the shadow of a 1 m stick, metres along x and z."""
     shadow: float
     """Darkness of cast shadows, [0, 1]."""
     soft: float
@@ -60,7 +60,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Place:
-    """What a kind of place is made of."""
+    """Settings of a kind of place."""
 
     half_width: tuple[float, float]
     length: tuple[float, float]
@@ -101,7 +101,7 @@ ODDS = (0.24, 0.24, 0.12, 0.1, 0.12, 0.1, 0.08)
 
 
 def random_camera(rng: Rng, size: tuple[int, int], people: int) -> Camera:
-    """A camera from which people look neither tiny nor huge and `people` of them find room."""
+    """Returns a camera that shows people at a useful size and has room for `people` of them."""
     width, height = size
     usual = rng.random() < 0.5
     for _ in range(200):
@@ -123,14 +123,14 @@ def _mount(rng: Rng, usual: bool) -> tuple[float, float, float]:
 
 
 def person_height(camera: Camera, pixels: Array) -> Array:
-    """Pixels that 1.7 m across the line of sight cover, at ground points seen at (n, 2)."""
+    """Returns the height in pixels of 1.7 m at the ground points of pixels (n, 2)."""
     spots = camera.ground(pixels)
     depth = spots[..., 1] * np.cos(camera.tilt) + camera.above * np.sin(camera.tilt)
     return np.asarray(np.nan_to_num(camera.focal * 1.7 / depth))
 
 
 def room(camera: Camera) -> float:
-    """Square metres of ground in the frame on which people are tall enough to be counted."""
+    """Returns the square metres of visible ground where people are tall enough to count."""
     step = max(camera.width // 16, 1)
     grid = camera.pixel_grid(step).reshape(-1, 2)
     spots = camera.ground(grid)
@@ -141,12 +141,12 @@ def room(camera: Camera) -> float:
 
 
 def least_height(camera: Camera) -> float:
-    """People are at least this tall, pixels."""
+    """Returns the least height of people, pixels."""
     return 14 * camera.width / 640
 
 
 def building_axes(spots: Array, yaw: float) -> Array:
-    """Ground points (..., 2) turned from camera axes to the building's."""
+    """Turns ground points (..., 2) from the camera's axes to the building's."""
     c, s = np.cos(yaw), np.sin(yaw)
     x, z = spots[..., 0], spots[..., 1]
     return np.asarray(np.stack([x * c - z * s, x * s + z * c], axis=-1))
@@ -179,7 +179,7 @@ def _light(rng: Rng, outdoors: bool) -> Light:
 
 
 def _furnish(rng: Rng, camera: Camera, place: Place, bounds: Array, yaw: float) -> list[Prop]:
-    """Things at random spots of the floor, most of them where the camera sees them."""
+    """Returns things at random places on the floor, most of them in view."""
     things: list[Prop] = []
     for _ in range(int(rng.integers(*place.count, endpoint=True))):
         maker = place.things[rng.integers(len(place.things))]
@@ -187,7 +187,7 @@ def _furnish(rng: Rng, camera: Camera, place: Place, bounds: Array, yaw: float) 
         spot = camera.ground(rng.uniform((0, 0), (camera.width, camera.height * 1.1)))
         inner = building_axes(spot, yaw)
         inside = bounds[0] < inner[0] < bounds[1] and 0.5 < inner[1] < bounds[3]
-        # Nothing is so near the lens that it would hide the room.
+        # A thing close to the lens would hide the room.
         away = float(np.hypot(*spot))
         if not inside or prop.reach * camera.focal > 0.3 * camera.width * away:
             continue
@@ -229,7 +229,7 @@ def _paint(
 
 
 def fill(image: Image.Image, camera: Camera, polygon: Any, colour: Any, opacity: float) -> None:
-    """Lay a flat colour over a polygon in space, (n, 3)."""
+    """Fills a polygon in space, (n, 3), with a flat colour."""
     outline = camera.seen(polygon)
     box = visible_box(outline, camera)
     if box is None:
@@ -286,7 +286,7 @@ def _stripes(rng: Rng, image: Image.Image, camera: Camera, bounds: Array, spin: 
 
 
 def _glow(rng: Rng, image: Image.Image, camera: Camera, bounds: Array, spin: Array) -> None:
-    """Pools of light and window reflections on the floor, streaked towards the camera."""
+    """Paints spots of light and window reflections on the floor, stretched to the camera."""
     small = Image.new("L", (camera.width // 8, camera.height // 8))
     pen = ImageDraw.Draw(small)
     if rng.random() < 0.4:
@@ -337,10 +337,10 @@ class Wall:
 
 
 def _walls(rng: Rng, place: Place, bounds: Array, above: float) -> list[Wall]:
-    """The end of the place and, where it has fronts, both long sides."""
+    """Returns the end wall and, if the place has shop fronts, both long walls."""
     left, right, low, far = (float(v) for v in bounds)
     first = rng.integers(surfaces.FRONTS, size=3).tolist()
-    # Higher than the camera, or one would see the floor beyond.
+    # Lower walls would show the floor behind them.
     storeys = np.maximum(rng.integers(1, 4, 2), int(above / 4) + 1).tolist()
     wide = 3 if place.fronts else 8
     walls = [Wall((-6 * wide, 0, far), (1, 0, 0), wide, storeys[0], first[0])]
@@ -355,7 +355,7 @@ def _walls(rng: Rng, place: Place, bounds: Array, above: float) -> list[Wall]:
 def _raise(
     image: Image.Image, camera: Camera, walls: Sequence[Wall], spin: Array, tone: Array, up: int
 ) -> None:
-    """Paint the plain end (wall or sky) and the walls; `up` -1 gives their image in the floor."""
+    """Paints the plain end (wall or sky) and the walls; `up` -1 gives their mirror image."""
     z = walls[0].corner[2]
     high = 90 * up
     end = np.array([(-200, 0, z), (200, 0, z), (200, high, z), (-200, high, z)]) @ spin.T

@@ -1,7 +1,7 @@
 """Pictures of people: index images by pitch and heading, coloured when they are used.
 
-Sprite k is a pure function of k and the pitch bin, so a process may cache what it has drawn
-without the frame of a seed depending on what was rendered before it.
+Sprite k is a pure function of k and the pitch bin. So a cache of sprites does not change the frame
+of a seed.
 """
 
 from dataclasses import dataclass
@@ -37,17 +37,17 @@ class Role(IntEnum):
 @dataclass(frozen=True)
 class Sprite:
     levels: tuple[NDArray[np.uint8], ...]
-    """Index images, each pixel `material * 16 + shade` or CLEAR; each half the one before."""
+    """Index images of `material * 16 + shade` or CLEAR, each half as large as the one before."""
     foot: tuple[float, float]
-    """Where the ground under the person lies, pixels of the first level."""
+    """Position of the ground under the person, pixels of the first level."""
     head: tuple[float, float, float]
-    """Centre and radius of the head, likewise."""
+    """Centre and radius of the head, pixels of the first level."""
     density: float
     """Pixels of the first level per metre."""
 
 
 def library_sprite(role: Role, heading: float, variant: int, pitch: float) -> Sprite:
-    """The stored picture nearest to a heading (radians, 0 walks away) and pitch (radians)."""
+    """Returns the stored picture nearest to a heading (0 walks away) and pitch, in radians."""
     turn_bin = round(heading / (2 * np.pi / HEADINGS)) % HEADINGS
     pitch_bin = int(np.clip(np.degrees(pitch) // 10, 0, PITCHES - 1))
     return _stored(role, turn_bin, variant % VARIANTS, pitch_bin)
@@ -83,7 +83,7 @@ def figure(rng: Rng, role: Role) -> tuple[Mesh, Array]:
 def draw(
     mesh: Mesh, head: Array, heading: float, pitch: float, distance: float, rng: Rng
 ) -> Sprite:
-    """The picture of a mesh seen from `distance` metres under `pitch`; folds in cloth from rng."""
+    """Draws a mesh seen from `distance` metres under `pitch`, with random folds in the cloth."""
     quads = mesh.quads @ turn(heading).T
     light = shade(quads) * rng.uniform(0.9, 1.08, len(quads))
     level = np.clip(np.rint(light * (LEVELS - 1)), 0, LEVELS - 1).astype(int)
@@ -112,7 +112,7 @@ def _look(points: Array, pitch: float, distance: float) -> tuple[Array, Array]:
 
 
 def coloured(sprite: Sprite, colours: NDArray[np.uint32], scale: float = 1.0) -> Image.Image:
-    """The picture at `scale` (up to 2, 1 being the first level), mode RGBa (premultiplied)."""
+    """Returns the picture at `scale` up to 2 (1 is the first level), mode RGBa (premultiplied)."""
     fine = next((i for i in (2, 1) if scale * 1.4 * 2**i < 1), 0)
     index = sprite.levels[fine]
     height, width = index.shape
@@ -124,7 +124,7 @@ def coloured(sprite: Sprite, colours: NDArray[np.uint32], scale: float = 1.0) ->
 
 
 def palette(outfit: Array, contrast: float = 1.0) -> NDArray[np.uint32]:
-    """Packed RGBa of every index, (256,), from each material's colour, (15, 3) in [0, 255]."""
+    """Returns packed RGBa per index, (256,), from the materials' colours, (15, 3) in [0, 255]."""
     level = np.linspace(0.15, 1.35, 16, dtype=np.float32)
     level = 0.85 + (level - 0.85) * contrast
     colours = np.zeros((16, 16, 4), np.float32)
@@ -148,7 +148,7 @@ HAIR = ((24, 20, 18), (44, 32, 24), (74, 52, 34), (128, 92, 52), (176, 146, 98),
 
 
 def outfit(rng: Rng) -> Array:
-    """A colour per material, (15, 3): what one person wears."""
+    """Returns a random outfit: a colour per material, (15, 3)."""
     colour = np.zeros((15, 3), np.float32)
     top = cloth(rng, (0.46, 0.28, 0.08, 0.18))
     bottom = cloth(rng, (0.48, 0.14, 0.34, 0.04))

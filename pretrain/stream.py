@@ -1,4 +1,4 @@
-"""Rendered frames from many processes into one growing store on the training device."""
+"""Renders frames in many processes and stores them on the training device."""
 
 import itertools
 import logging
@@ -18,9 +18,9 @@ from pretrain.render import render
 
 WIDTH, HEIGHT = 640, 480
 MOST_PEOPLE = 128
-BLOCK = 8  # frames handed over at a time
-SLOTS = 32  # blocks a process may be ahead; memory is taken as it is used
-MOST_FAILURES = 0.02  # share of the blocks
+BLOCK = 8  # frames per transfer
+SLOTS = 32  # queued blocks per process; memory is allocated on use
+MOST_FAILURES = 0.02  # share of all blocks
 _FRAME_BYTES = HEIGHT * WIDTH * 3
 _ROW_BYTES = MOST_PEOPLE * 3 * 4
 
@@ -37,7 +37,7 @@ class Block:
 
 
 def render_row(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """One frame and a row (x, y, 1) for each of its people, then zeros."""
+    """Returns one frame, and a row (x, y, 1) per person, padded with zeros."""
     frame = render(seed, (WIDTH, HEIGHT))
     rows = np.zeros((MOST_PEOPLE, 3), np.float32)
     rows[: frame.count, :2] = frame.heads
@@ -51,12 +51,12 @@ def _render_into(block: Block, seed: int) -> None:
 
 
 class FrameStream:
-    """Processes that render the validation seeds, then seeds from `first_seed` on until closed."""
+    """Processes that render the validation seeds, then seeds from `first_seed` until closed."""
 
     def __init__(self, processes: int, validation: int, first_seed: int):
         self._validation, self._first_seed = validation, first_seed
         self._failed, self._finished = 0, 0
-        # Forked, with anonymous memory: /dev/shm may be small, and no frame is ever pickled.
+        # Forked processes share anonymous memory: /dev/shm may be small, and pickling is slow.
         context = mp.get_context("fork")
         self._ready = context.SimpleQueue()
         self._free = [context.Semaphore(SLOTS) for _ in range(processes)]
@@ -79,12 +79,12 @@ class FrameStream:
         )
 
     def _seed(self, block: int) -> int:
-        """Seeds below `validation` are validation frames; no training seed is ever among them."""
+        """Seeds below `validation` are validation frames and are never used for training."""
         first = block * BLOCK
         return first if first < self._validation else self._first_seed + first
 
     def _work(self, worker: int, processes: int) -> None:
-        os.nice(5)  # the training loop goes first
+        os.nice(5)  # the training loop has priority
         for number in itertools.count():
             self._free[worker].acquire()
             seed = self._seed(number * processes + worker)
@@ -95,7 +95,7 @@ class FrameStream:
                 self._ready.put((worker, number % SLOTS, seed, traceback.format_exc()))
 
     def blocks(self, limit: int) -> Iterator[Block]:
-        """Up to `limit` finished blocks without waiting; each is valid until the next is asked."""
+        """Yields up to `limit` finished blocks without waiting; each is valid until the next."""
         for _ in range(limit):
             if self._ready.empty():
                 return
@@ -119,7 +119,7 @@ class FrameStream:
 
 
 class Store:
-    """Frames on the device, the oldest overwritten when it is full."""
+    """A ring buffer of frames on the device."""
 
     def __init__(self, capacity: int, device: torch.device):
         self.images = torch.empty(capacity, HEIGHT, WIDTH, 3, dtype=torch.uint8, device=device)
@@ -139,11 +139,11 @@ class Store:
         self.added += n
 
     def publish(self) -> None:
-        """Lets `sample` see what was added; apart, so that frames can be copied on the side."""
+        """Makes added frames visible to `sample`, once their copy on a second stream is done."""
         self._filled.fill_(float(len(self)))
 
     def sample(self, frames: int) -> tuple[Tensor, Tensor]:
-        """Random frames and their rows; no number comes from the host, so it can be recorded."""
+        """Returns random frames and their rows. Reads no host value: a CUDA graph can record it."""
         share = torch.rand(frames, device=self.images.device, dtype=torch.float64)
         picked = (share * self._filled).long()
         return self.images[picked], self.rows[picked]

@@ -1,4 +1,4 @@
-"""Procedural floors and shop fronts: pictures that are pure functions of a number, cached."""
+"""Procedural floors and shop fronts: cached pictures, each a pure function of a number."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -24,15 +24,15 @@ MIPS = 5
 @dataclass(frozen=True)
 class Floor:
     atlas: NDArray[np.uint32]
-    """Packed pixels of all mip levels, one after the other."""
+    """Packed pixels of all mip levels in one array."""
     starts: NDArray[np.int32]
-    """Where each level begins in `atlas`, (MIPS,)."""
+    """Start of each level in `atlas`, (MIPS,)."""
     metres: float
     """Side of the texture on the ground."""
 
 
 def noise(rng: Rng, size: int, cells: int) -> Array:
-    """Smooth periodic noise, (size, size), about zero mean and unit spread."""
+    """Returns smooth periodic noise, (size, size), with mean near 0 and deviation near 1."""
     grid = rng.normal(size=(cells, cells)).astype(np.float32)
     grid = np.pad(grid, ((0, 1), (0, 1)), mode="wrap")
     image = Image.fromarray(grid).resize((size + size // cells,) * 2, Image.Resampling.BICUBIC)
@@ -103,7 +103,7 @@ def _mips(image: NDArray[np.uint8], metres: float) -> Floor:
 
 
 def paint_floor(camera: Camera, texture: Floor, yaw: float) -> Image.Image:
-    """The whole frame as floor, turned by `yaw`; nonsense above the horizon, to be painted over."""
+    """Paints the frame as floor, turned by `yaw`. Pixels above the horizon are meaningless."""
     inverse = np.linalg.inv(camera.matrix[:, [0, 2, 3]].astype(np.float64))
     c, s = np.cos(yaw), np.sin(yaw)
     inverse[:2] = np.array([[c, -s], [s, c]]) @ inverse[:2] * (TILE / texture.metres)
@@ -124,7 +124,7 @@ def paint_floor(camera: Camera, texture: Floor, yaw: float) -> Image.Image:
 
 @cache
 def front(k: int, halvings: int = 0) -> Image.Image:
-    """A stretch of wall, 12 m by 4 m at 64 pixels a metre: shop windows, doors, signs, posters."""
+    """Returns a wall, 12 m by 4 m at 64 pixels per metre: shop windows, doors, signs, posters."""
     if halvings:
         return front(k).reduce(2**halvings)
     rng = np.random.default_rng([73, k])
@@ -141,7 +141,7 @@ def front(k: int, halvings: int = 0) -> Image.Image:
 
 
 def tint(rng: Rng, low: float, high: float, vivid: float = 0.12) -> Array:
-    """A colour, (3,), warm or cool grey, or strong with probability `vivid`."""
+    """Returns a colour, (3,): strong with probability `vivid`, else warm or cool grey."""
     spread = 0.45 if rng.random() < vivid else 0.025
     warm = rng.normal(0, 1) * np.array([0.10, 0.02, -0.12])
     colour = rng.uniform(low, high) * (1 + warm + rng.normal(0, spread, 3))
@@ -156,7 +156,7 @@ def _plaster(rng: Rng) -> Image.Image:
 
 
 def _shop(rng: Rng, image: Image.Image, left: int, right: int) -> None:
-    """A window or an open front: what is inside, blurred; then frames, glare and a sign."""
+    """Paints a window or an open front: blurred interior, then frames, glare and a sign."""
     top, sill = 70, int(rng.choice([252, 252, 236, 215]))
     inside = _interior(rng, right - left, sill - top)
     if rng.random() < 0.25:
@@ -207,7 +207,7 @@ def _sign(rng: Rng, draw: ImageDraw.ImageDraw, left: int, right: int) -> None:
 
 
 def _mannequin(rng: Rng, room: Image.Image) -> None:
-    """One figure behind the glass, or a life-size picture of a person: never counted."""
+    """Paints a figure behind the glass or a life-size picture of a person. It is never counted."""
     sprite = sprites.library_sprite(sprites.Role.STAND, np.pi, int(rng.integers(99)), 0.1)
     colours = sprites.outfit(rng)
     if rng.random() < 0.6:

@@ -12,7 +12,7 @@ FRAMING = (" USER: ", "\n", " ASSISTANT: ", " USER: \n ASSISTANT: ")
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """The same tokeniser every time: it is trained on fixed text, in one thread's order."""
+    """Returns the same tokeniser each time: it is trained on fixed text in one thread."""
     return PreTrainedTokenizerFast(
         tokenizer_object=_train(),
         bos_token=BOS,
@@ -28,9 +28,9 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def _train() -> Tokenizer:
-    """Bytes are the alphabet, so any text can be written; frequent words become single tokens."""
+    """Trains BPE on bytes, so that any text has tokens and frequent words are single tokens."""
     tokenizer = Tokenizer(models.BPE(unk_token=UNK))
-    # Digits first: "31" is always "3", "1", whatever stands before it, as in LLaVA's own tokeniser.
+    # Digits are split first: "31" is always "3", "1", as in LLaVA's tokeniser.
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Digits(individual_digits=True),

@@ -40,7 +40,7 @@ log = logging.getLogger("pretrain")
 
 @dataclass(frozen=True)
 class Settings:
-    """One call of the script; `minutes` of a schedule that takes `schedule` minutes in all."""
+    """One call of the script: `minutes` of a schedule of `schedule` minutes."""
 
     out: Path
     shape: str
@@ -65,7 +65,7 @@ class Settings:
 
 @dataclass
 class Progress:
-    """What a stopped run must know to go on."""
+    """The state that a stopped run needs to continue."""
 
     steps: int = 0
     minutes: float = 0.0
@@ -74,7 +74,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Phase:
-    """`look`: the tower alone learns where heads are, on small cuts. Then whole pictures, asked."""
+    """Phase `look` teaches the tower alone where heads are. The next teaches the answers."""
 
     name: str
     grid: int
@@ -86,11 +86,11 @@ class Phase:
 MOST_TESTED = 60
 
 FINISH = Windows(0.9, 1.25, 0.0)
-"""Mostly whole frames: windows hold fewer people, and the answers lean to what was seen most."""
+"""Mostly whole frames: windows have fewer people, and answers are biased to frequent counts."""
 
 
 def phases(shape: Shape, batch: int) -> tuple[Phase, Phase]:
-    """A cut has 0.7 of the full grid a side and shows 0.7 of the frame: people look the same."""
+    """Crops have 0.7 of the grid's side and show 0.7 of the frame: people keep their size."""
     cut = round(shape.grid * 0.7)
     zoom = cut / shape.grid
     return (
@@ -122,7 +122,7 @@ class Trainer:
         self.asked = self._every_prompt()
 
     def _every_prompt(self) -> list[tuple[Tensor, list[Prompt]]]:
-        """Corners and prompts per region, the whole picture first, all on the device."""
+        """Returns corners and prompts per region, the whole picture first, on the device."""
         regions = []
         for region in (EVERYWHERE, *PARTS):
             built = [self.prompts.build(q, self.rng) for q in region.questions for _ in range(2)]
@@ -131,17 +131,17 @@ class Trainer:
         return regions
 
     def autocast(self) -> torch.autocast:
-        # No cache of cast weights: a recorded step would keep those of the step it was made from.
+        # No cache of cast weights: a CUDA graph would replay the cached weights of its first step.
         on_cuda = self.device.type == "cuda"
         return torch.autocast(self.device.type, torch.bfloat16, on_cuda, cache_enabled=False)
 
     @property
     def done(self) -> float:
-        """Share of the whole schedule that has passed."""
+        """Returns the share of the whole schedule that has passed."""
         return self.progress.minutes / self.settings.schedule
 
     def save(self) -> None:
-        """A plain checkpoint, and all that a later call needs."""
+        """Writes a plain checkpoint, and the state that a later call needs."""
         out = self.settings.out
         out.mkdir(parents=True, exist_ok=True)
         state = {
@@ -165,7 +165,7 @@ class Trainer:
 
 
 class Stepper:
-    """One phase's step: pictures from the store, loss, gradients, update."""
+    """A training step of one phase: frames from the store, loss, gradients, update."""
 
     def __init__(self, trainer: Trainer, phase: Phase):
         self.trainer, self.phase = trainer, phase
@@ -182,12 +182,12 @@ class Stepper:
         self.replay = Replay(self._step, trainer.device)
 
     def __call__(self) -> Tensor:
-        """The step's losses: (answer, density)."""
+        """Runs a step; returns its losses (answer, density)."""
         self._choose()
         return self.replay()
 
     def _choose(self) -> None:
-        """Places on the grid, a region and a question for the next step."""
+        """Chooses grid places, a region and a question for the next step."""
         trainer, rng = self.trainer, self.trainer.rng
         free = trainer.shape.grid - self.phase.grid
         at = tokens_at(
@@ -204,7 +204,7 @@ class Stepper:
 
     @torch.no_grad()
     def _pictures(self, images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Pixels, people per cell, and people in the region asked about."""
+        """Returns pixels, people per cell, and people in the chosen region."""
         phase, shape = self.phase, self.trainer.shape
         view = augment.random_view(len(images), WIDTH, HEIGHT, self.windows)
         pixels, inside = augment.resample(images, view, phase.grid * shape.patch)
@@ -242,7 +242,7 @@ class Stepper:
 
 @torch.no_grad()
 def validate(trainer: Trainer, pad: bool, batch: int = 128) -> dict[str, float]:
-    """Errors on held-out frames of up to MOST_TESTED people, as answered and by density."""
+    """Returns errors on held-out frames of up to MOST_TESTED people, by answer and by density."""
     prompt = trainer.asked[0][1][0]
     errors = []
     for start in range(0, len(trainer.validation), batch):
@@ -259,7 +259,7 @@ def validate(trainer: Trainer, pad: bool, batch: int = 128) -> dict[str, float]:
 
 
 def _read(trainer: Trainer, pixels: Tensor, prompt: Prompt) -> tuple[Tensor, Tensor]:
-    """Counts as answered (median) and as the sum of the density."""
+    """Returns the counts by answer (median) and by the sum of the density."""
     learner = trainer.learner
     with trainer.autocast():
         at = torch.arange(trainer.shape.patches + 1, device=trainer.device)
@@ -270,19 +270,19 @@ def _read(trainer: Trainer, pixels: Tensor, prompt: Prompt) -> tuple[Tensor, Ten
 
 
 def compile_layers(learner: Learner) -> None:
-    """Layers alike share one compiled graph, so this takes seconds, not minutes."""
+    """Compiles the layers. Equal layers share one graph, so this takes seconds."""
     model = learner.llava.model
     for layer in (*model.vision_tower.encoder.layers[:-1], *model.language_model.layers):
         layer.compile(dynamic=False)
 
 
 def schedule(steps: int, done: float) -> float:
-    """A short warm-up by steps, a plateau, and a straight way down over the last 45 %."""
+    """Returns the learning rate factor: short warm-up, plateau, linear decay over the last 45 %."""
     return min(1.0, (steps + 1) / 200) * min(1.0, max(0.01, (1 - done) / 0.45))
 
 
 class Feed:
-    """Brings finished frames to the device beside the running step."""
+    """Copies finished frames to the device while a step runs."""
 
     def __init__(self, trainer: Trainer, stream: FrameStream):
         self.trainer, self.stream = trainer, stream
@@ -310,7 +310,7 @@ class Feed:
 def run(settings: Settings) -> dict[str, dict[str, float]]:
     """Trains for `settings.minutes`, validates, saves; returns the validation figures."""
     begun = time.monotonic()
-    # Processes first: a fork after CUDA has started would not work.
+    # Start the processes first: CUDA does not work after a fork.
     stream = FrameStream(settings.processes, settings.validation, settings.first)
     try:
         trainer = Trainer(settings)
@@ -337,7 +337,7 @@ def _wait_for_frames(trainer: Trainer, feed: Feed) -> None:
 
 
 def _train(trainer: Trainer, feed: Feed, elapsed: Callable[[], float]) -> None:
-    """Both phases, as far as the call's minutes and the schedule go."""
+    """Runs both phases until the call's minutes or the schedule end."""
     if trainer.settings.compiled:
         compile_layers(trainer.learner)
     before = trainer.progress.minutes
@@ -353,7 +353,7 @@ def _train(trainer: Trainer, feed: Feed, elapsed: Callable[[], float]) -> None:
 
 
 def _run_phase(trainer: Trainer, feed: Feed, phase: Phase, goes_on: Callable[[], bool]) -> None:
-    """The step's recording, and the memory it holds, end with the phase."""
+    """Runs one phase. Its CUDA graph and memory are freed at the end."""
     stepper = Stepper(trainer, phase)
     log.info("%s: ready at %.2f min", phase.name, trainer.progress.minutes)
     while goes_on():

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from llava_dvc.checks.hardware import require_hardware
-from llava_dvc.checks.preflight import Asked, require_sound
+from llava_dvc.checks.preflight import RequestedModel, require_model
 from llava_dvc.config import Config
 from llava_dvc.conversation import question_text
 from llava_dvc.dataset import load_split
@@ -29,7 +29,7 @@ def main(cfg: Config, prepared: Path, adapter: Path) -> None:
 
     def tune(spec: TrainingSpec) -> TunedAdapter:
         trainer = CountTrainer(backbone, encoder, spec)
-        require_sound(trainer, Asked(cfg.backbone, cfg.image, cfg.adapter))
+        require_model(trainer, RequestedModel(cfg.backbone, cfg.image, cfg.adapter))
         return fit(trainer)
 
     key = run_key(prepared, cfg)

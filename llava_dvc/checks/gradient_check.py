@@ -1,4 +1,4 @@
-"""Two backward passes that tell where gradients go, and leave nothing behind."""
+"""Finds which tensors get a gradient in two backward passes, and restores the trainer."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,47 +14,49 @@ from trl import SFTTrainer
 from llava_dvc.errors import UserError
 from llava_dvc.model.encoder import Batch
 
-NUDGE = 0.01  # lora_B starts at 0, and while it is 0 lora_A has no gradient
-CHUNK = 2**24  # bytes, which become eight times as many while they are summed
+LORA_B_NOISE = 0.01  # standard deviation
+CHUNK = 2**24  # bytes to sum at once; the sum needs eight times their memory
 
 
 @dataclass(frozen=True)
-class Passes:
-    """What two backward passes showed, by names of tensors."""
+class GradientReport:
+    """What two backward passes do to a model's tensors."""
 
     adapters: int
-    """How many tensors the adapters have."""
-    silent: list[str]
-    """Of these, those without a gradient, or with one that is not finite."""
-    strays: list[str]
-    """Others that require or got a gradient."""
+    """Number of adapter tensors."""
+    without_gradient: list[str]
+    """Adapter tensors whose gradient is missing, all 0 or not finite."""
+    unfrozen: list[str]
+    """Other tensors that require or get a gradient."""
     changed: list[str]
-    """Others whose values changed."""
-    through_tower: bool
-    """Whether the vision tower's output has a graph to go backward through."""
+    """Other tensors whose values change."""
+    tower_in_graph: bool
+    """Whether the backward pass goes through the vision tower."""
 
 
-def run_passes(trainer: SFTTrainer, batch: Batch) -> Passes:
-    """Two forward and backward passes: lora_B (and DoRA's magnitude) must get a gradient in the
-    first, lora_A in the second, before which every lora_B is moved off 0.
+def gradient_report(trainer: SFTTrainer, batch: Batch) -> GradientReport:
+    """Runs two forward and backward passes on `batch`.
+
+    lora_B starts at 0, and lora_A has no gradient while lora_B is 0. So lora_B and DoRA's magnitude
+    must get a gradient in the first pass. lora_A must get one in the second pass, after noise is
+    added to lora_B.
     """
     adapters = adapter_tensors(trainer.model)
     others = {n: p for n, p in trainer.model.named_parameters() if n not in adapters}
-    before = {name: _sum_of_bytes(parameter) for name, parameter in others.items()}
-    second = [parameter for name, parameter in adapters.items() if "lora_B" in name]
-    with _without_trace(trainer, second), _tower_graphs(trainer.model) as graphs:
-        alive = _with_gradient(trainer, batch, adapters)
-        alive = {name for name in alive if "lora_A" not in name}
-        for parameter in second:
-            parameter.data.add_(NUDGE * torch.randn_like(parameter))
-        alive |= {n for n in _with_gradient(trainer, batch, adapters) if "lora_A" in n}
-        strays = [n for n, p in others.items() if p.requires_grad or p.grad is not None]
-    return Passes(
+    before = {name: _byte_sum(parameter) for name, parameter in others.items()}
+    lora_b = [parameter for name, parameter in adapters.items() if "lora_B" in name]
+    with _restored(trainer, lora_b), _recorded_tower_graphs(trainer.model) as graphs:
+        first = _names_with_gradient(trainer, batch, adapters)
+        for parameter in lora_b:
+            parameter.data.add_(LORA_B_NOISE * torch.randn_like(parameter))
+        second = _names_with_gradient(trainer, batch, adapters)
+        unfrozen = [n for n, p in others.items() if p.requires_grad or p.grad is not None]
+    return GradientReport(
         adapters=len(adapters),
-        silent=[name for name in adapters if name not in alive],
-        strays=strays,
-        changed=[name for name, p in others.items() if _sum_of_bytes(p) != before[name]],
-        through_tower=any(graphs),
+        without_gradient=[n for n in adapters if n not in (second if "lora_A" in n else first)],
+        unfrozen=unfrozen,
+        changed=[name for name, p in others.items() if _byte_sum(p) != before[name]],
+        tower_in_graph=any(graphs),
     )
 
 
@@ -62,10 +64,16 @@ def adapter_tensors(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if "lora_" in name}
 
 
-def _with_gradient(
+def enable_checkpointing(trainer: SFTTrainer) -> None:
+    """Enables gradient checkpointing as `Trainer.train` does, but registers no hooks."""
+    function = partial(checkpoint, **trainer.args.gradient_checkpointing_kwargs)
+    trainer.model.get_base_model()._set_gradient_checkpointing(True, function)
+
+
+def _names_with_gradient(
     trainer: SFTTrainer, batch: Batch, adapters: dict[str, nn.Parameter]
 ) -> set[str]:
-    """Names of the tensors that one forward and backward pass, as in training, gives a gradient."""
+    """Returns the adapter tensors that get a gradient in one pass, computed as in training."""
     model = trainer.model
     model.zero_grad(set_to_none=True)
     try:
@@ -74,59 +82,55 @@ def _with_gradient(
         loss.backward()
     except torch.OutOfMemoryError:
         raise UserError(
-            "train.checkpointing: two rows do not fit into the GPU's memory; set it to true, "
-            "backbone.quantization to nf4 and backbone.unpacked to false, or use a larger GPU"
+            "train.checkpointing: a batch of two rows does not fit into GPU memory. "
+            "Set train.checkpointing to true, backbone.quantization to nf4 and backbone.unpacked "
+            "to false, or use a larger GPU."
         ) from None
-    return {name for name, parameter in adapters.items() if _is_sound(parameter.grad)}
+    return {name for name, parameter in adapters.items() if _is_usable(parameter.grad)}
 
 
-def _is_sound(gradient: Tensor | None) -> bool:
+def _is_usable(gradient: Tensor | None) -> bool:
+    """Whether there is a gradient that is finite and not all 0."""
     return gradient is not None and bool(gradient.isfinite().all() and gradient.any())
 
 
-def recompute(trainer: SFTTrainer) -> None:
-    """Turn checkpointing on as Trainer's start does, less the hooks that would leave behind."""
-    kept = partial(checkpoint, **trainer.args.gradient_checkpointing_kwargs)
-    trainer.model.get_base_model()._set_gradient_checkpointing(True, kept)
-
-
 @contextmanager
-def _without_trace(trainer: SFTTrainer, moved: Iterable[nn.Parameter]) -> Iterator[None]:
-    """In training's mode; then put back random numbers, the `moved` tensors, gradients and modes,
-    also after an error.
+def _restored(trainer: SFTTrainer, parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Sets the model to training mode. On exit restores random state, `parameters`, gradients and
+    modes, also after an error.
     """
     model, args = trainer.model, trainer.args
     devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), ExitStack() as after:
-        after.callback(model.zero_grad, set_to_none=True)
-        for parameter in moved:
-            after.callback(parameter.data.copy_, parameter.detach().clone())
+    with torch.random.fork_rng(devices), ExitStack() as on_exit:
+        on_exit.callback(model.zero_grad, set_to_none=True)
+        for parameter in parameters:
+            on_exit.callback(parameter.data.copy_, parameter.detach().clone())
         for module in model.modules():
-            after.callback(setattr, module, "training", module.training)
+            on_exit.callback(setattr, module, "training", module.training)
         model.train()
         if args.gradient_checkpointing:
-            recompute(trainer)
-            after.callback(model.get_base_model()._set_gradient_checkpointing, False)
+            enable_checkpointing(trainer)
+            on_exit.callback(model.get_base_model()._set_gradient_checkpointing, False)
         yield
 
 
 @contextmanager
-def _tower_graphs(model: Any) -> Iterator[list[bool]]:
-    """A list that every pass extends by whether the tower's output requires a gradient."""
+def _recorded_tower_graphs(model: Any) -> Iterator[list[bool]]:
+    """Yields a list. Each forward pass appends whether the tower's output requires a gradient."""
     graphs: list[bool] = []
 
-    def look(_module: nn.Module, _inputs: Any, output: Any) -> None:
+    def record_graph(_module: nn.Module, _inputs: Any, output: Any) -> None:
         outputs = [output.last_hidden_state, *(output.hidden_states or ())]
         graphs.append(any(tensor is not None and tensor.requires_grad for tensor in outputs))
 
-    hook = model.get_base_model().model.vision_tower.register_forward_hook(look)
+    hook = model.get_base_model().model.vision_tower.register_forward_hook(record_graph)
     try:
         yield graphs
     finally:
         hook.remove()
 
 
-def _sum_of_bytes(parameter: nn.Parameter) -> int:
-    """Another number for other values, without a copy of them."""
+def _byte_sum(parameter: nn.Parameter) -> int:
+    """Returns the sum of the tensor's bytes: a change shows without a copy of the tensor."""
     chunks = torch.split(parameter.detach().flatten().view(torch.uint8), CHUNK)
     return int(torch.stack([chunk.sum(dtype=torch.int64) for chunk in chunks]).sum())

@@ -1,9 +1,8 @@
-"""What `backbone` asks for against what is here: device, number format, checkpoint, memory."""
+"""Checks that this machine can load the backbone: device, dtype, checkpoint and GPU memory."""
 
 import os
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -11,54 +10,36 @@ from torch import nn
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from llava_dvc import config
+from llava_dvc.checks.check import Check, raise_first_fault
 from llava_dvc.errors import UserError
-from llava_dvc.load_errors import one_line
+from llava_dvc.load_errors import explain_load_errors
 
 GIB = 2**30
-WORKSPACE = 2 * GIB  # CUDA's own context, an adapter and the activations of a small batch
-NF4 = 0.516  # bytes a weight: 4 bits, and its share of the doubly quantised scales
+WORKSPACE = 2 * GIB  # for CUDA's context, an adapter and the activations of a small batch
+NF4 = 0.516  # bytes per weight: 4 bits, and its share of the double-quantized scales
 CPU_INFO = Path("/proc/cpuinfo")
-UNITS = {"bfloat16": ("bf16",), "float16": ("fp16", "asimdhp")}  # in the processor's flags
-
-
-@dataclass(frozen=True)
-class Check:
-    """What was looked at, what was found, and what is wrong with it."""
-
-    name: str
-    found: str
-    fault: str | None = None
-    """One line: the setting, its value, what to do. A training does not start with one."""
-    note: str | None = None
-    """A choice with a cost, which stops nothing."""
+CPU_FLAGS = {"bfloat16": ("bf16",), "float16": ("fp16", "asimdhp")}  # asimdhp: on ARM
 
 
 def require_hardware(backbone: config.Backbone) -> None:
-    """Raises UserError with the first reason why `backbone` cannot be loaded here."""
-    raise_first_fault(inspect(backbone))
+    """Raises UserError if `backbone` cannot be loaded on this machine."""
+    raise_first_fault(hardware_checks(backbone))
 
 
-def raise_first_fault(checks: Iterable[Check]) -> None:
-    """Raises UserError with the first fault, if there is one."""
-    for check in checks:
-        if check.fault:
-            raise UserError(check.fault)
-
-
-def inspect(backbone: config.Backbone) -> Iterator[Check]:
-    """Everything that can be known before the weights are loaded."""
-    device = _device(backbone)
+def hardware_checks(backbone: config.Backbone) -> Iterator[Check]:
+    """Yields the checks that need no weights."""
+    device = _check_device(backbone)
     yield device
     if not device.fault:
-        yield _dtype(backbone)
-    checkpoint = _checkpoint(backbone)
+        yield _check_dtype(backbone)
+    checkpoint = _check_checkpoint(backbone)
     yield checkpoint
     if backbone.device == "cuda" and not device.fault and not checkpoint.fault:
-        yield _memory(backbone)
+        yield _check_memory(backbone)
 
 
 def weight_bytes(backbone: config.Backbone, llava: LlavaConfig) -> int:
-    """What the weights take on the device, from their shapes alone."""
+    """Returns the bytes that the weights take on the device, computed from their shapes."""
     with torch.device("meta"):
         model = LlavaForConditionalGeneration(llava)
     weights = sum(parameter.numel() for parameter in model.parameters())
@@ -71,101 +52,105 @@ def weight_bytes(backbone: config.Backbone, llava: LlavaConfig) -> int:
     return int((weights - linear) * width + linear * packed)
 
 
-def _device(backbone: config.Backbone) -> Check:
+def _check_device(backbone: config.Backbone) -> Check:
     if backbone.device == "cpu":
         return Check("device", f"cpu, {backbone.threads} threads on {os.cpu_count()} cores")
     if not torch.cuda.is_available():
         fault = (
-            "backbone.device: is cuda, but PyTorch sees no CUDA device here; "
-            "use a GPU machine, or `llava-dvc preset tiny` for a CPU"
+            "backbone.device: is cuda, but PyTorch finds no CUDA device. "
+            "Use a machine with a GPU, or run `llava-dvc preset tiny` to use the CPU."
         )
         return Check("device", "no CUDA device", fault)
     return Check("device", torch.cuda.get_device_name())
 
 
-def _dtype(backbone: config.Backbone) -> Check:
-    found = fault = note = None
+def _check_dtype(backbone: config.Backbone) -> Check:
+    found: str = backbone.dtype
+    fault = note = None
     if backbone.device == "cuda":
         major, minor = torch.cuda.get_device_capability()
         found = f"{backbone.dtype}, compute capability {major}.{minor}"
         if backbone.dtype == "bfloat16" and major < 8:
             fault = (
                 f"backbone.dtype: is bfloat16, but {torch.cuda.get_device_name()} has compute "
-                f"capability {major}.{minor} and bfloat16 needs 8.0; set it to float16"
+                f"capability {major}.{minor} and bfloat16 needs 8.0. Set it to float16."
             )
     elif backbone.dtype != "float32" and not _cpu_computes(backbone.dtype):
         note = (
-            f"backbone.dtype: is {backbone.dtype}, for which this CPU has no units; "
-            "float32 is faster here"
+            f"backbone.dtype: is {backbone.dtype}, but this CPU has no instructions for it. "
+            "Set it to float32, which is faster here."
         )
-    return Check("number format", found or backbone.dtype, fault, note)
+    return Check("dtype", found, fault, note)
 
 
 def _cpu_computes(dtype: str) -> bool:
-    """Whether the processor multiplies matrices in a 16-bit format; no answer counts as yes."""
+    """Whether the CPU has instructions for a 16-bit dtype. True if the system does not say."""
     try:
-        flags = CPU_INFO.read_text()
+        cpu_info = CPU_INFO.read_text()
     except OSError:
         return True
-    return any(unit in flags for unit in UNITS[dtype])
+    return any(flag in cpu_info for flag in CPU_FLAGS[dtype])
 
 
-def _checkpoint(backbone: config.Backbone) -> Check:
+def _check_checkpoint(backbone: config.Backbone) -> Check:
     try:
-        llava = _read_config(backbone)
+        llava = _read_llava_config(backbone)
     except UserError as error:
         return Check("checkpoint", "not usable", str(error))
     sizes = f"{llava.text_config.num_hidden_layers} layers of width {llava.text_config.hidden_size}"
     return Check("checkpoint", f"{backbone.name}, {sizes}")
 
 
-def _read_config(backbone: config.Backbone) -> LlavaConfig:
-    """Fetched from the Hub if need be; raises UserError when it or a local folder's weights are not
-    there.
+def _read_llava_config(backbone: config.Backbone) -> LlavaConfig:
+    """Reads the checkpoint's config from a folder or the Hub.
+
+    Raises UserError if it cannot be read, if it is no LLaVA, if a folder has no weights, or if a
+    Hub id is not pinned to a commit.
     """
     folder = Path(backbone.name)
     if folder.is_dir() or backbone.name.startswith(("backbones/", "/", ".")):
-        _require_files(folder)
+        _require_checkpoint_files(folder)
     elif not re.fullmatch(r"[0-9a-f]{40}", backbone.revision or ""):
         raise UserError(
-            f"backbone.revision: is {backbone.revision or 'null'}, and what a Hub name or branch "
-            f"stands for can change; pin {backbone.name} to a commit, 40 hexadecimal digits"
+            f"backbone.revision: is {backbone.revision or 'null'}, but the Hub id {backbone.name} "
+            "must be pinned to a commit. Set it to the commit's 40 hexadecimal digits."
         )
-    with one_line(backbone):
+    with explain_load_errors(backbone):
         values, _ = LlavaConfig.get_config_dict(backbone.name, revision=backbone.revision)
     if values.get("model_type") != "llava":
         raise UserError(
-            f"backbone.name: {backbone.name} has model_type {values.get('model_type')!r}, "
-            "expected 'llava'; choose a LLaVA-1.5-shaped checkpoint"
+            f"backbone.name: {backbone.name} has model_type {values.get('model_type')!r}, but "
+            "'llava' is needed. Choose a checkpoint with the architecture of LLaVA-1.5."
         )
     return LlavaConfig.from_dict(values)
 
 
-def _require_files(folder: Path) -> None:
+def _require_checkpoint_files(folder: Path) -> None:
     missing = [name for name in ("config.json", "*.safetensors") if not any(folder.glob(name))]
     if missing:
         raise UserError(
-            f"backbone.name: {folder}/{missing[0]} is not there; "
-            "run `dvc pull backbones/tiny-llava.dvc`, or name another folder or a Hub id"
+            f"backbone.name: {folder}/{missing[0]} does not exist. "
+            "Run `dvc pull backbones/tiny-llava.dvc`, or name another folder or a Hub id."
         )
 
 
-def _memory(backbone: config.Backbone) -> Check:
-    weights = weight_bytes(backbone, _read_config(backbone))
+def _check_memory(backbone: config.Backbone) -> Check:
+    weights = weight_bytes(backbone, _read_llava_config(backbone))
     free, total = torch.cuda.mem_get_info()
-    free += torch.cuda.memory_reserved() - torch.cuda.memory_allocated()  # PyTorch's own reserve
+    free += torch.cuda.memory_reserved() - torch.cuda.memory_allocated()  # PyTorch's unused cache
     needed = f"{(weights + WORKSPACE) / GIB:.1f} GiB"
-    found = f"{free / GIB:.1f} of {total / GIB:.1f} GiB free, the model needs {needed}"
+    available = f"{free / GIB:.1f} of {total / GIB:.1f} GiB"
+    found = f"{available} free, the model needs {needed}"
     if free >= weights + WORKSPACE:
         return Check("GPU memory", found)
-    remedies = []
     if backbone.quantization == "none":
-        remedies.append("set backbone.quantization to nf4")
+        remedy = "Set backbone.quantization to nf4, free"
     elif backbone.unpacked:
-        remedies.append("set backbone.unpacked to false")
-    remedy = ", or ".join([*remedies, "free some, or use a larger GPU"])
+        remedy = "Set backbone.unpacked to false, free"
+    else:
+        remedy = "Free"
     fault = (
-        f"backbone.name: {backbone.name} needs {needed} of GPU memory, "
-        f"{free / GIB:.1f} of {total / GIB:.1f} GiB are free; {remedy}"
+        f"backbone.name: {backbone.name} needs {needed} of GPU memory, but {available} are free. "
+        f"{remedy} some memory, or use a larger GPU."
     )
     return Check("GPU memory", found, fault)

@@ -12,7 +12,7 @@ from transformers import (
 )
 
 from llava_dvc import config
-from llava_dvc.load_errors import one_line
+from llava_dvc.load_errors import explain_load_errors
 from llava_dvc.model import attention
 from llava_dvc.model.encoder import Encoder
 from llava_dvc.model.model_patches import shorten_last_layer, skip_unread_blocks
@@ -30,7 +30,7 @@ def load_backbone(backbone: config.Backbone) -> LlavaForConditionalGeneration:
     checkpoint cannot be loaded.
     """
     torch.set_num_threads(backbone.threads)
-    with one_line(backbone):
+    with explain_load_errors(backbone):
         model = LlavaForConditionalGeneration.from_pretrained(
             backbone.name,
             revision=backbone.revision,
@@ -59,7 +59,7 @@ def load_encoder(source: str | Path, revision: str | None, image: config.Image) 
 
 def backbone_encoder(backbone: config.Backbone, image: config.Image) -> Encoder:
     """The encoder of the backbone's own processor. Raises UserError when it cannot be loaded."""
-    with one_line(backbone):
+    with explain_load_errors(backbone):
         return load_encoder(backbone.name, backbone.revision, image)
 
 

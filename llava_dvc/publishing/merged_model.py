@@ -23,7 +23,7 @@ from llava_dvc.evaluation.predictions import (
     prediction_table,
     score_predictions,
 )
-from llava_dvc.load_errors import one_line
+from llava_dvc.load_errors import explain_load_errors
 from llava_dvc.model.backbone import load_backbone, load_encoder
 from llava_dvc.model.calibration import fit_temperature
 from llava_dvc.publishing.card import Facts
@@ -59,7 +59,7 @@ def merge(backbone: config.Backbone, adapter: Path, folder: Path) -> None:
     Not by PEFT, which rounds to the nearest: in 16 bits little would be left of a small adapter.
     """
     torch.set_num_threads(backbone.threads)
-    with one_line(backbone):
+    with explain_load_errors(backbone):
         base = LlavaForConditionalGeneration.from_pretrained(
             backbone.name,
             revision=backbone.revision,

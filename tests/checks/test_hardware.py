@@ -1,4 +1,4 @@
-"""What params.yaml asks for and is not here is one line that says what to do."""
+"""A backbone that this machine cannot load gives one line with the remedy."""
 
 import shutil
 from collections import namedtuple
@@ -11,15 +11,10 @@ import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
 from llava_dvc.checks import hardware
-from llava_dvc.checks.hardware import (
-    GIB,
-    inspect,
-    raise_first_fault,
-    require_hardware,
-    weight_bytes,
-)
+from llava_dvc.checks.check import raise_first_fault
+from llava_dvc.checks.hardware import GIB, hardware_checks, require_hardware, weight_bytes
 from llava_dvc.errors import UserError
-from llava_dvc.load_errors import one_line
+from llava_dvc.load_errors import explain_load_errors
 from llava_dvc.model.backbone import backbone_encoder, load_backbone
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -27,18 +22,18 @@ Capability = namedtuple("Capability", "major minor")
 
 
 @pytest.fixture
-def asked(cfg):
+def backbone_with(cfg):
     return lambda **changes: cfg.backbone.model_copy(update=changes)
 
 
 def load(backbone):
-    """As every stage does: what is here is looked at first."""
+    """Checks the hardware, then loads, as every stage does."""
     require_hardware(backbone)
     return load_backbone(backbone)
 
 
 def notes(backbone):
-    return [check.note for check in inspect(backbone) if check.note]
+    return [check.note for check in hardware_checks(backbone) if check.note]
 
 
 # --- the machine ------------------------------------------------------------------------------
@@ -46,7 +41,7 @@ def notes(backbone):
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """A CUDA device's properties, which cannot be had here: its name, age and memory."""
+    """Fakes the name, compute capability and memory of a CUDA device."""
 
     def pretend(name, capability, free, total):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -57,29 +52,33 @@ def gpu(monkeypatch):
     return pretend
 
 
-def test_cuda_without_a_gpu(asked, monkeypatch):
+def test_cuda_without_a_gpu(backbone_with, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UserError, match=r"backbone\.device: is cuda, but PyTorch sees no CUDA"):
-        load(asked(device="cuda"))
+    with pytest.raises(UserError, match=r"backbone\.device: is cuda, but PyTorch finds no CUDA"):
+        load(backbone_with(device="cuda"))
 
 
-def test_bfloat16_on_an_old_gpu(asked, gpu):
+def test_bfloat16_on_an_old_gpu(backbone_with, gpu):
     gpu("Tesla T4", Capability(7, 5), 14, 15)
-    with pytest.raises(UserError, match=r"is bfloat16, but Tesla T4 has .* 7\.5 .* it to float16$"):
-        raise_first_fault(inspect(asked(device="cuda", dtype="bfloat16")))
-    raise_first_fault(inspect(asked(device="cuda", dtype="float16")))
+    with pytest.raises(
+        UserError, match=r"is bfloat16, but Tesla T4 has .* 7\.5 .* it to float16\.$"
+    ):
+        raise_first_fault(hardware_checks(backbone_with(device="cuda", dtype="bfloat16")))
+    raise_first_fault(hardware_checks(backbone_with(device="cuda", dtype="float16")))
     gpu("A100", Capability(8, 0), 39, 40)
-    raise_first_fault(inspect(asked(device="cuda", dtype="bfloat16")))
+    raise_first_fault(hardware_checks(backbone_with(device="cuda", dtype="bfloat16")))
 
 
-def test_too_little_gpu_memory(asked, gpu):
+def test_too_little_gpu_memory(backbone_with, gpu):
     gpu("Tesla T4", Capability(7, 5), 1.5, 15)
-    with pytest.raises(UserError, match=r"needs 2\.0 GiB of GPU memory, 1\.5 of 15\.0 GiB are fr"):
-        raise_first_fault(inspect(asked(device="cuda", unpacked=False)))
-    with pytest.raises(UserError, match=r"are free; set backbone\.unpacked to false, or free some"):
-        raise_first_fault(inspect(asked(device="cuda", unpacked=True)))
-    with pytest.raises(UserError, match=r"are free; set backbone\.quantization to nf4, or free so"):
-        raise_first_fault(inspect(asked(device="cuda", quantization="none")))
+    with pytest.raises(
+        UserError, match=r"needs 2\.0 GiB of GPU memory, but 1\.5 of 15\.0 GiB are free\. Free"
+    ):
+        raise_first_fault(hardware_checks(backbone_with(device="cuda", unpacked=False)))
+    with pytest.raises(UserError, match=r"are free\. Set backbone\.unpacked to false, free some"):
+        raise_first_fault(hardware_checks(backbone_with(device="cuda", unpacked=True)))
+    with pytest.raises(UserError, match=r"are free\. Set backbone\.quantization to nf4, free so"):
+        raise_first_fault(hardware_checks(backbone_with(device="cuda", quantization="none")))
 
 
 @pytest.mark.parametrize(
@@ -91,7 +90,7 @@ def test_too_little_gpu_memory(asked, gpu):
         ("none", False, "float32", 26.3),
     ],
 )
-def test_what_the_7b_needs(asked, quantization, unpacked, dtype, gib):
+def test_weight_bytes_of_the_7b(backbone_with, quantization, unpacked, dtype, gib):
     llava = LlavaConfig(
         vision_config=CLIPVisionConfig(
             hidden_size=1024, intermediate_size=4096, num_hidden_layers=24,
@@ -99,12 +98,15 @@ def test_what_the_7b_needs(asked, quantization, unpacked, dtype, gib):
         ),
         text_config=LlamaConfig(vocab_size=32064),
     )  # fmt: skip
-    backbone = asked(quantization=quantization, unpacked=unpacked, dtype=dtype)
+    backbone = backbone_with(quantization=quantization, unpacked=unpacked, dtype=dtype)
     assert weight_bytes(backbone, llava) / GIB == pytest.approx(gib, abs=0.05)
 
 
-def test_what_a_loaded_model_takes(asked):
-    for backbone in (asked(unpacked=False), asked(quantization="none", dtype="bfloat16")):
+def test_weight_bytes_of_a_loaded_model(backbone_with):
+    for backbone in (
+        backbone_with(unpacked=False),
+        backbone_with(quantization="none", dtype="bfloat16"),
+    ):
         model = load(backbone)
         taken = sum(p.numel() * p.element_size() for p in model.parameters())
         assert weight_bytes(backbone, model.config) == pytest.approx(taken, rel=0.01)
@@ -121,11 +123,13 @@ def test_what_a_loaded_model_takes(asked):
         ("float32", "sse2", False),
     ],
 )
-def test_a_cpu_without_16_bit_units_is_only_slow(asked, monkeypatch, tmp_path, dtype, flags, slow):
+def test_a_cpu_without_16_bit_instructions_is_only_a_note(
+    backbone_with, monkeypatch, tmp_path, dtype, flags, slow
+):
     monkeypatch.setattr(hardware, "CPU_INFO", tmp_path / "cpuinfo")
     (tmp_path / "cpuinfo").write_text(f"flags : fpu {flags}\n")
-    raise_first_fault(inspect(asked(dtype=dtype)))
-    assert [note.split(",")[0] for note in notes(asked(dtype=dtype))] == (
+    raise_first_fault(hardware_checks(backbone_with(dtype=dtype)))
+    assert [note.split(",")[0] for note in notes(backbone_with(dtype=dtype))] == (
         [f"backbone.dtype: is {dtype}"] if slow else []
     )
 
@@ -135,46 +139,49 @@ def test_a_cpu_without_16_bit_units_is_only_slow(asked, monkeypatch, tmp_path, d
 
 @pytest.fixture
 def copied(tiny_folder, tmp_path):
-    """A copy of the tiny checkpoint to take something away from."""
+    """A copy of the tiny checkpoint, to remove files from."""
     return shutil.copytree(tiny_folder, tmp_path / "copied")
 
 
 @pytest.mark.parametrize(
-    ("file", "named"),
+    ("file", "pattern"),
     [("config.json", r"config\.json"), ("model.safetensors", r"\*\.safetensors")],
 )
-def test_a_folder_without(asked, copied, file, named):
+def test_a_folder_without_a_file(backbone_with, copied, file, pattern):
     (copied / file).unlink()
-    with pytest.raises(UserError, match=rf"copied/{named} is not there; run `dvc pull back"):
-        load(asked(name=str(copied)))
+    with pytest.raises(UserError, match=rf"copied/{pattern} does not exist\. Run `dvc pull back"):
+        load(backbone_with(name=str(copied)))
 
 
-def test_weights_that_are_a_pointer(asked, copied):
-    """What `git clone` leaves where Git LFS is not installed."""
+def test_weights_that_are_a_git_lfs_pointer(backbone_with, copied):
+    """`git clone` writes pointer files if Git LFS is not installed."""
     (copied / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
-    with pytest.raises(UserError, match=r"copied cannot be loaded \(.*eader.*\); choose another"):
-        load(asked(name=str(copied)))
+    with pytest.raises(UserError, match=r"copied cannot be loaded \(.*eader.*\)\. Choose another"):
+        load(backbone_with(name=str(copied)))
 
 
-def test_a_folder_without_a_tokenizer(asked, cfg, copied):
+def test_a_folder_without_a_tokenizer(backbone_with, cfg, copied):
     (copied / "tokenizer.json").unlink()
-    with pytest.raises(UserError, match=r"copied cannot be loaded \(.*tokenizer.*\); choose anoth"):
-        backbone_encoder(asked(name=str(copied)), cfg.image)
+    with pytest.raises(
+        UserError, match=r"copied cannot be loaded \(.*tokenizer.*\)\. Choose anoth"
+    ):
+        backbone_encoder(backbone_with(name=str(copied)), cfg.image)
 
 
-def test_another_kind_of_model(asked, copied):
+def test_another_kind_of_model(backbone_with, copied):
     LlamaConfig(hidden_size=64, num_attention_heads=2, num_hidden_layers=2).save_pretrained(copied)
     with pytest.raises(
-        UserError, match="copied has model_type 'llama', expected 'llava'; choose a"
+        UserError, match=r"copied has model_type 'llama', but 'llava' is needed\. Choose a"
     ):
-        raise_first_fault(inspect(asked(name=str(copied))))
+        raise_first_fault(hardware_checks(backbone_with(name=str(copied))))
 
 
-def test_a_full_disk(asked):
-    """Which cannot be had here."""
+def test_a_full_disk(backbone_with):
     with (
-        pytest.raises(UserError, match="does not fit on the disk; make room, or set HF_HOME"),
-        one_line(asked(name="some/model")),
+        pytest.raises(
+            UserError, match=r"does not fit on the disk\. Free some space, or set HF_HOME"
+        ),
+        explain_load_errors(backbone_with(name="some/model")),
     ):
         raise OSError("could not write") from OSError(28, "No space left on device")
 
@@ -184,7 +191,7 @@ def test_a_full_disk(asked):
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """A Hub on this machine that answers every request with one error; an empty cache."""
+    """A local Hub that answers every request with one error, and an empty cache."""
 
     def answer(status, code):
         class Handler(BaseHTTPRequestHandler):
@@ -214,7 +221,7 @@ def hub(monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
-    address("http://127.0.0.1:9")  # nobody listens there
+    address("http://127.0.0.1:9")  # no server listens there
     yield answer
     for server in servers:
         server.shutdown()
@@ -224,48 +231,55 @@ def hub(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("status", "code", "line"),
     [
-        (403, "GatedRepo", "backbone.name: some/model is gated; accept its terms at https://hugg"),
-        (401, "RepoNotFound", "backbone.name: some/model is no folder here and no repository on t"),
-        (404, "RevisionNotFound", f"backbone.revision: some/model has no revision '{COMMIT}'; ta"),
-        (404, "EntryNotFound", "backbone.name: some/model has model_type None, expected 'llava';"),
-        (503, "Down", "backbone.name: some/model is not whole in the local cache and the Hub doe"),
+        (403, "GatedRepo", "backbone.name: some/model is gated. Accept its terms at https://hugg"),
+        (401, "RepoNotFound", "backbone.name: some/model is not a folder here, and not a reposi"),
+        (404, "RevisionNotFound", f"backbone.revision: is {COMMIT}, but some/model has no such "),
+        (404, "EntryNotFound", "backbone.name: some/model has model_type None, but 'llava' is "),
+        (503, "Down", "backbone.name: some/model is not complete in the local cache, and the do"),
     ],
 )
-def test_the_hub_says_no(asked, hub, status, code, line):
+def test_an_error_of_the_hub(backbone_with, hub, status, code, line):
     hub(status, code)
     with pytest.raises(UserError) as caught:
-        load(asked(name="some/model", revision=COMMIT))
+        load(backbone_with(name="some/model", revision=COMMIT))
     assert str(caught.value).startswith(line)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.usefixtures("hub")
-def test_no_network(asked):
-    with pytest.raises(UserError, match="local cache and the Hub does not deliver it; mend"):
-        load(asked(name="some/model", revision=COMMIT))
+def test_no_network(backbone_with):
+    with pytest.raises(
+        UserError, match=r"local cache, and the download from the Hub failed\. Check the net"
+    ):
+        load(backbone_with(name="some/model", revision=COMMIT))
 
 
 @pytest.mark.usefixtures("hub")
 @pytest.mark.parametrize("cached", [[], ["config.json", "generation_config.json"]])
-def test_offline_without_the_weights(asked, tiny_folder, monkeypatch, tmp_path, cached):
+def test_offline_without_the_weights(backbone_with, tiny_folder, monkeypatch, tmp_path, cached):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     snapshot = tmp_path / "cache" / "models--some--model" / "snapshots" / COMMIT
     snapshot.mkdir(parents=True)
     for name in cached:
         shutil.copy(tiny_folder / name, snapshot)
-    with pytest.raises(UserError, match=r"name: some/model is not whole .* unset HF_HUB_OFFLINE"):
-        load(asked(name="some/model", revision=COMMIT))
+    with pytest.raises(
+        UserError, match=r"name: some/model is not complete .* Unset HF_HUB_OFFLINE"
+    ):
+        load(backbone_with(name="some/model", revision=COMMIT))
 
 
 @pytest.mark.usefixtures("hub")
-def test_offline_with_the_weights(asked, tiny_folder, monkeypatch, tmp_path):
+def test_offline_with_the_weights(backbone_with, tiny_folder, monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     snapshot = tmp_path / "cache" / "models--some--model" / "snapshots" / COMMIT
     shutil.copytree(tiny_folder, snapshot)
-    load(asked(name="some/model", revision=COMMIT))
+    load(backbone_with(name="some/model", revision=COMMIT))
 
 
 @pytest.mark.parametrize("revision", [None, "main", "v1.5", COMMIT[:12]])
-def test_a_hub_model_is_pinned_to_a_commit(asked, revision):
-    with pytest.raises(UserError, match=r"backbone.revision: is .*; pin some/model to a commit"):
-        load(asked(name="some/model", revision=revision))
+def test_a_hub_model_is_pinned_to_a_commit(backbone_with, revision):
+    with pytest.raises(
+        UserError,
+        match=r"backbone\.revision: is .*, but the Hub id some/model must be pinned to a commit",
+    ):
+        load(backbone_with(name="some/model", revision=revision))

@@ -12,7 +12,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
-from llava_dvc.checks.gradient_check import recompute
+from llava_dvc.checks.gradient_check import enable_checkpointing
 from llava_dvc.config import Config
 from llava_dvc.model import model_patches
 from llava_dvc.model.backbone import load_backbone
@@ -51,7 +51,7 @@ def trainer_of(cfg: Config, encoder: Encoder, rows: Dataset, folder: Path) -> Co
 def loss_and_gradients(trainer: CountTrainer, batch: dict) -> tuple[float, dict[str, Tensor]]:
     trainer.model.train()
     if trainer.args.gradient_checkpointing:
-        recompute(trainer)
+        enable_checkpointing(trainer)
         assert trainer.model.get_base_model().is_gradient_checkpointing
     loss = trainer.compute_loss(trainer.model, dict(batch))
     loss.backward()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from llava_dvc.checks.preflight import Asked, require_sound
+from llava_dvc.checks.preflight import RequestedModel, require_model
 from llava_dvc.errors import UserError
 from llava_dvc.model.backbone import backbone_encoder, load_backbone
 from llava_dvc.model.counting import CountPredictor, generate
@@ -90,7 +90,7 @@ def test_it_trains(cfg, padded, dropping, rows, tmp_path):
     batch = Collator(dropping)([rows[0]])
     kept = visible_patches(rows[0]["image"].size, 4)
     assert (batch["input_ids"] == dropping.processor.image_token_id).sum() == len(kept) <= 16
-    require_sound(trainer, Asked(cfg.backbone, padded, cfg.adapter))
+    require_model(trainer, RequestedModel(cfg.backbone, padded, cfg.adapter))
     tuned = fit(trainer)
     assert any(p.abs().sum() > 0 for n, p in tuned.model.named_parameters() if "lora_B" in n)
 

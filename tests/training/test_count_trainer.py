@@ -7,7 +7,7 @@ from bitsandbytes.nn import Linear4bit
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from llava_dvc.checks.preflight import Asked, require_sound
+from llava_dvc.checks.preflight import RequestedModel, require_model
 from llava_dvc.conversation import question_text
 from llava_dvc.model.adapter import load_adapter, save_adapter
 from llava_dvc.model.backbone import load_backbone
@@ -49,7 +49,7 @@ def train(cfg, encoder, rows, folder, callbacks=(), **changes):
             callbacks=callbacks,
         ),
     )
-    require_sound(trainer, Asked(cfg.backbone, cfg.image, adapter))
+    require_model(trainer, RequestedModel(cfg.backbone, cfg.image, adapter))
     return fit(trainer).model
 
 
