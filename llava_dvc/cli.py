@@ -70,9 +70,9 @@ def import_mall_command(arguments: argparse.Namespace) -> None:
 
 def push_command(arguments: argparse.Namespace) -> None:
     """Uploads a published folder to the Hub."""
-    from llava_dvc.publishing.push import release
+    from llava_dvc.publishing.push import push_folder
 
-    sys.stdout.write(release(arguments.folder, load_config().publish))
+    sys.stdout.write(push_folder(arguments.folder, load_config().publish))
 
 
 def predict_command(arguments: argparse.Namespace) -> None:

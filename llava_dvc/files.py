@@ -99,6 +99,14 @@ def sha256(*paths: Path) -> str:
     return digest.hexdigest()
 
 
+def file_digest(path: Path, algorithm: str) -> str:
+    """Returns the hex digest of a file's bytes; `algorithm` is a name that hashlib knows."""
+    with path.open("rb") as file:
+        # usedforsecurity: systems in FIPS mode refuse md5 otherwise.
+        digest = hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False))
+    return digest.hexdigest()
+
+
 def check_room(path: Path) -> None:
     """Fail before DVC copies `path` into its cache: when the disk fills during that copy, DVC goes
     on and exits 0.

@@ -9,8 +9,13 @@ from pathlib import Path
 from llava_dvc.config import Config
 from llava_dvc.files import new_folder, read_json
 from llava_dvc.publishing import push, reload_check
-from llava_dvc.publishing.card import Facts
-from llava_dvc.publishing.folder import MERGED, answers_as, complete, md5_of
+from llava_dvc.publishing.card import CardFacts
+from llava_dvc.publishing.folder import (
+    MERGED,
+    add_card_and_manifest,
+    evaluated_recipe,
+    input_digests,
+)
 from llava_dvc.recipe import Recipe, adapter_sha256
 from llava_dvc.stage_runner import run_stage
 from llava_dvc.tracking.mlflow_run import open_result
@@ -27,18 +32,18 @@ def main(
     published: Path,
 ) -> None:
     figures = read_json(metrics)
-    facts = Facts(
+    facts = CardFacts(
         repo=cfg.publish.repo,
-        recipe=answers_as(Recipe.read(adapter), cfg.evaluate, figures),
+        recipe=evaluated_recipe(Recipe.read(adapter), cfg.evaluate, figures),
         report=read_json(prepared / "report.json"),
         baseline=read_json(baseline),
         metrics=figures,
         split=cfg.split,
         adapter=cfg.adapter,
         train=cfg.train,
-        sha256=adapter_sha256(adapter),
+        adapter_sha256=adapter_sha256(adapter),
     )
-    inputs = md5_of(
+    inputs = input_digests(
         facts.recipe.backbone,
         adapter=adapter / "adapter_model.safetensors",
         predictions=csv,
@@ -48,7 +53,7 @@ def main(
     with new_folder(published) as folder:
         shutil.copytree(adapter, folder, dirs_exist_ok=True)
         facts.recipe.write(folder)
-        complete(folder, facts, plots=plots, evaluate=cfg.evaluate, inputs=inputs)
+        add_card_and_manifest(folder, facts, plots=plots, evaluate=cfg.evaluate, inputs=inputs)
         reload_check.require(folder, prepared, csv, cfg.evaluate)
         if cfg.publish.merge:
             from llava_dvc.publishing.merged_model import publish_merged
@@ -61,10 +66,10 @@ def main(
                 evaluate=cfg.evaluate,
                 inputs=inputs,
             )
-    with open_result(cfg, facts.sha256, facts.report["data_md5"]) as run:
+    with open_result(cfg, facts.adapter_sha256, facts.report["data_md5"]) as run:
         for name in ("README.md", "manifest.json"):
             run.artifact(published / name, "published")
-    sys.stdout.write(push.from_stage(published, cfg.publish))
+    sys.stdout.write(push.push_after_stage(published, cfg.publish))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""The folder that leaves: adapter, processor, recipe, figures, model card and manifest. The same
-bytes every time.
+"""Builds the published folder: adapter, processor, recipe, metrics, plots, model card and manifest.
+
+The same inputs give the same bytes.
 """
 
-import hashlib
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,22 +10,23 @@ from typing import Any
 
 from llava_dvc import config
 from llava_dvc.errors import UserError
-from llava_dvc.files import WORST, files_in, read_json, write_json
-from llava_dvc.publishing import card
+from llava_dvc.files import WORST, file_digest, files_in, read_json, write_json
+from llava_dvc.publishing.card import CardFacts, write_card
 from llava_dvc.recipe import Recipe
 
 MANIFEST = "manifest.json"
+MANIFEST_KEYS = {"adapter_sha256", "inputs_md5", "evaluate", "files"}
 MERGED = "merged"
-"""A folder inside, published by itself: it has a card and a manifest of its own."""
+"""Subfolder of the merged model. It has its own repository, card and manifest."""
 
 
 def merged_repo(repo: str) -> str:
-    """Where the merged model goes."""
+    """Returns the Hub repository of the merged model that belongs to the adapter in `repo`."""
     return f"{repo}-{MERGED}"
 
 
-def answers_as(recipe: Recipe, evaluate: config.Evaluate, metrics: dict[str, Any]) -> Recipe:
-    """The recipe with what evaluation settled."""
+def evaluated_recipe(recipe: Recipe, evaluate: config.Evaluate, metrics: dict[str, Any]) -> Recipe:
+    """Returns the adapter's recipe with the decoding and temperature of its evaluation."""
     update = {
         "decode": evaluate.decode,
         "max_count": evaluate.max_count,
@@ -34,81 +35,82 @@ def answers_as(recipe: Recipe, evaluate: config.Evaluate, metrics: dict[str, Any
     return recipe.model_copy(update=update)
 
 
-def complete(
+def add_card_and_manifest(
     folder: Path,
-    facts: card.Facts,
+    facts: CardFacts,
     *,
     plots: Path,
     evaluate: config.Evaluate,
     inputs: Mapping[str, str],
 ) -> None:
-    """Add figures, card and manifest to a model and its recipe in `folder`.
+    """Adds plots, metrics, model card and manifest to `folder`, which holds a model and its recipe.
 
-    `inputs` are the md5 of what it was made from.
+    `inputs` are the digests of `input_digests`.
     """
     shutil.copytree(plots, folder / "plots", ignore=shutil.ignore_patterns(WORST))
     write_json(folder / "metrics" / "evaluate.json", facts.metrics)
     write_json(folder / "metrics" / "baseline.json", facts.baseline)
-    card.write(facts, folder)
+    write_card(facts, folder)
     manifest = {
-        "adapter_sha256": facts.sha256,
+        "adapter_sha256": facts.adapter_sha256,
         "inputs_md5": {"data": facts.report["data_md5"], **inputs},
         "evaluate": evaluate.model_dump(),
-        "files": listing(folder),
+        "files": manifest_entries(folder),
     }
     write_json(folder / MANIFEST, manifest)
 
 
-def listing(folder: Path) -> list[dict[str, Any]]:
-    """Path, size and sha256 of every file in `folder`."""
+def manifest_entries(folder: Path) -> list[dict[str, Any]]:
+    """Returns path, size and sha256 of every published file, except the manifest."""
     return [
-        {"path": name, "size": path.stat().st_size, "sha256": _digest(path, "sha256")}
-        for name, path in own_files(folder).items()
+        {"path": name, "size": path.stat().st_size, "sha256": file_digest(path, "sha256")}
+        for name, path in published_files(folder).items()
         if name != MANIFEST
     ]
 
 
-def check(folder: Path) -> dict[str, Any]:
-    """The manifest of `folder`. Raises UserError when there is none, or when a file is not as it
-    says.
+def verify_manifest(folder: Path) -> dict[str, Any]:
+    """Returns the manifest of `folder`.
+
+    Raises UserError when the manifest is missing, or when a file differs from it.
     """
     manifest: dict[str, Any] = read_json(folder / MANIFEST)
-    if not {"files", "inputs_md5", "adapter_sha256", "evaluate"} <= manifest.keys():
-        raise UserError(f"{folder / MANIFEST}: is none of ours; name a folder that publish built")
-    listed = {file["path"]: file for file in manifest["files"]}
-    found = {file["path"]: file for file in listing(folder)}
-    changed = sorted(n for n in listed.keys() | found.keys() if listed.get(n) != found.get(n))
-    if changed:
-        first = changed[0]
-        how = "new" if first not in listed else "gone" if first not in found else "changed"
+    if not manifest.keys() >= MANIFEST_KEYS:
         raise UserError(
-            f"{folder / first}: is {how} since {MANIFEST} was written ({len(changed)} files in "
-            "all); run `dvc checkout published`, or `dvc repro` to build it anew"
+            f"{folder / MANIFEST}: is not a manifest of llava-dvc. Name a folder that the publish "
+            "stage built."
+        )
+    listed = {entry["path"]: entry for entry in manifest["files"]}
+    present = {entry["path"]: entry for entry in manifest_entries(folder)}
+    names = sorted(listed.keys() | present.keys())
+    changed = [name for name in names if listed.get(name) != present.get(name)]
+    if changed:
+        name = changed[0]
+        state = "new" if name not in listed else "missing" if name not in present else "changed"
+        raise UserError(
+            f"{folder / name}: is {state} since {MANIFEST} was written ({len(changed)} files "
+            "differ). Run `dvc checkout published`, or build it again with `dvc repro`."
         )
     return manifest
 
 
-def version(folder: Path) -> str:
-    """The git tag of what `folder` holds: the same for the same bytes, another for others."""
-    return f"v-{_digest(folder / MANIFEST, 'sha256')[:12]}"
+def version_tag(folder: Path) -> str:
+    """Returns the git tag of a published folder, a digest of its content."""
+    return f"v-{file_digest(folder / MANIFEST, 'sha256')[:12]}"
 
 
-def md5_of(backbone: config.Backbone, **files: Path) -> dict[str, str]:
-    """The md5 of `files`, as DVC has them, and of a local backbone's weights; the commit of one
-    from the Hub.
+def input_digests(backbone: config.Backbone, **files: Path) -> dict[str, str]:
+    """Returns the md5 of each file, as in dvc.lock, and what identifies the backbone.
+
+    For a backbone from the Hub this is its commit, for a local folder the md5 of its weights.
     """
     weights = sorted(Path(backbone.name).glob("*.safetensors"))
-    local = ".".join(_digest(path, "md5") for path in weights)
-    named = {name: _digest(path, "md5") for name, path in files.items()}
+    local = ".".join(file_digest(path, "md5") for path in weights)
+    named = {name: file_digest(path, "md5") for name, path in files.items()}
     return {**named, "backbone": backbone.revision or local}
 
 
-def own_files(folder: Path) -> dict[str, Path]:
-    """All but what is published by itself, by path."""
+def published_files(folder: Path) -> dict[str, Path]:
+    """Returns the files of `folder` by relative path, without those of the merged model."""
     named = {path.relative_to(folder).as_posix(): path for path in files_in(folder)}
     return {name: path for name, path in named.items() if not name.startswith(f"{MERGED}/")}
-
-
-def _digest(path: Path, how: str) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, how).hexdigest()

@@ -26,14 +26,14 @@ from llava_dvc.evaluation.predictions import (
 from llava_dvc.load_errors import explain_load_errors
 from llava_dvc.model.backbone import load_backbone, load_encoder
 from llava_dvc.model.calibration import fit_temperature
-from llava_dvc.publishing.card import Facts
-from llava_dvc.publishing.folder import answers_as, complete, merged_repo
+from llava_dvc.publishing.card import CardFacts
+from llava_dvc.publishing.folder import add_card_and_manifest, evaluated_recipe, merged_repo
 from llava_dvc.recipe import Recipe
 
 
 def publish_merged(
     folder: Path,
-    facts: Facts,
+    facts: CardFacts,
     adapter: Path,
     *,
     prepared: Path,
@@ -46,11 +46,11 @@ def publish_merged(
     with TemporaryDirectory() as drawn:
         plots = Path(drawn) / "plots"
         figures = evaluate_merged(folder, facts.recipe, prepared, evaluate, plots)
-        recipe = answers_as(facts.recipe, evaluate, figures)
+        recipe = evaluated_recipe(facts.recipe, evaluate, figures)
         whole = _whole(recipe.backbone, repo)
         recipe.model_copy(update={"backbone": whole}).write(folder)
         facts = replace(facts, repo=repo, recipe=recipe, metrics=figures, merged=True)
-        complete(folder, facts, plots=plots, evaluate=evaluate, inputs=inputs)
+        add_card_and_manifest(folder, facts, plots=plots, evaluate=evaluate, inputs=inputs)
 
 
 def merge(backbone: config.Backbone, adapter: Path, folder: Path) -> None:

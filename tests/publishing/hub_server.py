@@ -1,5 +1,5 @@
-"""A small Hub for tests: the part of the Hugging Face Hub's protocol that an upload and a download
-speak, over real HTTP and in memory, with faults to order.
+"""A small Hub for tests. It speaks the part of the Hugging Face Hub's protocol that uploads and
+downloads need, over real HTTP. It keeps everything in memory. A test can order faults.
 """
 
 import base64
@@ -21,7 +21,7 @@ GITATTRIBUTES = b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
 
 
 def blob(content: bytes) -> str:
-    """What git calls a file with this content."""
+    """The id that git gives to a file with this content."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
@@ -60,12 +60,13 @@ class Repo:
 
 @dataclass
 class Fault:
-    """What befalls the next `times` requests whose "METHOD /path" matches."""
+    """Hits the next `times` requests whose "METHOD /path" matches `pattern`."""
 
     pattern: str
     how: int | str
-    """A status to answer with; `cut` in mid-request; `lost`: done, and the answer cut off; or
-    `overtaken` by a commit of somebody else's.
+    """An HTTP status to answer with, or one of: `cut` closes the connection within the request,
+    `lost` does what is asked and closes it before the response, `overtaken` first adds a commit of
+    somebody else.
     """
     times: int
     headers: dict[str, str]
@@ -73,7 +74,7 @@ class Fault:
 
 
 class Hub:
-    """`tokens` says which owners each token may write for."""
+    """The state of the server. `tokens` holds the owners that each token may write for."""
 
     def __init__(self) -> None:
         self.repos: dict[str, Repo] = {}
@@ -105,13 +106,13 @@ class Hub:
         return None
 
     def calls(self, pattern: str) -> list[int | str]:
-        """How requests that match ended, in order."""
+        """Returns the status, `cut` or `lost` of every matching request, in order."""
         return [end for method, path, end in self.log if re.search(pattern, f"{method} {path}")]
 
 
 @contextmanager
 def running() -> Iterator[Hub]:
-    """A Hub on a free port of this machine."""
+    """Runs a Hub on a free port."""
     hub = Hub()
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": hub}))
     server.daemon_threads = True
@@ -140,7 +141,7 @@ class Handler(BaseHTTPRequestHandler):
     hub: Hub
 
     def log_message(self, *_: Any) -> None:
-        """Kept in Hub.log instead."""
+        """Does nothing: Hub.log has the requests."""
 
     def do_GET(self) -> None:
         self.serve()

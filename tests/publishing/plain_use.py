@@ -1,6 +1,6 @@
 # ruff: noqa
 # fmt: off
-# python plain_use.py FOLDER BASE QUESTION FRAME...: a published folder, used with nothing of ours.
+# python plain_use.py FOLDER BASE QUESTION FRAME...: uses a published folder without llava-dvc.
 import sys
 import torch
 import transformers as hf

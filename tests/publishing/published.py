@@ -1,4 +1,4 @@
-"""A small published folder, built by the product from made-up figures: no model is needed."""
+"""Builds a small published folder from invented figures, without a model."""
 
 import shutil
 from pathlib import Path
@@ -8,8 +8,8 @@ import pandas as pd
 from llava_dvc.config import Config
 from llava_dvc.evaluation.plots import draw_all
 from llava_dvc.evaluation.predictions import scores
-from llava_dvc.publishing.card import Facts
-from llava_dvc.publishing.folder import answers_as, complete, md5_of
+from llava_dvc.publishing.card import CardFacts
+from llava_dvc.publishing.folder import add_card_and_manifest, evaluated_recipe, input_digests
 from llava_dvc.recipe import WEIGHTS, Recipe, adapter_sha256
 from tests.conftest import frame
 from tests.recipes import recipe
@@ -45,32 +45,32 @@ def write_adapter(folder: Path, cfg: Config) -> Path:
     return folder
 
 
-def facts(cfg: Config, adapter: Path) -> Facts:
-    return Facts(
+def facts(cfg: Config, adapter: Path) -> CardFacts:
+    return CardFacts(
         repo=cfg.publish.repo,
-        recipe=answers_as(Recipe.read(adapter), cfg.evaluate, FIGURES),
+        recipe=evaluated_recipe(Recipe.read(adapter), cfg.evaluate, FIGURES),
         report={"data_md5": "abc.dir", "splits": {"train": {"frames": 20, "mean": 15.0}}},
         baseline=BASELINE,
         metrics=FIGURES,
         split=cfg.split,
         adapter=cfg.adapter,
         train=cfg.train,
-        sha256=adapter_sha256(adapter),
+        adapter_sha256=adapter_sha256(adapter),
     )
 
 
 def publish(cfg: Config, work: Path, name: str = "published", **changed: object) -> Path:
-    """`work`/`name`, built from an adapter and plots that are made in `work` on first use."""
+    """Builds `work`/`name`. The first call also makes the adapter and the plots, in `work`."""
     adapter, plots, csv = work / "adapter", work / "plots", work / "eval.csv"
     if not adapter.exists():
         write_adapter(adapter, cfg)
         FRAMES.to_csv(csv, index=False)
         draw_all(FRAMES, FIGURES, [frame(seed) for seed in range(len(FRAMES))], plots)
     known = facts(cfg, adapter)
-    known = Facts(**{**vars(known), **changed})
+    known = CardFacts(**{**vars(known), **changed})
     folder = work / name
     shutil.copytree(adapter, folder)
     known.recipe.write(folder)
-    inputs = md5_of(known.recipe.backbone, predictions=csv)
-    complete(folder, known, plots=plots, evaluate=cfg.evaluate, inputs=inputs)
+    inputs = input_digests(known.recipe.backbone, predictions=csv)
+    add_card_and_manifest(folder, known, plots=plots, evaluate=cfg.evaluate, inputs=inputs)
     return folder

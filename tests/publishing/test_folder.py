@@ -1,15 +1,22 @@
+"""The published folder, its manifest and its model card."""
+
+import functools
 import hashlib
 import json
 import re
+from dataclasses import replace
+from typing import Any, Literal, get_args, get_origin
 
+import jinja2
 import pytest
 from huggingface_hub import ModelCard
 
+from llava_dvc import config
 from llava_dvc.errors import UserError
 from llava_dvc.evaluation.predictions import table, verdict
 from llava_dvc.files import WORST, read_json
 from llava_dvc.publishing import card
-from llava_dvc.publishing.folder import check, version
+from llava_dvc.publishing.folder import verify_manifest, version_tag
 from llava_dvc.recipe import Recipe
 from tests.publishing.published import BASELINE, FIGURES, facts, publish, write_adapter
 
@@ -19,7 +26,7 @@ def folder(cfg, tmp_path):
     return publish(cfg, tmp_path)
 
 
-def test_no_picture_of_people_leaves(folder):
+def test_the_worst_frames_are_not_published(folder):
     pictures = {path.name for path in (folder / "plots").iterdir()}
     assert "prediction_vs_truth.png" in pictures
     assert WORST not in pictures
@@ -30,12 +37,12 @@ def test_the_same_bytes_every_time(cfg, tmp_path):
     names = sorted(p.relative_to(one) for p in one.rglob("*") if p.is_file())
     assert {"README.md", "manifest.json", "recipe.json"} <= {str(name) for name in names}
     assert all((one / name).read_bytes() == (two / name).read_bytes() for name in names)
-    assert version(one) == version(two)
+    assert version_tag(one) == version_tag(two)
 
 
 def test_another_evaluation_is_another_version(cfg, tmp_path):
     other = {**FIGURES, "temperature": 2.0}
-    assert version(publish(cfg, tmp_path, "one")) != version(
+    assert version_tag(publish(cfg, tmp_path, "one")) != version_tag(
         publish(cfg, tmp_path, "two", metrics=other)
     )
 
@@ -63,21 +70,27 @@ def damage(folder):
 @pytest.mark.parametrize(
     ("fault", "line"),
     [
-        (damage, r"adapter_model\.safetensors: is changed since manifest\.json was .* \(1 files"),
-        (lambda f: (f / "recipe.json").unlink(), r"recipe\.json: is gone since"),
+        (
+            damage,
+            r"adapter_model\.safetensors: is changed since manifest\.json was .* \(1 files",
+        ),
+        (lambda f: (f / "recipe.json").unlink(), r"recipe\.json: is missing since"),
         (lambda f: (f / "notes.txt").touch(), r"notes\.txt: is new since"),
-        (lambda f: (f / "manifest.json").write_text("{}"), r"manifest\.json: is none of ours; na"),
+        (
+            lambda f: (f / "manifest.json").write_text("{}"),
+            r"manifest\.json: is not a manifest of llava-dvc\. Name",
+        ),
         (lambda f: (f / "manifest.json").unlink(), r"manifest\.json: not found; run `dvc repro`"),
     ],
 )
-def test_a_folder_that_is_not_as_its_manifest_says(folder, fault, line):
-    assert check(folder)["files"]
+def test_a_folder_that_differs_from_its_manifest_is_refused(folder, fault, line):
+    assert verify_manifest(folder)["files"]
     fault(folder)
     with pytest.raises(UserError, match=line):
-        check(folder)
+        verify_manifest(folder)
 
 
-def test_it_answers_as_the_evaluation_did(folder, cfg):
+def test_the_recipe_has_the_decoding_of_the_evaluation(folder, cfg):
     recipe = Recipe.read(folder)
     assert (recipe.decode, recipe.max_count) == ("median", cfg.evaluate.max_count)
     assert recipe.temperature == 1.5
@@ -93,7 +106,7 @@ def test_the_hub_can_read_the_card(folder):
     assert {r.dataset_revision for r in data.eval_results} == {"abc.dir"}
 
 
-def test_a_person_can_read_the_card(folder):
+def test_the_text_of_the_card_states_the_facts(folder):
     text = ModelCard.load(folder / "README.md").text
     for words in (
         "| this adapter | 1.00 | 1.53 | 50.0% |",
@@ -119,37 +132,99 @@ def test_a_hub_backbone_is_named_with_its_commit(cfg, tmp_path):
     hub = {"name": "llava-hf/llava-1.5-7b-hf", "revision": "b234b80", "dtype": "bfloat16"}
     own = cfg.model_copy(update={"backbone": cfg.backbone.model_copy(update=hub)})
     known = facts(own, write_adapter(tmp_path / "a", own))
-    data, text = card.metadata(known), card.text(known)
+    data, text = card.card_metadata(known), card.build_card(known).text
     assert (data.base_model, data.license) == ("llava-hf/llava-1.5-7b-hf", "llama2")
     assert "at revision `b234b80`" in text
     assert 'from_pretrained("llava-hf/llava-1.5-7b-hf", revision="b234b80"' in text
     assert 'with torch.autocast("cpu", torch.bfloat16):\n    ids =' in text
-    compile(card.script(known), "card", "exec")
+    compile(script(text), "card", "exec")
 
 
-def test_a_bad_adapters_card_says_so(cfg, tmp_path):
+def script(text: str) -> str:
+    """The lines for transformers and PEFT in the text of a card."""
+    return re.search(r"```python\n(.*?)```", text, re.S)[1]
+
+
+def test_the_merged_models_card_does_not_ask_for_the_backbones_commit(cfg, tmp_path):
+    hub = {"name": "llava-hf/llava-1.5-7b-hf", "revision": "b234b80"}
+    own = cfg.model_copy(update={"backbone": cfg.backbone.model_copy(update=hub)})
+    text = card.build_card(
+        replace(facts(own, write_adapter(tmp_path / "a", own)), merged=True)
+    ).text
+    assert "`llava-hf/llava-1.5-7b-hf` at revision `b234b80` and a LoRA adapter" in text
+    assert "from_pretrained(repo, dtype=torch.float32" in script(text)
+    assert "b234b80" not in script(text)
+    compile(script(text), "card", "exec")
+
+
+def choices(section: type[config.Section], name: str) -> list[Any]:
+    """Every value that a setting can have."""
+    kind = section.model_fields[name].annotation
+    if kind is bool:
+        return [True, False]
+    if get_origin(kind) is Literal:
+        return list(get_args(kind))
+    return [(), *[(kind,) for kind in get_args(get_args(kind)[0])]]  # train.augment
+
+
+@pytest.mark.parametrize("merged", [False, True])
+@pytest.mark.parametrize(
+    ("section", "name"),
+    [
+        ("split", "strategy"),
+        ("backbone", "quantization"),
+        ("backbone", "dtype"),
+        ("backbone", "device"),
+        ("image", "geometry"),
+        ("image", "drop_border"),
+        ("adapter", "method"),
+        ("adapter", "projector"),
+        ("adapter", "vision"),
+        ("train", "loss"),
+        ("train", "augment"),
+        ("evaluate", "decode"),
+    ],
+)
+def test_the_template_knows_every_setting(cfg, tmp_path, monkeypatch, section, name, merged):
+    """Jinja writes nothing for a name or key that it does not know; here it fails."""
+    strict = functools.partial(jinja2.Template, undefined=jinja2.StrictUndefined)
+    monkeypatch.setattr(jinja2, "Template", strict)
+    texts = set()
+    for number, value in enumerate(choices(type(getattr(cfg, section)), name)):
+        changed = getattr(cfg, section).model_copy(update={name: value})
+        own = cfg.model_copy(update={section: changed})
+        known = facts(own, write_adapter(tmp_path / str(number), own))
+        text = card.build_card(replace(known, merged=merged)).text
+        texts.add(text.replace(known.adapter_sha256, ""))
+    unseen = merged and name == "decode"  # the merged model's card has the greedy reply alone
+    assert len(texts) == 1 if unseen else len(texts) == number + 1
+
+
+def test_the_card_warns_of_better_baselines(cfg, tmp_path):
     poor = {**FIGURES, "mae": 5.5}
     text = (publish(cfg, tmp_path, metrics=poor) / "README.md").read_text()
     assert "**Do not rely on it: ridge features, zero shot counted better.**" in text
     assert "the split leaks" in text
 
 
-def test_blind_interpolation_is_no_rival():
-    assert card.worse_than({"mae": 3.5}, BASELINE) == ["ridge_features"]
-    assert card.worse_than({"mae": 2.9}, {**BASELINE, "blind_interpolation": {"mae": 0.1}}) == []
+def test_blind_interpolation_need_not_be_beaten():
+    assert card.better_baselines({"mae": 3.5}, BASELINE) == ["ridge_features"]
+    assert (
+        card.better_baselines({"mae": 2.9}, {**BASELINE, "blind_interpolation": {"mae": 0.1}}) == []
+    )
 
 
-def test_without_its_border_only_we_answer_as_evaluated(cfg, tmp_path):
+def test_no_plain_script_when_the_border_has_no_tokens(cfg, tmp_path):
     adapter = write_adapter(tmp_path / "a", cfg)
     known = facts(cfg, adapter)
     image = known.recipe.image.model_copy(update={"drop_border": True})
     recipe = known.recipe.model_copy(update={"image": image})
-    text = card.text(card.Facts(**{**vars(known), "recipe": recipe}))
+    text = card.build_card(replace(known, recipe=recipe)).text
     assert "```python" not in text
     assert "Only llava-dvc answers as it was evaluated" in text
 
 
-def test_nothing_of_this_run_is_in_it(folder):
+def test_no_time_run_id_or_git_revision_is_in_the_folder(folder):
     text = "".join(p.read_text() for p in folder.rglob("*") if p.suffix in (".md", ".json"))
     assert not re.search(r"20\d\d-\d\d-\d\d|run_id|git_revision|mlflow", text)
 

@@ -1,4 +1,4 @@
-"""Uploads over real HTTP to the small Hub of tests/hub_server.py."""
+"""Uploads over real HTTP to the small Hub of hub_server.py."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import mlflow
@@ -13,8 +14,8 @@ import pytest
 from huggingface_hub import constants
 
 from llava_dvc.errors import UserError
-from llava_dvc.publishing import hub, push
-from llava_dvc.publishing.folder import own_files, version
+from llava_dvc.publishing import hub, hub_errors, push
+from llava_dvc.publishing.folder import published_files, version_tag
 from llava_dvc.tracking import mlflow_run
 from tests.conftest import ROOT
 from tests.publishing import hub_server
@@ -54,7 +55,8 @@ def server(monkeypatch, root):
     monkeypatch.setenv("DVC_ROOT", str(root))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("DVC_EXP_NAME", raising=False)
-    monkeypatch.setattr(hub, "WAITS", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(hub_errors, "ATTEMPTS", 4)
+    monkeypatch.setattr(hub_errors, "FIRST_WAIT", 0.01)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", constants.HF_HUB_DISABLE_XET)
     with hub_server.running() as running:
         running.tokens = {TOKEN: {"someone"}, "hf_of_another": {"somebody-else"}}
@@ -62,9 +64,10 @@ def server(monkeypatch, root):
         yield running
 
 
-def upload(folder: Path, repo: str = REPO, private: bool = True) -> hub.Pushed:
-    files = own_files(folder)
-    return hub.upload(folder, files, repo, private=private, tag=version(folder))
+def upload(folder: Path, repo: str = REPO, private: bool = True) -> hub.UploadResult:
+    files, tag = published_files(folder), version_tag(folder)
+    message = f"{folder.name} {tag}"
+    return hub.upload(files, repo, private=private, tag=tag, message=message)
 
 
 @pytest.fixture
@@ -87,20 +90,20 @@ def uploaded(server: hub_server.Hub, repo: str = REPO) -> dict[str, bytes]:
 
 
 def test_one_commit_and_one_tag(server, folder, asked):
-    told = push.release(folder, asked)
+    told = push.push_folder(folder, asked)
     repo = server.repos[REPO]
     first, made = repo.commits
     assert repo.private
     assert uploaded(server) == contents(folder)
-    assert repo.tags == {version(folder): made.oid}
+    assert repo.tags == {version_tag(folder): made.oid}
     assert told.startswith(f"{server.url}/{REPO}: uploaded, commit {made.oid}, tag v-")
     assert first.message == "initial commit"
 
 
 def test_a_second_push_makes_no_commit(server, folder, asked):
-    push.release(folder, asked)
+    push.push_folder(folder, asked)
     before = len(server.log)
-    assert "nothing new, commit" in push.release(folder, asked)
+    assert "nothing new, commit" in push.push_folder(folder, asked)
     assert len(server.repos[REPO].commits) == 2
     assert not [path for _, path, _ in server.log[before:] if "/commit/" in path or "/lfs" in path]
 
@@ -116,42 +119,42 @@ def test_another_version_replaces_the_first(server, folder, cfg, tmp_path):
     repo = server.repos[REPO]
     assert len(repo.commits) == 3
     assert uploaded(server) == contents(other)
-    assert set(repo.tags) == {version(folder), version(other)}
+    assert set(repo.tags) == {version_tag(folder), version_tag(other)}
     assert server.calls(r"PUT /lfs/")[6:] == []  # weights and plots are there already
 
 
-def test_public_only_when_asked(server, folder):
+def test_a_repository_is_private_unless_asked_otherwise(server, folder):
     upload(folder, private=False)
     assert not server.repos[REPO].private
-    with pytest.raises(UserError, match=r"is there and public, and publish.private is true; make"):
+    with pytest.raises(UserError, match=r"is public, but publish.private is true\. Make"):
         upload(folder)
 
 
-def test_a_receipt_with_the_run_it_belongs_to(server, folder, asked, cfg, root):
+def test_the_receipt_names_the_run_of_the_result(server, folder, asked, cfg, root):
     manifest = json.loads((folder / "manifest.json").read_text())
     with mlflow_run.open_result(cfg, manifest["adapter_sha256"], "abc.dir") as run:
         run.metrics({"mae": 1.0})
     before = contents(folder)
-    push.release(folder, asked)
-    receipt = json.loads((root / "receipts" / REPO / f"{version(folder)}.json").read_text())
+    push.push_folder(folder, asked)
+    receipt = json.loads((root / "receipts" / REPO / f"{version_tag(folder)}.json").read_text())
     commit = server.repos[REPO].commits[-1].oid
     assert (receipt["commit"], receipt["repo"], receipt["run_id"]) == (commit, REPO, run.run_id)
     assert len(receipt["git_revision"]) == 40
     store = mlflow.MlflowClient(f"sqlite:///{root}/mlflow.db")
     tags = store.get_run(run.run_id).data.tags
-    assert (tags["hub.commit"], tags["hub.tag"]) == (commit, version(folder))
+    assert (tags["hub.commit"], tags["hub.tag"]) == (commit, version_tag(folder))
     assert contents(folder) == before
 
 
-def test_no_tracker_does_not_undo_an_upload(server, folder, asked, monkeypatch, capsys):
+def test_an_upload_succeeds_without_a_tracker(server, folder, asked, monkeypatch, capsys):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free.getsockname()[1]}")
-    assert "uploaded" in push.release(folder, asked)
+    assert "uploaded" in push.push_folder(folder, asked)
     assert "tracking: no tags on the run" in capsys.readouterr().err
 
 
-PASSING = [
+TRANSIENT = [
     ("POST /api/repos/create", 500, 2),
     ("POST /api/repos/create", 409, 1),
     ("POST /api/repos/create", "cut", 1),
@@ -175,15 +178,15 @@ PASSING = [
 ]
 
 
-@pytest.mark.parametrize(("where", "how", "times"), PASSING)
-def test_what_passes_is_waited_for(server, folder, where, how, times):
+@pytest.mark.parametrize(("where", "how", "times"), TRANSIENT)
+def test_a_transient_error_is_retried(server, folder, where, how, times):
     body = b"<html>an error page</html>" if how in (500, 503) else None
     server.fail(where, how, times, body)
     upload(folder)
     repo = server.repos[REPO]
     assert [c.message.split()[0] for c in repo.commits] == ["initial", "published"]
     assert uploaded(server) == contents(folder)
-    assert repo.tags == {version(folder): repo.commits[-1].oid}
+    assert repo.tags == {version_tag(folder): repo.commits[-1].oid}
     assert server.faults[0].times == 0
 
 
@@ -202,32 +205,53 @@ def test_a_commit_of_somebody_else_in_between(server, folder):
     assert uploaded(server) == contents(folder)
 
 
-def test_it_waits_as_long_as_it_is_asked_to(server, folder, monkeypatch, capsys):
+def test_retry_after_is_respected(server, folder, monkeypatch, capsys):
     waited = []
-    monkeypatch.setattr(hub.time, "sleep", waited.append)
+    monkeypatch.setattr(time, "sleep", waited.append)
     server.fail(r"POST .*/commit/main", 429, Retry_After="7")
     upload(folder)
     assert waited == [7.0]
-    assert "hub: answer 429; again in 7 s" in capsys.readouterr().err
+    assert "hub: HTTP status 429; retry in 7 s" in capsys.readouterr().err
 
 
-# what happens, what one line says
+def test_the_wait_doubles_until_the_last_attempt(monkeypatch, capsys):
+    waited = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+
+    def call() -> None:
+        raise hub_errors.RepoBusyError
+
+    with pytest.raises(hub_errors.RepoBusyError):
+        hub_errors.with_retries(call)
+    assert waited == [1.0, 2.0, 4.0, 8.0]
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"hub: HTTP status 409; retry in {s} s" for s in (1, 2, 4, 8)]
+    assert hub_errors.get_session().timeout.read == hub_errors.TIMEOUT
+
+
+def test_an_unknown_error_is_not_retried(monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("waited"))
+    with pytest.raises(ZeroDivisionError):
+        hub_errors.with_retries(lambda: 1 / 0)
+
+
+# request, fault, headers of the response, error line
 REFUSALS = [
-    ("POST /api/repos/create", 401, {}, r"HF_TOKEN: \S+ does not accept it; make one"),
+    ("POST /api/repos/create", 401, {}, r"HF_TOKEN: \S+ does not accept it\. Make a token"),
     ("POST /api/repos/create", 403, {}, r"publish.repo: the token in HF_TOKEN may not write to"),
     ("POST .*/commit/main", 403, {}, r"publish.repo: the token in HF_TOKEN may not write to"),
     ("POST .*/preupload/main", 401, {}, r"HF_TOKEN: \S+ does not accept it"),
     ("PUT /lfs/", 403, {}, r"publish.repo: the token in HF_TOKEN may not write to"),
-    ("POST .*/commit/main", 409, {}, r"others are writing to someone/.*; `llava-dvc push` goes on"),
-    ("POST .*/commit/main", 500, {}, r"answers 500 again and again; `llava-dvc push` goes on"),
+    ("POST .*/commit/main", 409, {}, r"else is writing to someone/.*\. `llava-dvc push` continues"),
+    ("POST .*/commit/main", 500, {}, r"still answers with status 500\. `llava-dvc push` continues"),
     ("POST .*/commit/main", 413, {}, r"publish.repo: \S+ refuses someone/\S+: .*test"),
-    ("POST .*/commit/main", "cut", {}, r"HF_ENDPOINT: \S+ cannot be reached \(.+\); mend"),
+    ("POST .*/commit/main", "cut", {}, r"HF_ENDPOINT: \S+ cannot be reached \(.+\)\. Check"),
     ("POST .*/commit/main", 429, {"Retry_After": "900"}, r"too many requests \(wait 900 s\)"),
 ]
 
 
 @pytest.mark.parametrize(("where", "how", "headers", "line"), REFUSALS)
-def test_what_does_not_pass_is_one_line(server, folder, where, how, headers, line):
+def test_a_permanent_error_is_one_line(server, folder, where, how, headers, line):
     server.fail(where, how, 100, **headers)
     with pytest.raises(UserError, match=line) as caught:
         upload(folder)
@@ -238,9 +262,13 @@ def test_what_does_not_pass_is_one_line(server, folder, where, how, headers, lin
 @pytest.mark.parametrize(
     ("token", "repo", "line"),
     [
-        ("", REPO, r"HF_TOKEN: is not set; make a token that may write at http://127.0.0.1:\d+/se"),
+        (
+            "",
+            REPO,
+            r"HF_TOKEN: is not set\. Make a token with write access at http://127.0.0.1:\d+/se",
+        ),
         ("hf_wrong", REPO, r"HF_TOKEN: http://127.0.0.1:\d+ does not accept it"),
-        ("hf bad\ntoken", REPO, r"HF_TOKEN: holds a character that no token has"),
+        ("hf bad\ntoken", REPO, r"HF_TOKEN: has a character that no token has\. Copy"),
         ("hf_of_another", REPO, r"may not write to someone/llava-people-counter"),
         (TOKEN, "nobody/x", r"publish.repo: http://127.0.0.1:\d+ has no nobody, or no nobody/x"),
         (TOKEN, "someone/a--b", r"publish.repo: someone/a--b cannot be pushed"),
@@ -271,36 +299,42 @@ def test_a_password_in_the_endpoint_is_not_shown(server, folder, monkeypatch):
     assert "secret-word" not in str(caught.value)
 
 
-def test_nothing_leaves_that_was_changed_since(server, folder, asked):
+def test_a_changed_folder_is_not_uploaded(server, folder, asked):
     (folder / "recipe.json").write_text("{}")
     with pytest.raises(UserError, match=r"recipe.json: is changed since manifest.json was written"):
-        push.release(folder, asked)
+        push.push_folder(folder, asked)
     assert not server.log
 
 
-def test_nothing_leaves_that_a_baseline_beats(server, cfg, asked, tmp_path):
+def test_a_folder_worse_than_a_baseline_is_not_uploaded(server, cfg, asked, tmp_path):
     poor = publish(cfg, tmp_path / "poor", metrics={**FIGURES, "mae": 5.5})
-    line = r"poor/published: errs by 5\.50 people, ridge_features by 3\.00; train on, or set pub"
-    with pytest.raises(UserError, match=line):
-        push.release(poor, asked)
-    assert not server.log
-    assert push.from_stage(poor, asked) == (
-        f"note: {poor}: errs by 5.50 people, ridge_features by 3.00; `llava-dvc push` refuses it\n"
+    line = (
+        r"poor/published: has an MAE of 5\.50 people, but ridge_features has 3\.00\. "
+        r"Train longer, or set publish\.force"
     )
-    push.release(poor, asked.model_copy(update={"force": True}))
+    with pytest.raises(UserError, match=line):
+        push.push_folder(poor, asked)
+    assert not server.log
+    assert push.push_after_stage(poor, asked) == (
+        f"note: {poor}: has an MAE of 5.50 people, but ridge_features has 3.00. "
+        "`llava-dvc push` refuses to upload it.\n"
+    )
+    push.push_folder(poor, asked.model_copy(update={"force": True}))
     assert uploaded(server) == contents(poor)
 
 
 def test_the_stage_uploads_when_asked_and_never_in_an_experiment(
     server, folder, asked, monkeypatch
 ):
-    assert push.from_stage(folder, asked) == ""
+    assert push.push_after_stage(folder, asked) == ""
     pushing = asked.model_copy(update={"push": True})
     monkeypatch.setenv("DVC_EXP_NAME", "bold-name")
-    assert push.from_stage(folder, pushing).startswith("publish.push: is true, but nothing is upl")
+    assert push.push_after_stage(folder, pushing).startswith(
+        "publish.push: is true, but an experiment u"
+    )
     assert not server.log
     monkeypatch.delenv("DVC_EXP_NAME")
-    assert "uploaded" in push.from_stage(folder, pushing)
+    assert "uploaded" in push.push_after_stage(folder, pushing)
 
 
 def call(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -333,7 +367,7 @@ def test_push_from_the_command_line(server, folder, root, tmp_path):
     assert done.returncode == 0, done.stderr
     assert f"{REPO}: uploaded, commit {server.repos[REPO].commits[-1].oid}" in done.stdout
     assert TOKEN not in done.stdout + done.stderr
-    got = download(server, tmp_path / "got", version(folder))
+    got = download(server, tmp_path / "got", version_tag(folder))
     assert contents(got) == contents(folder)
     for path in (*tmp_path.rglob("*"), *root.rglob("*")):
         if path.is_file():
@@ -347,14 +381,14 @@ def test_an_endpoint_that_is_not_there(server, folder):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(constants, "ENDPOINT", address)
         with pytest.raises(
-            UserError, match=rf"HF_ENDPOINT: {address} cannot be reached \(.*\); me"
+            UserError, match=rf"HF_ENDPOINT: {address} cannot be reached \(.*\)\. Ch"
         ):
-            hub.upload(folder, {}, REPO, private=True, tag="v")
+            hub.upload({}, REPO, private=True, tag="v", message="v")
 
 
 def test_offline(server, folder):
     done = call(folder, "push", HF_ENDPOINT=server.url, HF_HUB_OFFLINE="1")
-    assert done.stderr == "error: HF_HUB_OFFLINE: is set, so nothing is uploaded; unset it\n"
+    assert done.stderr == "error: HF_HUB_OFFLINE: is set, so nothing is uploaded. Unset it.\n"
 
 
 def test_a_server_that_shows_neither_commits_nor_files(server, folder):

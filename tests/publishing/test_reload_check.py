@@ -31,7 +31,7 @@ from llava_dvc.model.adapter import peft_config, save_adapter
 from llava_dvc.model.backbone import backbone_encoder, load_backbone
 from llava_dvc.model.counting import CountPredictor
 from llava_dvc.publishing import hub, push
-from llava_dvc.publishing.folder import check
+from llava_dvc.publishing.folder import verify_manifest
 from llava_dvc.publishing.reload_check import compare, read_predictions
 from llava_dvc.recipe import WEIGHTS
 from llava_dvc.training.count_trainer import adapter_weights
@@ -229,7 +229,7 @@ def test_plain_transformers_and_peft_reply_as_evaluated_after_a_download(
     with hub_server.running() as server:
         server.tokens = {"hf_token": {"someone"}}
         monkeypatch.setattr(hub.constants, "ENDPOINT", server.url)
-        push.release(work.published, work.cfg.publish.model_copy(update={"repo": "someone/x"}))
+        push.push_folder(work.published, work.cfg.publish.model_copy(update={"repo": "someone/x"}))
         code = "import huggingface_hub as h, sys; h.snapshot_download('someone/x', "
         code += f"local_dir={str(tmp_path / 'got')!r})"
         away = {"HF_ENDPOINT": server.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
@@ -283,9 +283,9 @@ def test_what_answers_otherwise_is_not_published(work, fault, line):
 
 def test_the_merged_model_is_one_of_its_own(evaluated, pictures):
     folder, merged = evaluated.published, evaluated.published / "merged"
-    assert check(folder)["files"]
-    assert check(merged)["files"]
-    assert not [file for file in check(folder)["files"] if "merged" in file["path"]]
+    assert verify_manifest(folder)["files"]
+    assert verify_manifest(merged)["files"]
+    assert not [file for file in verify_manifest(folder)["files"] if "merged" in file["path"]]
     weights = load_file(merged / "model.safetensors")
     assert {w.dtype for w in weights.values()} == {torch.float32}  # backbone.dtype; no 4-bit
     assert not [name for name in weights if "lora" in name or "absmax" in name]
