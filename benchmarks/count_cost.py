@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from llava_dvc.data.frames import read_frames
-from llava_dvc.data.images import read_rgb
+from llava_dvc.data.images import read_image
 from llava_dvc.model.adapter import load_adapter
 from llava_dvc.model.counting import CountPredictor, reply, score
 
@@ -31,7 +31,7 @@ def main() -> None:
     model, encoder, recipe = load_adapter(arguments.adapter)
     predictor = CountPredictor(model, encoder, recipe.question, 99)
     tree = predictor.tree
-    frames = [read_rgb(frame.path) for frame in read_frames(Path("data"), ())[: arguments.frames]]
+    frames = [read_image(frame.path) for frame in read_frames(Path("data"), ())[: arguments.frames]]
     batches = list(predictor.batches(frames, BATCH))
 
     def distribution(batch: dict[str, Any]) -> None:

@@ -33,7 +33,7 @@ from llava_dvc.data.prepare import build
 from llava_dvc.data.split import Split
 from llava_dvc.evaluation.baselines import ridge_features, train_mean, zero_shot
 from llava_dvc.evaluation.predictions import prediction_table
-from llava_dvc.metrics import Floats, coverage, summary
+from llava_dvc.metrics import Floats, baseline_metrics, coverage
 from llava_dvc.model.backbone import backbone_encoder, load_backbone
 from llava_dvc.training.count_trainer import CountTrainer, TrainingSpec, fit
 
@@ -132,7 +132,9 @@ def figures(folds: list[Fold]) -> dict[str, Any]:
     report: dict[str, Any] = {"frames": len(count)}
     for name in folds[0].answers:
         answers = np.concatenate([fold.answers[name] for fold in folds])
-        report[name] = summary(count, answers) | {"bias": round(float((answers - count).mean()), 2)}
+        report[name] = baseline_metrics(count, answers) | {
+            "bias": round(float((answers - count).mean()), 2)
+        }
     low, high = (np.concatenate([getattr(fold, end) for fold in folds]) for end in ("low", "high"))
     report["coverage_80"] = round(coverage(count, low, high), 3)
     report["minutes"] = [round(fold.minutes, 1) for fold in folds]

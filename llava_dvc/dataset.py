@@ -19,7 +19,7 @@ CONTENT = List({"type": Value("string"), "text": Value("string")})
 FEATURES = Features(
     {
         "frame": Value("string"),
-        "image": Image(mode="RGB"),  # upright by its EXIF tag, as pictures.rgb has it
+        "image": Image(mode="RGB"),  # upright by its EXIF tag, like images.decode_image
         "count": Value("int64"),
         "camera": Value("string"),
         "messages": List({"role": Value("string"), "content": CONTENT}),

@@ -1,7 +1,7 @@
-"""How good the counts are: pure functions of arrays, one value per frame, in order of time.
+"""Metrics of counts: pure functions of arrays with one value per frame, in order of time.
 
-Errors are in people, shares in [0, 1]; the error of a frame is predicted - actual. Everything
-is rounded to six digits, so that equal runs write equal files.
+The error of a frame is predicted - actual, in people. Shares are in [0, 1]. What is written to a
+file is rounded to six digits, so that equal runs write equal files.
 """
 
 from collections.abc import Sequence
@@ -16,11 +16,16 @@ Floats = NDArray[np.float64]
 Bins = dict[str, dict[str, float]]
 
 BLOCK = 50
+"""Frames in a block of the bootstrap."""
+
 DRAWS = 2000
+"""Samples of the bootstrap."""
+
 WITHIN = (1, 2, 3, 5)
+"""The errors in people of which `within_1` and so on give the share."""
 
 
-def evaluation(
+def evaluation_metrics(
     actual: ArrayLike,
     predicted: ArrayLike,
     low: ArrayLike,
@@ -28,18 +33,19 @@ def evaluation(
     nll: ArrayLike,
     parsed: ArrayLike,
 ) -> dict[str, float | Bins]:
-    """Everything in metrics/evaluate.json, in the order of that file.
+    """The metrics in metrics/evaluate.json, in the order of that file.
 
-    `low` and `high` bound each frame's 80 % interval, both included; `nll` is -log P(actual), in
-    nats; `parsed` says whether the free reply held a number.
+    `low` and `high` are the ends of each frame's 80 % interval, both included. `nll` is
+    -log P(actual), in nats. `parsed` is true where the model's free reply was a number. Raises
+    UserError when a label is larger than evaluate.max_count.
     """
-    columns = _columns(actual, predicted, low, high, nll, parsed)
-    truth, guess, lows, highs, losses, held = columns
-    lost = int((~np.isfinite(losses)).sum())
-    if lost:
+    columns = _to_columns(actual, predicted, low, high, nll, parsed)
+    truth, guess, lows, highs, losses, replied = columns
+    infinite = int((~np.isfinite(losses)).sum())
+    if infinite:
         raise UserError(
-            f"nll is not finite on {lost} of {len(losses)} frames: a label lies outside "
-            "0..evaluate.max_count. Raise evaluate.max_count in params.yaml."
+            f"params.yaml: evaluate.max_count: is too small: nll is not finite on {infinite} of "
+            f"{len(losses)} frames, whose labels are larger. Raise evaluate.max_count."
         )
     ci_low, ci_high = mae_interval(truth, guess)
     flat: dict[str, float] = {
@@ -48,26 +54,27 @@ def evaluation(
         "rmse": rmse(truth, guess),
         "bias": bias(truth, guess),
         **class_metrics(truth, guess),
-        **{f"within_{k}": within(truth, guess, k) for k in WITHIN},
+        **{f"within_{k}": share_within(truth, guess, k) for k in WITHIN},
         "mae_ci_low": ci_low,
         "mae_ci_high": ci_high,
         "coverage_80": coverage(truth, lows, highs),
         "width_80": float((highs - lows).mean()),
         "nll": float(losses.mean()),
-        "unparsed": float((held == 0).mean()),
+        "unparsed": float((replied == 0).mean()),
     }
-    return {**{name: _rounded(value) for name, value in flat.items()}, "bins": bins(truth, guess)}
+    rounded = {name: _round_six(value) for name, value in flat.items()}
+    return {**rounded, "bins": metrics_by_bin(truth, guess)}
 
 
-def summary(actual: ArrayLike, predicted: ArrayLike) -> dict[str, float]:
-    """The three figures of a baseline."""
-    truth, guess = _columns(actual, predicted)
+def baseline_metrics(actual: ArrayLike, predicted: ArrayLike) -> dict[str, float]:
+    """MAE, RMSE and accuracy, as metrics/baseline.json has them for each baseline."""
+    truth, guess = _to_columns(actual, predicted)
     figures = {
         "mae": mae(truth, guess),
         "rmse": rmse(truth, guess),
         "accuracy": class_metrics(truth, guess)["accuracy"],
     }
-    return {name: _rounded(value) for name, value in figures.items()}
+    return {name: _round_six(value) for name, value in figures.items()}
 
 
 def mae(actual: Floats, predicted: Floats) -> float:
@@ -76,30 +83,30 @@ def mae(actual: Floats, predicted: Floats) -> float:
 
 
 def rmse(actual: Floats, predicted: Floats) -> float:
-    """Root of the mean squared error, in people; never below the MAE."""
+    """Square root of the mean squared error, in people; never below the MAE."""
     return float(np.sqrt(np.square(predicted - actual).mean()))
 
 
 def bias(actual: Floats, predicted: Floats) -> float:
-    """Mean of predicted - actual, in people: below 0 when too few are counted."""
+    """Mean error, in people; negative when too few people are counted."""
     return float((predicted - actual).mean())
 
 
-def within(actual: Floats, predicted: Floats, people: int) -> float:
-    """Share of frames off by at most `people`."""
+def share_within(actual: Floats, predicted: Floats, people: int) -> float:
+    """Share of frames whose absolute error is at most `people`."""
     return float((np.abs(predicted - actual) <= people).mean())
 
 
 def coverage(actual: Floats, low: Floats, high: Floats) -> float:
-    """Share of frames whose label lies in [low, high]; 0.8 is right for an 80 % interval."""
+    """Share of frames whose label lies in [low, high]; an 80 % interval should reach 0.8."""
     return float(((low <= actual) & (actual <= high)).mean())
 
 
 def class_metrics(actual: Floats, predicted: Floats) -> dict[str, float]:
-    """Exact match, and precision, recall and F1 with every count a class of its own.
+    """Accuracy, and precision, recall and F1 with each count as a class.
 
-    A fractional prediction stands for its nearest whole number. A class that was never
-    predicted has precision 0, one that never occurs recall 0.
+    A fractional prediction is rounded to the nearest whole number. A class that is never predicted
+    has precision 0. A class that never occurs has recall 0.
     """
     truth, guess = np.rint(actual).astype(int), np.rint(predicted).astype(int)
     metrics = {"accuracy": float(accuracy_score(truth, guess))}
@@ -118,10 +125,10 @@ def mae_interval(actual: Floats, predicted: Floats) -> tuple[float, float]:
 def mean_interval(values: Floats) -> tuple[float, float]:
     """95 % confidence interval of the mean of one value per frame, by circular block bootstrap.
 
-    Neighbouring frames are alike, so blocks of 50 (a quarter of the frames when that is fewer)
-    are drawn instead of frames: D. N. Politis and J. P. Romano, "A circular block-resampling
-    procedure for stationary data", in Exploring the Limits of Bootstrap, 1992. The draws are
-    always the same.
+    Neighbouring frames are alike. Therefore whole blocks are drawn, of 50 frames or of a quarter of
+    all frames if that is fewer. Method: D. N. Politis and J. P. Romano, "A circular
+    block-resampling procedure for stationary data", in Exploring the Limits of Bootstrap, 1992. The
+    random seed is fixed.
     """
     n = len(values)
     size = max(1, min(BLOCK, n // 4))
@@ -132,31 +139,34 @@ def mean_interval(values: Floats) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def bins(actual: Floats, predicted: Floats) -> Bins:
-    """Frames, MAE and bias per range of ten people, by the true count; empty ranges are absent."""
+def metrics_by_bin(actual: Floats, predicted: Floats) -> Bins:
+    """Frames, MAE and bias for each range of ten true counts; empty ranges are left out."""
     tens = (actual // 10).astype(int)
     return {
-        f"{10 * ten}-{10 * ten + 9}": _group(actual[tens == ten], predicted[tens == ten])
+        f"{10 * ten}-{10 * ten + 9}": _group_metrics(actual[tens == ten], predicted[tens == ten])
         for ten in np.unique(tens).tolist()
     }
 
 
-def by_camera(actual: ArrayLike, predicted: ArrayLike, cameras: Sequence[str]) -> Bins:
-    """Frames, MAE and bias per camera, in the order of their names."""
-    truth, guess = _columns(actual, predicted)
-    of = np.array(cameras)
-    return {name: _group(truth[of == name], guess[of == name]) for name in sorted(set(cameras))}
-
-
-def _group(actual: Floats, predicted: Floats) -> dict[str, float]:
+def metrics_by_camera(actual: ArrayLike, predicted: ArrayLike, cameras: Sequence[str]) -> Bins:
+    """Frames, MAE and bias for each camera, sorted by its name."""
+    truth, guess = _to_columns(actual, predicted)
+    camera = np.array(cameras)
     return {
-        "frames": len(actual),
-        "mae": _rounded(mae(actual, predicted)),
-        "bias": _rounded(bias(actual, predicted)),
+        name: _group_metrics(truth[camera == name], guess[camera == name])
+        for name in sorted(set(cameras))
     }
 
 
-def _columns(*values: ArrayLike) -> list[Floats]:
+def _group_metrics(actual: Floats, predicted: Floats) -> dict[str, float]:
+    return {
+        "frames": len(actual),
+        "mae": _round_six(mae(actual, predicted)),
+        "bias": _round_six(bias(actual, predicted)),
+    }
+
+
+def _to_columns(*values: ArrayLike) -> list[Floats]:
     columns = [np.asarray(value, dtype=np.float64) for value in values]
     shapes = [column.shape for column in columns]
     if columns[0].ndim != 1 or len(set(shapes)) > 1 or not columns[0].size:
@@ -164,5 +174,5 @@ def _columns(*values: ArrayLike) -> list[Floats]:
     return columns
 
 
-def _rounded(value: float) -> float:
-    return value if isinstance(value, int) else round(value, 6) + 0.0  # + 0.0: never -0.0
+def _round_six(value: float) -> float:
+    return value if isinstance(value, int) else round(value, 6) + 0.0  # + 0.0 turns -0.0 into 0.0

@@ -1,5 +1,5 @@
-"""One short script a stage; each ends with the `dvc` that started it."""
+"""One short script a stage; each ends when the `dvc` that started it ends."""
 
 from llava_dvc.stage_runner import end_with_parent
 
-end_with_parent()  # here, because the stages' imports take seconds
+end_with_parent()  # before a stage's own imports, which take seconds

@@ -7,7 +7,7 @@ from llava_dvc.config import Config, flatten
 from llava_dvc.dataset import load_split
 from llava_dvc.evaluation.baselines import ridge_features, train_mean, zero_shot
 from llava_dvc.files import read_json, write_json
-from llava_dvc.metrics import summary
+from llava_dvc.metrics import baseline_metrics
 from llava_dvc.model.backbone import backbone_encoder, load_backbone
 from llava_dvc.stage_runner import run_stage
 from llava_dvc.tracking.mlflow_run import digest, open_run
@@ -15,22 +15,25 @@ from llava_dvc.tracking.mlflow_run import digest, open_run
 
 def main(cfg: Config, prepared: Path, metrics: Path) -> None:
     train, val, rows = (load_split(prepared, name) for name in ("train", "val", "eval"))
-    found = read_json(prepared / "report.json")
+    report = read_json(prepared / "report.json")
     require_hardware(cfg.backbone)
     model = load_backbone(cfg.backbone)
     encoder = backbone_encoder(cfg.backbone, cfg.image)
     counts = rows["count"][:]
-    scores = {
-        "train_mean": summary(counts, train_mean(train["count"], len(rows))),
-        "blind_interpolation": found["blind_interpolation"],
-        "zero_shot": summary(counts, zero_shot(model, encoder, train, rows)),
-        "ridge_features": summary(counts, ridge_features(model, encoder, train, val, rows)),
+    answers = {
+        "train_mean": train_mean(train["count"], len(rows)),
+        "zero_shot": zero_shot(model, encoder, train, rows),
+        "ridge_features": ridge_features(model, encoder, train, val, rows),
     }
+    scored = {name: baseline_metrics(counts, answer) for name, answer in answers.items()}
+    order = ("train_mean", "blind_interpolation", "zero_shot", "ridge_features")
+    scored["blind_interpolation"] = report["blind_interpolation"]
+    scores = {name: scored[name] for name in order}
     write_json(metrics, scores)
 
     sections = {"image", "backbone"}
-    key = digest(found, cfg.model_dump(include=sections))
-    with open_run("baseline", cfg, sections, key, {"data_md5": found["data_md5"]}) as run:
+    key = digest(report, cfg.model_dump(include=sections))
+    with open_run("baseline", cfg, sections, key, {"data_md5": report["data_md5"]}) as run:
         run.metrics(flatten(scores))
 
 

@@ -1,14 +1,21 @@
-"""data/ to prepared/: checked frames with their conversations, split into train, val and eval."""
+"""data/ to prepared/: checks the frames, adds their conversations, splits them."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from llava_dvc.config import Config
-from llava_dvc.data.data_errors import tally, to_skip
-from llava_dvc.data.decode_cache import Checked
+from llava_dvc.data.data_errors import DataProblem, skippable_problems, summarize_kinds
+from llava_dvc.data.decode_cache import DecodeCache
 from llava_dvc.data.frames import scan_data
-from llava_dvc.data.prepare import leak, numbers, report, reported, splits
+from llava_dvc.data.prepare import (
+    build_report,
+    frame_numbers,
+    leak_warning,
+    report_on_failure,
+    split_rows,
+)
 from llava_dvc.data.split import split_frames
 from llava_dvc.dataset import write_splits
 from llava_dvc.files import new_folder, state_root, write_json
@@ -17,35 +24,38 @@ from llava_dvc.tracking.mlflow_run import digest, open_run
 
 
 def main(cfg: Config, data: Path, prepared: Path) -> None:
-    with reported(prepared):
-        frames, conversations, problems = scan_data(
-            data, cfg.data.exclude, Checked.of(state_root())
-        )
-        skipped = to_skip(problems, cfg.data.on_error, cfg.data.max_skipped)
+    cache = DecodeCache.in_repository(state_root())
+    with report_on_failure(prepared):
+        frames, conversations, problems = scan_data(data, cfg.data.exclude, cache)
+        skipped = skippable_problems(problems, cfg.data.on_error, cfg.data.max_skipped)
     if cfg.prompt.phrasings == "first":
         conversations = conversations[:1]
     cameras = [frame.camera for frame in frames]
-    split = split_frames(numbers(frames), cameras, **cfg.split.model_dump(), seed=cfg.seed)
-    found = report(frames, split, data, skipped)
+    split = split_frames(frame_numbers(frames), cameras, cfg.split, cfg.seed)
+    report = build_report(frames, split, data, skipped)
     with new_folder(prepared) as folder:
-        write_splits(folder, splits(frames, conversations, split, cfg.seed))
-        write_json(folder / "report.json", found)
+        write_splits(folder, split_rows(frames, conversations, split, cfg.seed))
+        write_json(folder / "report.json", report)
+    warn(skipped, leak_warning(report, cfg.split.strategy), prepared)
+    log(cfg, report, prepared)
+
+
+def warn(skipped: Sequence[DataProblem], leak: str | None, prepared: Path) -> None:
     if skipped:
         sys.stderr.write(
-            f"warning: {len(skipped)} rows or files skipped: {tally(skipped)}; "
-            f"{prepared}/report.json names them\n"
+            f"warning: {len(skipped)} rows or files skipped: {summarize_kinds(skipped)}. "
+            f"{prepared}/report.json lists them.\n"
         )
-    if warning := leak(found, cfg.split.strategy):
-        sys.stderr.write(f"{warning}\n")
-    log(cfg, found, prepared)
+    if leak:
+        sys.stderr.write(f"{leak}\n")
 
 
-def log(cfg: Config, found: dict[str, Any], prepared: Path) -> None:
+def log(cfg: Config, report: dict[str, Any], prepared: Path) -> None:
     sections = {"seed", "data", "split", "prompt"}
-    key = digest(found, cfg.model_dump(include=sections))
-    with open_run("prepare", cfg, sections, key, {"data_md5": found["data_md5"]}) as run:
-        figures = {"frames": found["frames"], "skipped": len(found["rejected"])}
-        run.metrics(figures | {"blind_mae": found["blind_interpolation"]["mae"]})
+    key = digest(report, cfg.model_dump(include=sections))
+    with open_run("prepare", cfg, sections, key, {"data_md5": report["data_md5"]}) as run:
+        figures = {"frames": report["frames"], "skipped": len(report["rejected"])}
+        run.metrics(figures | {"blind_mae": report["blind_interpolation"]["mae"]})
         run.artifact(prepared / "report.json")
 
 

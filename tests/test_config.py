@@ -31,7 +31,7 @@ def test_every_preset_loads(path):
     assert load_config(path).train.learning_rate > 0
 
 
-def test_the_asked_for_recipe():
+def test_the_plain_recipe():
     cfg = load_config(ROOT / "presets" / "llava-1.5-7b.yaml")
     train = cfg.train
     assert (train.learning_rate, train.batch_size, train.epochs) == (1.4e-5, 8, 1)
@@ -40,19 +40,19 @@ def test_the_asked_for_recipe():
     assert cfg.backbone.revision == "b234b804b114d9e37bb655e11cbbb5f5e971b7a9"
 
 
-def test_a_rate_without_a_point_is_a_number(params):
+def test_a_rate_without_a_decimal_point_is_a_number(params):
     assert params("train", "learning_rate", "2e-4").train.learning_rate == 2e-4
 
 
 @pytest.mark.parametrize(
     ("section", "key", "value", "line"),
     [
-        ("image", "geometri", "pad", "image.geometri: unknown key; did you mean image.geometry?"),
+        ("image", "geometri", "pad", "image.geometri: unknown key. Did you mean image.geometry?"),
         (
             "image",
             "geometry",
             "padd",
-            "image.geometry: is 'padd', expected 'pad', 'squash' or 'crop'; did you mean pad?",
+            "image.geometry: is 'padd', expected 'pad', 'squash' or 'crop'. Did you mean pad?",
         ),
         (
             "image",
@@ -60,26 +60,29 @@ def test_a_rate_without_a_point_is_a_number(params):
             "round",
             "image.geometry: is 'round', expected 'pad', 'squash' or 'c",
         ),
-        ("split", "strategy", "Temporal", "or 'camera'; did you mean temporal?"),
-        ("split", "eval", 1, "split.eval: is 1; Input should be less than 1"),
-        ("split", "eval", float("nan"), "split.eval: is nan; Input should be a finite number"),
-        ("split", "eval", "0,2", "split.eval: is '0,2'; Input should be a valid number"),
-        ("data", "on_error", "skipp", "data.on_error: is 'skipp', expected 'stop' or 'skip'; did"),
+        ("split", "strategy", "Temporal", "or 'camera'. Did you mean temporal?"),
+        ("split", "eval", 0.0, "split.eval: is 0.0. Input should be greater than 0"),
+        ("split", "val", 0.0, "split.val: is 0.0. Input should be greater than 0"),
+        ("split", "strategy", "by day", "is 'by day', expected 'temporal', 'blocked', 'random' or"),
+        ("split", "eval", 1, "split.eval: is 1. Input should be less than 1"),
+        ("split", "eval", float("nan"), "split.eval: is nan. Input should be a finite number"),
+        ("split", "eval", "0,2", "split.eval: is '0,2'. Input should be a valid number"),
+        ("data", "on_error", "skipp", "data.on_error: is 'skipp', expected 'stop' or 'skip'. Did"),
         ("data", "max_skipped", -1, "data.max_skipped: is -1"),
         ("data", "exclude", "a.jpg", "data.exclude: is 'a.jpg', expected a list"),
-        ("data", "exclude", [7], "data.exclude.0: is 7; Input should be a valid string"),
-        ("train", "checkpointing", "autos", "is 'autos', expected 'auto', true or false; did you"),
-        ("train", "epochs", True, "train.epochs: is True; expected a number"),
-        ("train", "epochs", 1.5, "train.epochs: is 1.5; Input should be a valid integer"),
-        ("train", "learning_rate", float("inf"), "train.learning_rate: is inf; Input should be a"),
-        ("adapter", "r", None, "adapter.r: is None; Input should be a valid integer"),
+        ("data", "exclude", [7], "data.exclude.0: is 7. Input should be a valid string"),
+        ("train", "checkpointing", "autos", "is 'autos', expected 'auto', true or false. Did you"),
+        ("train", "epochs", True, "train.epochs: is True. Expected a number"),
+        ("train", "epochs", 1.5, "train.epochs: is 1.5. Input should be a valid integer"),
+        ("train", "learning_rate", float("inf"), "train.learning_rate: is inf. Input should be a"),
+        ("adapter", "r", None, "adapter.r: is None. Input should be a valid integer"),
         ("", "train", 5, "train: is 5, expected a section with keys of its own"),
-        ("", "split", KeyError, "split: missing; add it"),
-        ("train", "epochs", KeyError, "train.epochs: missing; add it"),
+        ("", "split", KeyError, "split: missing. Add it"),
+        ("train", "epochs", KeyError, "train.epochs: missing. Add it"),
         ("train", "epochs", "many", "train.epochs: is 'many'"),
         ("adapter", "r", 0, "adapter.r: is 0"),
-        ("split", "val", 0.8, "split.eval + split.val is 1: nothing is left to train on"),
-        ("", "sed", 3, "sed: unknown key; did you mean seed?"),
+        ("split", "val", 0.8, "split.eval: is 0.2 and split.val is 0.8, together 1. Lower them"),
+        ("", "sed", 3, "sed: unknown key. Did you mean seed?"),
     ],
 )
 def test_a_mistake_is_one_line(params, section, key, value, line):
@@ -110,14 +113,14 @@ def test_impossible_combinations_are_refused(tmp_path):
         (b"seed: \xff", "byte 6 is not UTF-8"),
     ],
 )
-def test_a_file_that_is_no_params(tmp_path, content, reason):
+def test_a_file_without_sections_is_refused(tmp_path, content, reason):
     (tmp_path / "params.yaml").write_bytes(content)
     with pytest.raises(UserError, match=reason) as caught:
         load_config(tmp_path / "params.yaml")
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_no_file(tmp_path):
+def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(UserError, match="Run from the repository's root"):
         load_config(tmp_path / "params.yaml")
 

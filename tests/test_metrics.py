@@ -25,7 +25,7 @@ def evaluation(**changes):
         "nll": [1.0, 2.0, 0.5, 4.5],
         "parsed": [True, False, True, True],
     }
-    return metrics.evaluation(**(columns | changes))
+    return metrics.evaluation_metrics(**(columns | changes))
 
 
 def test_the_keys_are_the_contract():
@@ -90,11 +90,15 @@ def test_a_perfect_counter():
 
 
 def test_a_baseline_has_three_figures():
-    assert metrics.summary(ACTUAL, PREDICTED) == {"mae": 2.25, "rmse": 3.201562, "accuracy": 0.25}
+    assert metrics.baseline_metrics(ACTUAL, PREDICTED) == {
+        "mae": 2.25,
+        "rmse": 3.201562,
+        "accuracy": 0.25,
+    }
 
 
-def test_figures_are_rounded_and_plain():
-    found = metrics.summary([0, 0, 0], [1, 0, 0])
+def test_metrics_are_rounded_floats():
+    found = metrics.baseline_metrics([0, 0, 0], [1, 0, 0])
     assert found == {"mae": 0.333333, "rmse": 0.57735, "accuracy": 0.666667}
     assert json.loads(json.dumps(evaluation())) == evaluation()
     almost = [count - 1e-9 for count in ACTUAL]
@@ -126,7 +130,7 @@ def test_the_interval_by_hand():
     assert metrics.mae_interval(np.zeros(8), np.array([0.0, 8] * 4)) == (4, 4)
 
 
-def test_the_interval_goes_round():
+def test_the_interval_uses_circular_blocks():
     # the block that starts at the last frame has errors 8 and 0: without it the middle would be 0
     low, high = metrics.mae_interval(np.zeros(8), np.array([0.0] * 7 + [8]))
     assert (low, high) == (0, 3)
@@ -143,7 +147,7 @@ def test_one_frame_is_enough():
     assert metrics.mae_interval(np.array([3.0]), np.array([5.0])) == (2, 2)
 
 
-def test_a_label_without_probability_is_explained():
+def test_an_infinite_nll_names_max_count():
     with pytest.raises(UserError, match=r"not finite on 1 of 4 .* Raise evaluate.max_count"):
         evaluation(nll=[1.0, 2.0, np.inf, 1.0])
 
@@ -151,16 +155,16 @@ def test_a_label_without_probability_is_explained():
 @pytest.mark.parametrize("predicted", [[1, 2], [[1], [2], [3], [4]], 3])
 def test_columns_are_equally_long(predicted):
     with pytest.raises(ValueError, match="equally long, non-empty columns"):
-        metrics.summary(ACTUAL, predicted)
+        metrics.baseline_metrics(ACTUAL, predicted)
 
 
 def test_no_frames_have_no_metrics():
     with pytest.raises(ValueError, match="non-empty"):
-        metrics.summary([], [])
+        metrics.baseline_metrics([], [])
 
 
 def test_errors_per_camera():
-    found = metrics.by_camera(ACTUAL, PREDICTED, ["door", "hall", "door", "hall"])
+    found = metrics.metrics_by_camera(ACTUAL, PREDICTED, ["door", "hall", "door", "hall"])
     assert found == {
         "door": {"frames": 2, "mae": 0.5, "bias": 0.5},
         "hall": {"frames": 2, "mae": 4.0, "bias": 2.0},

@@ -1,4 +1,4 @@
-"""What is wrong with a data folder: all of it, said at once."""
+"""Problems of a data folder: all of them are collected, then raised as one error."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -8,30 +8,36 @@ from typing import Any
 
 from llava_dvc.errors import UserError
 
-SHOWN = 20
-LONGEST = 80
+MAX_LISTED = 20
+"""Problems that an error message lists; prepared/report.json has all of them."""
+
+MAX_QUOTED = 80
+"""Characters of the user's text that a message repeats."""
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
-    """One row or file that cannot be used; `skippable` is false when all hangs on it."""
+class DataProblem:
+    """One row or file that cannot be used."""
 
     kind: str
+    """A word or two, counted in prepared/report.json; docs/data.md lists them all."""
     place: str
     """A file, or `file:line`."""
     text: str
     """What is wrong, with the value, and what to do."""
     frame: str | None = None
+    """Name of the frame that is lost, if it is known."""
     skippable: bool = True
+    """False when the other frames cannot be used without it."""
 
     def __str__(self) -> str:
         return f"{self.place}: {self.text}"
 
 
 class DataError(UserError):
-    """Everything that is wrong with a data folder. `report` is where all of it has been written."""
+    """All problems of a data folder; `report` is the file that lists them, once it is written."""
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
+    def __init__(self, problems: Sequence[DataProblem]) -> None:
         super().__init__()
         self.problems = list(problems)
         self.report: Path | None = None
@@ -39,16 +45,16 @@ class DataError(UserError):
     def __str__(self) -> str:
         if len(self.problems) == 1:
             return str(self.problems[0])
-        head = f"{len(self.problems)} problems: {tally(self.problems)}"
-        return "\n".join([head, *table(self.problems[:SHOWN]), *self._last_line()])
+        head = f"{len(self.problems)} problems: {summarize_kinds(self.problems)}"
+        return "\n".join([head, *problem_table(self.problems[:MAX_LISTED]), *self._last_line()])
 
     def _last_line(self) -> list[str]:
-        more = len(self.problems) - SHOWN
+        more = len(self.problems) - MAX_LISTED
         parts = [f"... and {more} more" if more > 0 else "", self.report and f"all: {self.report}"]
         return ["; ".join(part for part in parts if part)] if any(parts) else []
 
-    def renamed(self, names: Mapping[Path, Path]) -> "DataError":
-        """The same about other paths."""
+    def with_paths(self, names: Mapping[Path, Path]) -> "DataError":
+        """A copy that shows the paths `names.values()` instead of `names.keys()`."""
 
         def rename(text: str) -> str:
             for ours, theirs in names.items():
@@ -60,49 +66,59 @@ class DataError(UserError):
         )
 
 
-def by_kind(problems: Sequence[Problem]) -> dict[str, int]:
-    """How many there are of each kind, the most frequent first."""
+def count_kinds(problems: Sequence[DataProblem]) -> dict[str, int]:
+    """The number of problems of each kind, the most frequent kind first."""
     return dict(Counter(problem.kind for problem in problems).most_common())
 
 
-def tally(problems: Sequence[Problem]) -> str:
-    """`3 count, 1 missing`."""
-    return ", ".join(f"{n} {kind}" for kind, n in by_kind(problems).items())
+def summarize_kinds(problems: Sequence[DataProblem]) -> str:
+    """Returns text such as `3 count, 1 missing`."""
+    return ", ".join(f"{n} {kind}" for kind, n in count_kinds(problems).items())
 
 
-def table(problems: Sequence[Problem]) -> list[str]:
+def problem_table(problems: Sequence[DataProblem]) -> list[str]:
     """Aligned lines of kind, place and text."""
     kind, place = (max(len(getattr(p, name)) for p in problems) for name in ("kind", "place"))
     return [f"  {p.kind:{kind}}  {p.place:{place}}  {p.text}" for p in problems]
 
 
-def listing(problems: Sequence[Problem]) -> list[dict[str, Any]]:
-    """As prepared/report.json has them."""
+def problem_rows(problems: Sequence[DataProblem]) -> list[dict[str, Any]]:
+    """The rows of `rejected` in prepared/report.json."""
     return [
-        {"kind": p.kind, "place": p.place, "frame": p.frame and plain(p.frame), "problem": p.text}
+        {
+            "kind": p.kind,
+            "place": p.place,
+            "frame": p.frame and printable_name(p.frame),
+            "problem": p.text,
+        }
         for p in problems
     ]
 
 
-def to_skip(problems: Sequence[Problem], on_error: str, max_skipped: int) -> list[Problem]:
-    """The problems, when the rows and files that have them can be left out; else DataError."""
+def skippable_problems(
+    problems: Sequence[DataProblem], on_error: str, max_skipped: int
+) -> list[DataProblem]:
+    """Returns `problems` when all of them may be skipped; raises DataError otherwise.
+
+    `on_error` and `max_skipped` are the settings of `data` in params.yaml.
+    """
     if on_error == "stop" or not all(problem.skippable for problem in problems):
         if problems:
             raise DataError(problems)
     elif len(problems) > max_skipped:
         text = (
             f"data.max_skipped: is {max_skipped}, but {len(problems)} rows or files cannot be "
-            "used. Mend them, or raise it."
+            "used. Correct them, or set data.max_skipped to a larger number."
         )
-        raise DataError([Problem("too many", "params.yaml", text, skippable=False), *problems])
+        raise DataError([DataProblem("too many", "params.yaml", text, skippable=False), *problems])
     return list(problems)
 
 
-def shown(text: str) -> str:
-    """Someone else's text in quotes, short enough for a line, with nothing that moves a cursor."""
-    return repr(text if len(text) <= LONGEST else f"{text[:LONGEST]}...")
+def quoted(text: str) -> str:
+    """`text` in quotes, cut to MAX_QUOTED characters, with control characters escaped."""
+    return repr(text if len(text) <= MAX_QUOTED else f"{text[:MAX_QUOTED]}...")
 
 
-def plain(name: str) -> str:
-    """A file's name as it is, unless a terminal could not show it."""
+def printable_name(name: str) -> str:
+    """A file's name, escaped if it holds characters that a terminal cannot show."""
     return name if name.isprintable() else repr(name)

@@ -1,4 +1,4 @@
-"""What lies in `data/frames`, and where links of `data/` lead."""
+"""The files in `data/frames`, and the links that lead out of `data/`."""
 
 import hashlib
 import os
@@ -7,81 +7,87 @@ import unicodedata
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from llava_dvc.data.data_errors import Problem, plain
+from llava_dvc.data.data_errors import DataProblem, printable_name
 from llava_dvc.data.labels import natural_key
 
 
-class Files:
-    """The files in `data/frames`; hidden files (.DS_Store, .gitignore) are not frames."""
+class FrameFiles:
+    """The files in `data/frames`, without hidden files such as .DS_Store."""
 
     def __init__(self, data: Path) -> None:
         self.data, self.folder = data, data / "frames"
-        entries = {entry.path[len(str(self.folder)) + 1 :]: entry for entry in _walk(self.folder)}
-        self.plain = {n for n, e in entries.items() if e.is_file(follow_symlinks=False)}
-        """Neither links nor in linked folders: these need no look at where they lead."""
-        folders = {n for n in entries.keys() - self.plain if entries[n].is_dir()}
-        self.linked_out = [n for n in sorted(folders) if not inside(self.folder / n, data)]
+        prefix = len(str(self.folder)) + 1
+        entries = {entry.path[prefix:]: entry for entry in _walk_entries(self.folder)}
+        self.regular = {n for n, e in entries.items() if e.is_file(follow_symlinks=False)}
+        """Neither links nor in linked folders: they cannot lead out of `data`."""
+        folders = {n for n in entries.keys() - self.regular if entries[n].is_dir()}
+        self.outside_folders = [n for n in sorted(folders) if not is_inside(self.folder / n, data)]
         self.names = entries.keys() - folders
 
-    def alike(self, name: str) -> str:
-        """A hint at the file that was meant: its name may differ in case or in how accents are
-        written.
-        """
-        found = [file for file in self.names if folded(file) == folded(name)]
-        return f" {plain(found[0])} is there: write it exactly so, or rename it." if found else ""
+    def similar_name_hint(self, name: str) -> str:
+        """A sentence about a file whose name differs from `name` only in case or accents, or ""."""
+        similar = [file for file in self.names if normalized_name(file) == normalized_name(name)]
+        if not similar:
+            return ""
+        return f" There is {printable_name(min(similar))}: write that name, or rename the file."
 
-    def unlabelled(self, known: Collection[str]) -> list[Problem]:
-        lone = sorted(self.names - set(known), key=natural_key)
+    def unlabelled_problems(self, known: Collection[str]) -> list[DataProblem]:
+        """A problem for each file that is not in `known`, and for each link out of `data`."""
         labels = self.data / "labels.csv"
         problems = [
-            Problem(
+            DataProblem(
                 "unlabelled",
-                str(self.folder / plain(name)),
+                str(self.folder / printable_name(name)),
                 f"has no label in {labels}. Add a line there, delete the file, or list "
-                f"{plain(name)} under data.exclude in params.yaml.",
+                f"{printable_name(name)} under data.exclude in params.yaml.",
                 name,
             )
-            for name in lone
+            for name in sorted(self.names - set(known), key=natural_key)
         ]
-        return problems + [link(self.folder / name, self.data, name) for name in self.linked_out]
+        links = [link_problem(self.folder / n, self.data, n) for n in self.outside_folders]
+        return problems + links
 
 
-def _walk(folder: str | Path) -> Iterator[os.DirEntry[str]]:
-    """Everything below `folder` but folders; links are not followed."""
+def _walk_entries(folder: str | Path) -> Iterator[os.DirEntry[str]]:
+    """Everything below `folder` except folders; links are not followed."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
             if entry.is_dir(follow_symlinks=False):
-                yield from _walk(entry.path)
+                yield from _walk_entries(entry.path)
             else:
                 yield entry
 
 
-def link(path: Path, data: Path, name: str | None = None) -> Problem:
-    """The problem of a path that is not `inside`; `name` is its frame."""
-    text = f"is a link to {plain(str(path.resolve()))}, outside {data}. Put the file itself there."
-    return Problem("link", plain(str(path)), text, name, skippable=name is not None)
+def link_problem(path: Path, data: Path, name: str | None = None) -> DataProblem:
+    """The problem of a path that is not `is_inside`; `name` is its frame, if it has one."""
+    text = (
+        f"is a link to {printable_name(str(path.resolve()))}, which is outside {data}. Replace the "
+        "link by the file itself."
+    )
+    return DataProblem("link", printable_name(str(path)), text, name, skippable=name is not None)
 
 
-def inside(path: Path, data: Path) -> bool:
-    """Whether a path leads to something in `data`, or in DVC's cache."""
+def is_inside(path: Path, data: Path) -> bool:
+    """True if `path`, with its links followed, lies in `data` or in DVC's cache."""
     target = path.resolve()
-    return target.is_relative_to(data.resolve()) or _is_dvcs(target)
+    return target.is_relative_to(data.resolve()) or _is_in_dvc_cache(target)
 
 
-def _is_dvcs(target: Path) -> bool:
-    """With `cache.type symlink` DVC itself links the frames to its cache, where a file's name is
-    the MD5 of its bytes: no other file can be called so.
+def _is_in_dvc_cache(target: Path) -> bool:
+    """True for a file that is named by the MD5 of its bytes, as the files in DVC's cache are.
+
+    With `cache.type symlink` DVC replaces the frames by links to its cache.
     """
-    found = re.search(r"/files/md5/([0-9a-f]{2})/([0-9a-f]{30})$", target.as_posix())
-    if not found or not target.is_file():
+    match = re.search(r"/files/md5/([0-9a-f]{2})/([0-9a-f]{30})$", target.as_posix())
+    if not match or not target.is_file():
         return False
     with target.open("rb") as file:
         digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False))
-    return digest.hexdigest() == found[1] + found[2]
+    return digest.hexdigest() == match[1] + match[2]
 
 
-def folded(name: str) -> str:
-    """The same for names that many disks take for one."""
+def normalized_name(name: str) -> str:
+    """Equal for two names that many file systems take for one (case, form of accents)."""
     return unicodedata.normalize("NFC", name).casefold()

@@ -1,7 +1,6 @@
-"""Read and check `data/`: the frames, labels.csv and messages.txt.
+"""Reads and checks `data/`: the frames, labels.csv and messages.txt.
 
-Every problem of the folder is found in one pass. `docs/data.md` lists what is accepted, what is
-mended in silence and what is refused.
+One pass finds every problem. `docs/data.md` lists what is accepted and what is refused.
 """
 
 import hashlib
@@ -13,23 +12,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 from llava_dvc.conversation import Conversation
-from llava_dvc.data.data_errors import DataError, Problem, plain, shown
-from llava_dvc.data.decode_cache import Checked
-from llava_dvc.data.folders import Files, folded, inside, link
-from llava_dvc.data.images import PictureError, read_bytes, rgb
-from llava_dvc.data.labels import (
-    Label,
-    scan_labels,
-)
+from llava_dvc.data.data_errors import DataError, DataProblem, printable_name, quoted
+from llava_dvc.data.decode_cache import DecodeCache
+from llava_dvc.data.folders import FrameFiles, is_inside, link_problem, normalized_name
+from llava_dvc.data.images import ImageError, decode_image, read_image_bytes
+from llava_dvc.data.labels import Label, scan_labels
 from llava_dvc.data.messages import scan_conversations
 
 CHUNK = 512
-"""Frames under way at once: what keeps memory flat."""
+"""Frames given to the threads at once: memory stays flat, however many frames there are."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One labelled picture; `name` is its path inside `frames/`, `count` the people in it."""
+    """One labelled image; `name` is its path inside `frames/`, `count` the people in it."""
 
     name: str
     count: int
@@ -37,159 +33,176 @@ class Frame:
     camera: str | None
 
 
-class Found(NamedTuple):
-    """What can be used of a data folder, and everything that cannot."""
+class DataScan(NamedTuple):
+    """The frames and conversations that can be used, and the problems of all others."""
 
     frames: list[Frame]
     conversations: list[Conversation]
-    problems: list[Problem]
+    problems: list[DataProblem]
 
 
-def scan_data(data: Path, exclude: Sequence[str], checked: Checked | None = None) -> Found:
-    """Everything in `data`, less the frames named in `exclude`, and everything wrong with it.
+def scan_data(data: Path, exclude: Sequence[str], cache: DecodeCache | None = None) -> DataScan:
+    """Reads all of `data`, except the frames named in `exclude`.
 
-    Frames are in natural order of name, which is the order of time. Every picture is decoded once,
-    less those that `checked` knows by their bytes.
+    Frames are in natural order of name, which is the order of time. Images in `cache` are not
+    decoded again.
     """
     conversations, problems = scan_conversations(data)
-    absent = _absent(data)
-    if absent:
-        return Found([], [], absent if not data.is_dir() else absent + problems)
-    frames, bad = _scan_frames(data, exclude, checked or Checked.forgetful())
-    return Found(frames, conversations, bad + problems)
+    missing = _missing_parts(data)
+    if missing:
+        return DataScan([], [], missing if not data.is_dir() else missing + problems)
+    frames, frame_problems = _scan_frames(data, exclude, cache or DecodeCache())
+    return DataScan(frames, conversations, frame_problems + problems)
 
 
 def read_frames(data: Path, exclude: Sequence[str]) -> list[Frame]:
-    """All labelled frames of `data`, less those named in `exclude`, in natural order of name.
+    """All labelled frames of `data` except those named in `exclude`, in natural order of name.
 
-    Raises DataError with everything that is wrong.
+    Raises DataError with every problem; messages.txt is not read.
     """
-    problems = _absent(data)
+    problems = _missing_parts(data)
     frames: list[Frame] = []
     if not problems:
-        frames, problems = _scan_frames(data, exclude, Checked.forgetful())
+        frames, problems = _scan_frames(data, exclude, DecodeCache())
     if problems:
         raise DataError(problems)
     return frames
 
 
-def _absent(data: Path) -> list[Problem]:
+def _missing_parts(data: Path) -> list[DataProblem]:
+    """Problems of `data` itself, of frames/ and of labels.csv: absent, or links out of `data`."""
     remedy = (
         "Run `dvc pull data.dvc` for the sample, `llava-dvc import-mall SRC` for the Mall data "
-        "set, or put your own there (see README)."
+        "set, or put your own files there (see README)."
     )
     if not data.is_dir():
-        return [Problem("absent", str(data), f"folder not found. {remedy}", skippable=False)]
+        return [DataProblem("absent", str(data), f"folder not found. {remedy}", skippable=False)]
     problems = []
     for path, is_there in ((data / "frames", Path.is_dir), (data / "labels.csv", Path.is_file)):
         if not is_there(path):
-            problems.append(Problem("absent", str(path), f"not found. {remedy}", skippable=False))
-        elif not inside(path, data):
-            problems.append(link(path, data))
+            text = f"not found. {remedy}"
+            problems.append(DataProblem("absent", str(path), text, skippable=False))
+        elif not is_inside(path, data):
+            problems.append(link_problem(path, data))
     return problems
 
 
 def _scan_frames(
-    data: Path, exclude: Sequence[str], checked: Checked
-) -> tuple[list[Frame], list[Problem]]:
-    labels = scan_labels(data / "labels.csv", exclude)
-    if not labels.readable:
-        return [], labels.problems
-    files = Files(data)
-    good, problems = _pictures(data, labels.rows, files, checked)
-    problems = [*labels.problems, *problems, *_only_in_case(data, labels.rows)]
-    spoilt = {problem.frame for problem in problems if problem.kind == "case"}
-    problems += files.unlabelled(labels.names | set(exclude))
-    known = files.names | labels.names
-    problems += [_unmatched(data, name) for name in exclude if name not in known]
+    data: Path, exclude: Sequence[str], cache: DecodeCache
+) -> tuple[list[Frame], list[DataProblem]]:
+    table = scan_labels(data / "labels.csv", exclude)
+    if not table.readable:
+        return [], table.problems
+    files = FrameFiles(data)
+    labels, image_problems = _check_images(table.rows, files, cache)
+    case_problems = list(_case_problems(data, table.rows))
+    problems = [*table.problems, *image_problems, *case_problems]
+    problems += files.unlabelled_problems(table.names | set(exclude))
+    known = files.names | table.names
+    problems += [_exclude_problem(data, name) for name in exclude if name not in known]
+    refused = {problem.frame for problem in case_problems}
     frames = [
-        Frame(x.name, x.count, data / "frames" / x.name, x.camera)
-        for x in good
-        if x.name not in spoilt
+        Frame(label.name, label.count, files.folder / label.name, label.camera)
+        for label in labels
+        if label.name not in refused
     ]
     if not frames:
-        text = "no frame is left. Add labels, mend them, or exclude fewer."
-        problems.append(Problem("nothing", str(data / "labels.csv"), text, skippable=False))
+        text = "no frame is left. Add labels, correct them, or exclude fewer frames."
+        problems.append(DataProblem("nothing", str(data / "labels.csv"), text, skippable=False))
     return frames, problems
 
 
-def _pictures(
-    data: Path, labels: Sequence[Label], files: Files, checked: Checked
-) -> tuple[list[Label], list[Problem]]:
-    """The labels whose pictures are whole and unlike all others, and a problem for each other."""
-    good: dict[str, Label] = {}
+def _check_images(
+    labels: Sequence[Label], files: FrameFiles, cache: DecodeCache
+) -> tuple[list[Label], list[DataProblem]]:
+    """The labels whose images can be decoded and are unique, and the problems of all others."""
+    valid: dict[str, Label] = {}
     first: dict[bytes, Label] = {}
-    problems: list[Problem] = []
-    for label, seen in _looked_at(data, labels, files, checked):
-        if isinstance(seen, Problem):
-            problems.append(seen)
+    problems: list[DataProblem] = []
+    for label, result in _decode_images(labels, files, cache):
+        if isinstance(result, DataProblem):
+            problems.append(result)
             continue
-        twin = first.setdefault(seen, label)
+        twin = first.setdefault(result, label)
         if twin is label:
-            good[label.name] = label
-        elif twin.count == label.count:
-            problems.append(_problem(data, label, "duplicate", f"is the same file as {twin.name}"))
-        else:
-            for here, there in ((label, twin), (twin, label)):
-                reason = f"is the same file as {there.name}, whose count is {there.count}"
-                problems.append(_problem(data, here, "contradiction", reason))
-            good.pop(twin.name, None)
-    checked.save()
-    return list(good.values()), list(dict.fromkeys(problems))
+            valid[label.name] = label
+            continue
+        problems += _twin_problems(files.data, label, twin)
+        if twin.count != label.count:
+            valid.pop(twin.name, None)
+    cache.save()
+    return list(valid.values()), list(dict.fromkeys(problems))
 
 
-def _looked_at(
-    data: Path, labels: Sequence[Label], files: Files, checked: Checked
-) -> Iterator[tuple[Label, bytes | Problem]]:
-    """Each label with the digest of its picture, or what is wrong with that."""
+def _twin_problems(data: Path, label: Label, twin: Label) -> list[DataProblem]:
+    """The problems of two frames whose files are equal; `twin` stays valid if the labels agree."""
+    if twin.count == label.count:
+        return [_image_problem(data, label, "duplicate", f"is the same file as {twin.name}")]
+    return [
+        _image_problem(
+            data,
+            here,
+            "contradiction",
+            f"is the same file as {there.name}, whose count is {there.count}",
+        )
+        for here, there in ((label, twin), (twin, label))
+    ]
 
-    def look(label: Label) -> bytes | Problem:
-        path = data / "frames" / label.name
-        try:
-            if label.name not in files.plain and path.exists() and not inside(path, data):
-                return link(path, data, label.name)
-            content = read_bytes(path)
-            digest = hashlib.sha256(content).digest()
-            if digest not in checked:
-                rgb(content)
-            return digest
-        except PictureError as error:
-            hint = files.alike(label.name) if error.kind == "missing" else ""
-            return _problem(data, label, error.kind, str(error), hint)
-        except OSError as error:  # a name too long, a folder that may not be entered
-            return _problem(data, label, "unreadable", f"cannot be read ({error.strerror})")
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the GIL
+def _decode_images(
+    labels: Sequence[Label], files: FrameFiles, cache: DecodeCache
+) -> Iterator[tuple[Label, bytes | DataProblem]]:
+    """Each label with the SHA-256 of its image, or with the problem of it."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without holding the GIL
         for start in range(0, len(labels), CHUNK):
             chunk = labels[start : start + CHUNK]
-            for label, seen in zip(chunk, pool.map(look, chunk), strict=True):
-                if isinstance(seen, bytes):
-                    checked.add(seen)
-                yield label, seen
+            results = pool.map(lambda label: _decode_one(label, files, cache), chunk)
+            for label, result in zip(chunk, results, strict=True):
+                if isinstance(result, bytes):
+                    cache.add(result)
+                yield label, result
 
 
-def _problem(data: Path, label: Label, kind: str, reason: str, hint: str = "") -> Problem:
-    remedy = "Add the file, delete the line," if kind == "missing" else "Replace the file,"
-    leave_out = f"{remedy} or list {plain(label.name)} under data.exclude in params.yaml."
-    text = f"frame {data / 'frames' / plain(label.name)} {reason}.{hint} {leave_out}"
-    return Problem(kind, f"{data / 'labels.csv'}:{label.line}", text, label.name)
+def _decode_one(label: Label, files: FrameFiles, cache: DecodeCache) -> bytes | DataProblem:
+    data, path = files.data, files.folder / label.name
+    try:
+        if label.name not in files.regular and path.exists() and not is_inside(path, data):
+            return link_problem(path, data, label.name)
+        content = read_image_bytes(path)
+        digest = hashlib.sha256(content).digest()
+        if digest not in cache:
+            decode_image(content)
+        return digest
+    except ImageError as error:
+        hint = files.similar_name_hint(label.name) if error.kind == "missing" else ""
+        return _image_problem(data, label, error.kind, str(error), hint)
+    except OSError as error:  # the name is too long, or the folder may not be entered
+        return _image_problem(data, label, "unreadable", f"cannot be read ({error.strerror})")
 
 
-def _only_in_case(data: Path, labels: Sequence[Label]) -> Iterator[Problem]:
+def _image_problem(data: Path, label: Label, kind: str, reason: str, hint: str = "") -> DataProblem:
+    action = "Add the file, delete the line," if kind == "missing" else "Replace the file,"
+    remedy = f"{action} or list {printable_name(label.name)} under data.exclude in params.yaml."
+    text = f"frame {data / 'frames' / printable_name(label.name)} {reason}.{hint} {remedy}"
+    return DataProblem(kind, f"{data / 'labels.csv'}:{label.line}", text, label.name)
+
+
+def _case_problems(data: Path, labels: Sequence[Label]) -> Iterator[DataProblem]:
+    """A problem for each name that differs only in case or accents from an earlier one."""
     first: dict[str, Label] = {}
     for label in labels:
-        twin = first.setdefault(folded(label.name), label)
+        twin = first.setdefault(normalized_name(label.name), label)
         if twin is not label:
             text = (
-                f"frame {plain(label.name)} differs only in case or accents from "
-                f"{plain(twin.name)}, and many disks keep only one of them. Rename one."
+                f"frame {printable_name(label.name)} differs only in case or accents from "
+                f"{printable_name(twin.name)}. Rename one: many disks keep only one of them."
             )
-            yield Problem("case", f"{data / 'labels.csv'}:{label.line}", text, label.name)
+            yield DataProblem("case", f"{data / 'labels.csv'}:{label.line}", text, label.name)
 
 
-def _unmatched(data: Path, name: str) -> Problem:
+def _exclude_problem(data: Path, name: str) -> DataProblem:
     text = (
-        f"data.exclude: {shown(name)} is no frame of {data}. Write its name as inside frames/, or "
+        f"data.exclude: {quoted(name)} is not a frame of {data}. Write its path inside frames/, or "
         "remove the entry."
     )
-    return Problem("exclude", "params.yaml", text, skippable=False)
+    return DataProblem("exclude", "params.yaml", text, skippable=False)

@@ -1,7 +1,7 @@
-"""One picture: what is accepted, and the one way in which it becomes RGB pixels.
+"""Checks and decodes one image.
 
-prepare, train, evaluate and predict see the same pixels: upright by the EXIF tag, then RGB as
-Pillow converts it. What could become RGB in more than one way is refused.
+prepare, train, evaluate and predict see the same pixels: turned upright by the EXIF tag, then
+converted to RGB by Pillow. An image that could become RGB in more than one way is refused.
 """
 
 import warnings
@@ -13,99 +13,99 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from llava_dvc.errors import UserError
 
 MAX_PIXELS = 64_000_000
-"""Larger images are refused before they are decoded, so that a small file cannot fill memory."""
+"""Larger images are refused before they are decoded: a small file can hold a huge image."""
 
 MAX_SIDE = 16_384
 MIN_SIDE = 16
-"""On fewer pixels nobody can be seen, let alone counted."""
+"""On fewer pixels people cannot be recognised."""
 
 MAX_BYTES = 256 * 2**20
-"""Larger files are not even read."""
+"""Larger files are not read."""
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
-"""The only decoders tried: some of Pillow's others start programs (EPS runs Ghostscript)."""
+"""The only decoders tried: some others of Pillow start programs (EPS runs Ghostscript)."""
 
 MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "CMYK"}
-"""8 bits a colour. Pillow cuts 16-bit greys off at 255 instead of scaling them."""
+"""Pillow's modes of 8 bits a colour. It clips 16-bit grey at 255 instead of scaling it."""
 
-# Pillow's own limit is above ours, which is checked as early.
+# Pillow warns above a limit of its own, which is higher than MAX_PIXELS.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-class PictureError(UserError):
-    """Why a picture cannot be used; `kind` is what its report calls that."""
+class ImageError(UserError):
+    """An image that cannot be used; `kind` is the word for the reason in prepared/report.json."""
 
     def __init__(self, kind: str, reason: str) -> None:
         super().__init__(reason)
         self.kind = kind
 
 
-def read_rgb(path: Path) -> Image.Image:
-    """The picture in a file as every stage sees it; raises UserError with its name."""
+def read_image(path: Path) -> Image.Image:
+    """The RGB image in a file; raises UserError with the file's name."""
     try:
-        return rgb(read_bytes(path))
-    except PictureError as error:
+        return decode_image(read_image_bytes(path))
+    except ImageError as error:
         raise UserError(f"{path}: {error}") from None
 
 
-def read_bytes(path: Path) -> bytes:
-    """The file, if it is one and not too large; raises PictureError."""
+def read_image_bytes(path: Path) -> bytes:
+    """The bytes of a file of at most MAX_BYTES; raises ImageError."""
     try:
         if not path.is_file():
-            raise PictureError("missing", "is no file" if path.exists() else "does not exist")
+            raise ImageError("missing", "is not a file" if path.exists() else "does not exist")
         if (size := path.stat().st_size) > MAX_BYTES:
-            raise PictureError("too large", f"has {size:,} bytes, more than {MAX_BYTES:,}")
+            raise ImageError("too large", f"has {size:,} bytes, more than {MAX_BYTES:,}")
         return path.read_bytes()
     except (OSError, ValueError) as error:
-        if isinstance(error, PictureError):
+        if isinstance(error, ImageError):
             raise
         reason = getattr(error, "strerror", None) or str(error)
-        raise PictureError("unreadable", f"cannot be read ({reason})") from None
+        raise ImageError("unreadable", f"cannot be read ({reason})") from None
 
 
-def rgb(content: bytes) -> Image.Image:
-    """A picture decoded to its last pixel, upright, in RGB; raises PictureError."""
+def decode_image(content: bytes) -> Image.Image:
+    """The RGB image in the bytes of a file, decoded in full and upright; raises ImageError."""
     if not content:
-        raise PictureError("empty", "is empty")
+        raise ImageError("empty", "is empty")
     try:
         with Image.open(BytesIO(content), formats=IMAGE_FORMATS) as image:
-            _require_usable(image)
+            _check_header(image)
             image.load()
-            _require_opaque(image)
+            _check_opaque(image)
             turned = image.getexif().get(ExifTags.Base.Orientation) is not None
             return (ImageOps.exif_transpose(image) if turned else image).convert("RGB")
-    except PictureError:
+    except ImageError:
         raise
     except UnidentifiedImageError:
         names = ", ".join(IMAGE_FORMATS)
-        raise PictureError("no picture", f"is no picture ({names})") from None
+        raise ImageError("no picture", f"is not in a known image format ({names})") from None
     except Image.DecompressionBombError:
-        raise PictureError("too large", f"has more than {MAX_PIXELS:,} pixels") from None
-    except Exception as error:  # broken bytes make Pillow raise almost anything
+        raise ImageError("too large", f"has more than {MAX_PIXELS:,} pixels") from None
+    except Exception as error:  # Pillow raises almost any exception on broken bytes
         reason = " ".join(str(error).split()) or type(error).__name__
         kind = "truncated" if "truncated" in reason.lower() else "broken"
-        raise PictureError(kind, f"cannot be decoded ({reason})") from None
+        raise ImageError(kind, f"cannot be decoded ({reason})") from None
 
 
-def _require_usable(image: Image.Image) -> None:
-    """What the header alone tells, before anything is decoded."""
+def _check_header(image: Image.Image) -> None:
+    """Raises ImageError for what the header shows before the pixels are decoded."""
     size = f"is {image.width}x{image.height}"
     if image.width * image.height > MAX_PIXELS:
-        raise PictureError("too large", f"{size}, more than {MAX_PIXELS:,} pixels")
+        raise ImageError("too large", f"{size}, more than {MAX_PIXELS:,} pixels")
     if max(image.size) > MAX_SIDE:
-        raise PictureError("too large", f"{size}, more than {MAX_SIDE:,} pixels on a side")
+        raise ImageError("too large", f"{size}, more than {MAX_SIDE:,} pixels on a side")
     if min(image.size) < MIN_SIDE:
-        raise PictureError("too small", f"{size}, less than {MIN_SIDE} pixels on a side")
-    # The further pictures of an MPO, a phone's JPEG, are depth or brightness of the first.
+        raise ImageError("too small", f"{size}, less than {MIN_SIDE} pixels on a side")
+    # An MPO file, a phone's JPEG, also holds the depth or brightness of its first image.
     if getattr(image, "is_animated", False) and image.format != "MPO":
-        raise PictureError("animated", "holds several pictures; save the labelled one alone")
+        raise ImageError("animated", "holds several images; save only the labelled one")
     if image.mode not in MODES:
-        raise PictureError("depth", f"has colours of kind {image.mode}; save it with 8 bits each")
+        raise ImageError("depth", f"has colours of mode {image.mode}; save it with 8 bits a colour")
 
 
-def _require_opaque(image: Image.Image) -> None:
+def _check_opaque(image: Image.Image) -> None:
     if not image.has_transparency_data:
         return
     least, _ = image.convert("RGBA").getchannel("A").getextrema()
     if least != 255:
-        raise PictureError("transparent", "has transparent pixels; save it without transparency")
+        raise ImageError("transparent", "has transparent pixels; save it without transparency")

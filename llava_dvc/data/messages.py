@@ -1,16 +1,16 @@
-"""messages.txt: example conversations, in which `{count}` stands for the label."""
+"""Reads and writes messages.txt: one example conversation a line, `{count}` for the label."""
 
 import json
 import re
 from pathlib import Path
 
 from llava_dvc.conversation import PLACEHOLDER, Conversation
-from llava_dvc.data.data_errors import DataError, Problem
-from llava_dvc.data.folders import inside, link
+from llava_dvc.data.data_errors import DataError, DataProblem
+from llava_dvc.data.folders import is_inside, link_problem
 
 
 def read_conversations(data: Path) -> list[Conversation]:
-    """The phrasings of messages.txt; raises DataError with every bad line.
+    """The conversations in messages.txt; raises DataError with every invalid line.
 
     Blank lines and lines that start with # are comments.
     """
@@ -20,33 +20,44 @@ def read_conversations(data: Path) -> list[Conversation]:
     return conversations
 
 
-def scan_conversations(data: Path) -> tuple[list[Conversation], list[Problem]]:
-    """Nothing of it can be skipped: a phrasing that is lost would change what is trained."""
+def scan_conversations(data: Path) -> tuple[list[Conversation], list[DataProblem]]:
+    """The valid conversations and the problems of messages.txt.
+
+    No problem can be skipped: with fewer conversations another adapter would be trained.
+    """
     path = data / "messages.txt"
-
-    def problem(text: str, line: int | None = None) -> Problem:
-        place = f"{path}:{line}" if line else str(path)
-        return Problem("messages", place, text, skippable=False)
-
     if not path.is_file():
-        remedy = "Run `dvc pull data.dvc`, or write one example conversation per line (see README)."
-        return [], [problem(f"not found. {remedy}")]
-    if not inside(path, data):
-        return [], [link(path, data)]
-    text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+        text = (
+            "not found. Run `dvc pull data.dvc` for the sample, or write one example conversation "
+            "a line (see README)."
+        )
+        return [], [_message_problem(str(path), text)]
+    if not is_inside(path, data):
+        return [], [link_problem(path, data)]
     conversations, problems = [], []
-    for number, line in enumerate(text.split("\n"), start=1):
+    lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
+    for number, line in enumerate(lines, start=1):
         if line.strip() and not line.lstrip().startswith("#"):
             try:
-                line.encode()
-                conversations.append(parse_conversation(line))
-            except UnicodeEncodeError:
-                problems.append(problem("is not UTF-8. Save the file as UTF-8.", number))
+                conversations.append(_parse_line(line))
             except ValueError as error:
-                problems.append(problem(str(error), number))
+                problems.append(_message_problem(f"{path}:{number}", str(error)))
     if not conversations and not problems:
-        problems = [problem("holds no conversation. Write at least one line (see README).")]
+        text = "has no conversation. Write at least one line (see README)."
+        problems = [_message_problem(str(path), text)]
     return conversations, problems
+
+
+def _message_problem(place: str, text: str) -> DataProblem:
+    return DataProblem("messages", place, text, skippable=False)
+
+
+def _parse_line(line: str) -> Conversation:
+    try:
+        line.encode()  # fails on the bytes that `surrogateescape` has let through
+    except UnicodeEncodeError:
+        raise ValueError("is not UTF-8. Save the file as UTF-8.") from None
+    return parse_conversation(line)
 
 
 def format_conversation(conversation: Conversation) -> str:
@@ -62,45 +73,49 @@ def parse_conversation(line: str) -> Conversation:
     try:
         example = json.loads(line)
     except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error.msg} at column {error.colno}. Mend it.") from None
+        raise ValueError(f"not JSON: {error.msg} at column {error.colno}. Correct it.") from None
     except RecursionError:
-        raise ValueError("not JSON: nested too deeply. Mend it.") from None
+        raise ValueError("not JSON: nested too deeply. Correct it.") from None
     match example:
         case {"messages": [{"role": "user", "content": asked}, answered]}:
-            question = _question(asked)
+            question = _parse_question(asked)
         case _:
-            raise ValueError(f"{_MESSAGES} {_EXAMPLE}")
+            raise ValueError(f"{_EXPECTED} {_EXAMPLE}")
     match answered:
         case {"role": "assistant", "content": [{"type": "text", "text": str(answer)}]}:
-            return Conversation(question, _answer(answer))
+            return Conversation(question, _require_placeholder(answer))
         case _:
             raise ValueError(f"expected one assistant text as the second message. {_EXAMPLE}")
 
 
-_MESSAGES = "expected `messages` with one user and then one assistant message."
+_EXPECTED = "expected `messages` with one user and then one assistant message."
 _EXAMPLE = f"Write it as {format_conversation(Conversation('How many people?', PLACEHOLDER))}"
 
 
-def _question(content: object) -> str:
+def _parse_question(content: object) -> str:
     match content:
         case [{"type": "image"}, {"type": "text", "text": str(text)}]:
             pass
         case _:
             raise ValueError(f"expected one image and then one text from the user. {_EXAMPLE}")
     if not text.strip():
-        raise ValueError("the question is blank. Write one.")
+        raise ValueError("the question is blank. Write a question.")
     if re.search("[\ud800-\udfff]", text):
-        raise ValueError("the question holds half of a character, \\ud800 to \\udfff. Remove it.")
-    for mark in (PLACEHOLDER, "<image>"):
-        if mark in text:
-            raise ValueError(f"the question holds {mark}, which is put in for you. Remove it.")
+        raise ValueError(
+            "the question holds half of a surrogate pair, \\ud800 to \\udfff. Remove it."
+        )
+    for marker in (PLACEHOLDER, "<image>"):
+        if marker in text:
+            raise ValueError(
+                f"the question holds {marker}. Remove it: llava-dvc adds it where it is needed."
+            )
     return text
 
 
-def _answer(text: str) -> str:
+def _require_placeholder(text: str) -> str:
     if text != PLACEHOLDER:
         raise ValueError(
-            f"the assistant text is {text!r}, expected just {PLACEHOLDER}: answers are trained "
-            "and read as digits only."
+            f"the assistant text is {text!r}, expected only {PLACEHOLDER}. Write {PLACEHOLDER}: "
+            "the model learns to answer with digits only."
         )
     return text

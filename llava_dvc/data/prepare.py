@@ -1,4 +1,4 @@
-"""Checked frames to the splits of `prepared/`, and a report of what is in them."""
+"""Writes the checked frames as the splits of `prepared/`, and a report about them."""
 
 import re
 from collections import Counter
@@ -13,136 +13,139 @@ import yaml
 from datasets import Dataset, DatasetDict
 
 from llava_dvc.conversation import Conversation
-from llava_dvc.data.data_errors import DataError, Problem, by_kind, listing
+from llava_dvc.data.data_errors import DataError, DataProblem, count_kinds, problem_rows
 from llava_dvc.data.frames import Frame
-from llava_dvc.data.split import Split, interpolate
+from llava_dvc.data.split import FrameSplit, interpolate_labels
 from llava_dvc.dataset import FEATURES, Row
 from llava_dvc.files import new_folder, sha256, write_json
-from llava_dvc.metrics import summary
+from llava_dvc.metrics import baseline_metrics
 
-REMEDIES = {  # of a split that leaks
-    "random": "set strategy to temporal",
-    "blocked": "raise split.gap, or set strategy to temporal",
-    "temporal": "raise split.gap",
+LEAK_REMEDIES = {
+    "random": "Set split.strategy to temporal",
+    "blocked": "Raise split.gap, or set split.strategy to temporal",
+    "temporal": "Raise split.gap",
 }
+"""What to do about a split that leaks, by strategy."""
 
 
-def splits(
-    frames: Sequence[Frame], conversations: Sequence[Conversation], split: Split, seed: int
+def split_rows(
+    frames: Sequence[Frame], conversations: Sequence[Conversation], split: FrameSplit, seed: int
 ) -> dict[str, Iterator[Row]]:
-    """The rows of train, val and eval; a picture is read when its row is.
+    """The rows of train, val and eval; an image is read when its row is taken.
 
-    The conversations are spread evenly over the training frames by `seed`; the others are asked the
-    first one.
+    `seed` spreads the conversations evenly over the training frames. val and eval ask the first
+    one.
     """
     order = np.random.default_rng(seed).permutation(len(split.train)) % len(conversations)
     first = conversations[0]
     return {
-        "train": _rows(frames, split.train, (conversations[index] for index in order)),
-        "val": _rows(frames, split.val, repeat(first)),
-        "eval": _rows(frames, split.eval, repeat(first)),
+        "train": _rows_of(frames, split.train, (conversations[index] for index in order)),
+        "val": _rows_of(frames, split.val, repeat(first)),
+        "eval": _rows_of(frames, split.eval, repeat(first)),
     }
 
 
-def build(
-    frames: Sequence[Frame], conversations: Sequence[Conversation], split: Split, seed: int
+def build_dataset(
+    frames: Sequence[Frame], conversations: Sequence[Conversation], split: FrameSplit, seed: int
 ) -> DatasetDict:
     """The splits in memory, for a few frames."""
-    parts = splits(frames, conversations, split, seed)
+    parts = split_rows(frames, conversations, split, seed)
     return DatasetDict(
         {name: Dataset.from_list(list(rows), features=FEATURES) for name, rows in parts.items()}
     )
 
 
-def numbers(frames: Sequence[Frame]) -> list[int]:
-    """When each frame was taken: the number in seq_%06d.jpg, or its place when the names are
-    others.
+def frame_numbers(frames: Sequence[Frame]) -> list[int]:
+    """The number in time of each frame: NNNNNN of seq_NNNNNN.jpg.
+
+    If any frame has another name, positions counted from 1.
     """
-    found = [re.fullmatch(r"seq_(\d{6})\.jpg", frame.name) for frame in frames]
-    if all(found):
-        return [int(match[1]) for match in found if match]
+    matches = [re.fullmatch(r"seq_(\d{6})\.jpg", frame.name) for frame in frames]
+    if all(matches):
+        return [int(match[1]) for match in matches if match]
     return list(range(1, len(frames) + 1))
 
 
-def report(
-    frames: Sequence[Frame], split: Split, data: Path, skipped: Sequence[Problem] = ()
+def build_report(
+    frames: Sequence[Frame], split: FrameSplit, data: Path, skipped: Sequence[DataProblem] = ()
 ) -> dict[str, Any]:
-    """What is in the data, what was skipped, how it was split, and how far the split leaks.
+    """prepared/report.json: what is in the data, what was skipped, how it was split.
 
-    `blind_interpolation` scores answers for eval that are interpolated in time from the other
-    labels, without a look at any picture; `best_constant` the one number that is best for eval.
+    `blind_interpolation` scores `interpolate_labels`, which looks at no image: how far the split
+    leaks. `best_constant` scores the median label of eval as the answer for every frame.
     """
     counts = np.array([frame.count for frame in frames])
     parts = {"train": split.train, "val": split.val, "eval": split.eval}
+    actual = counts[split.eval]
+    guess = interpolate_labels(frame_numbers(frames), counts, split)
     return {
         "data_md5": data_md5(data),
         "frames": len(frames),
-        **rejected(skipped),
+        **problem_report(skipped),
         "left_out": [frames[index].name for index in split.left_out],
         "histogram": {str(count): n for count, n in sorted(Counter(counts.tolist()).items())},
         "splits": {
             name: {"frames": len(rows), "mean": round(float(counts[rows].mean()), 6)}
             for name, rows in parts.items()
         },
-        "blind_interpolation": summary(
-            counts[split.eval], interpolate(numbers(frames), counts, split)
-        ),
-        "best_constant": summary(
-            counts[split.eval], np.full(len(split.eval), np.median(counts[split.eval]))
-        ),
+        "blind_interpolation": baseline_metrics(actual, guess),
+        "best_constant": baseline_metrics(actual, np.full(len(actual), np.median(actual))),
     }
 
 
-def rejected(problems: Sequence[Problem]) -> dict[str, Any]:
-    """Everything that was wrong, as a report has it."""
-    return {"rejected_by_kind": by_kind(problems), "rejected": listing(problems)}
+def problem_report(problems: Sequence[DataProblem]) -> dict[str, Any]:
+    """The part of prepared/report.json about rows and files that cannot be used."""
+    return {"rejected_by_kind": count_kinds(problems), "rejected": problem_rows(problems)}
 
 
 @contextmanager
-def reported(prepared: Path) -> Iterator[None]:
-    """When the data stop the stage, `prepared` holds a report of all that is wrong, and nothing
-    else: no later stage can take it for a whole one.
+def report_on_failure(prepared: Path) -> Iterator[None]:
+    """On a DataError, replaces `prepared` by a folder that has only a report of all problems.
+
+    Without the splits no later stage can take the folder for a complete one.
     """
     try:
         yield
     except DataError as error:
         with new_folder(prepared) as folder:
-            write_json(folder / "report.json", rejected(error.problems))
+            write_json(folder / "report.json", problem_report(error.problems))
         error.report = prepared / "report.json"
         raise
 
 
-def leak(found: dict[str, Any], strategy: str) -> str | None:
-    """A line of warning when eval's labels can be had from their neighbours' in time: when that
-    halves the error of the best constant. Several cameras have no neighbours in time.
+def leak_warning(report: dict[str, Any], strategy: str) -> str | None:
+    """A warning if eval's labels can be guessed from the labels before and after them.
+
+    That is when interpolation halves the error of the best constant. Frames of several cameras
+    have no neighbours in time: the strategy `camera` is never warned of.
     """
-    blind, constant = found["blind_interpolation"]["mae"], found["best_constant"]["mae"]
-    if strategy not in REMEDIES or blind >= constant / 2:
+    blind, constant = report["blind_interpolation"]["mae"], report["best_constant"]["mae"]
+    if strategy not in LEAK_REMEDIES or blind >= constant / 2:
         return None
     return (
-        f"warning: split.strategy: is {strategy}, and guessing the labels of eval from their "
-        f"neighbours' in time, without a look at a picture, errs by {blind:.2f} people (the best "
-        f"constant by {constant:.2f}): no error here says how well a model counts; "
-        f"{REMEDIES[strategy]}"
+        f"warning: split.strategy: is {strategy}, and the labels of eval can be guessed from the "
+        "labels before and after them, without looking at an image. Such a guess errs by "
+        f"{blind:.2f} people, the best constant by {constant:.2f}. The errors on this split do not "
+        f"say how well a model counts. {LEAK_REMEDIES[strategy]}."
     )
 
 
 def data_md5(data: Path) -> str:
-    """DVC's own digest of `data`; without a .dvc file, one of the files' names and bytes."""
+    """DVC's digest of `data`; without a .dvc file, a digest of the files' names and bytes."""
     tracked = data.with_name(f"{data.name}.dvc")
     if not tracked.exists():
         return sha256(data)[:32]
     return str(yaml.safe_load(tracked.read_text(encoding="utf-8"))["outs"][0]["md5"])
 
 
-def _rows(
-    frames: Sequence[Frame], chosen: Sequence[int], asked: Iterable[Conversation]
+def _rows_of(
+    frames: Sequence[Frame], positions: Sequence[int], asked: Iterable[Conversation]
 ) -> Iterator[Row]:
-    for index, conversation in zip(chosen, asked, strict=False):  # the first is asked for ever
+    for index, conversation in zip(positions, asked, strict=False):  # `repeat` never ends
         frame = frames[index]
         yield {
             "frame": frame.name,
-            # Bytes and a bare name: an absolute path would make two clones differ.
+            # The bytes and a bare name: an absolute path would make two clones differ.
             "image": {"path": frame.path.name, "bytes": frame.path.read_bytes()},
             "count": frame.count,
             "camera": frame.camera,

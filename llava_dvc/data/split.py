@@ -1,4 +1,4 @@
-"""Which frames train, which choose the checkpoint, which evaluate; and how far that leaks."""
+"""Splits the frames into train, val and eval."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from llava_dvc import config
 from llava_dvc.errors import UserError
 
 BLOCK = 50
@@ -13,10 +14,13 @@ BLOCK = 50
 
 TRAIN, VAL, EVAL, LEFT_OUT = range(4)
 
+Parts = NDArray[np.int_]
+"""For each frame TRAIN, VAL, EVAL or LEFT_OUT, in order of time."""
+
 
 @dataclass(frozen=True)
-class Split:
-    """Positions in the list of frames, ascending; `left_out` are the gaps."""
+class FrameSplit:
+    """Positions in the list of frames, ascending; `left_out` are the gaps between splits."""
 
     train: list[int]
     val: list[int]
@@ -25,67 +29,52 @@ class Split:
 
 
 def split_frames(
-    ids: Sequence[int],
-    cameras: Sequence[str | None],
-    strategy: str,
-    eval: float,
-    val: float,
-    gap: int,
-    train_until: int | None,
-    seed: int,
-) -> Split:
-    """Deal the frames whose numbers in time are `ids`, each of one of `cameras`; `eval` and `val`
-    are shares of them all.
+    numbers: Sequence[int], cameras: Sequence[str | None], settings: config.Split, seed: int
+) -> FrameSplit:
+    """Splits frames by the section `split` of params.yaml; raises UserError if a split is empty.
 
-    temporal: train, then val, then eval, `gap` frames left out before val and before eval (they
-    come off train). With `train_until`, frames after that number evaluate, less the gap.
-    blocked: neighbouring frames stay together in blocks of at least 50, or of the smaller share
-    when that is fewer; `seed` deals the blocks, and gaps come off train first, then off val.
-    random: frame by frame, without gaps; neighbours land on both sides, so it leaks.
-    camera: whole cameras, dealt by `seed`, until eval and then val have at least their share: how
-    well it counts where it never was.
+    `numbers` are the frames' numbers in time, `cameras` their cameras. `eval` and `val` are shares
+    of all frames. The strategies:
+
+    temporal: first train, then val, then eval. `gap` frames before val and before eval are left
+    out, and train has so many fewer. With `train_until`, eval has the frames after that number,
+    without the gap.
+    blocked: neighbouring frames stay together in blocks of 50, or of the smaller share if that is
+    fewer. `seed` shuffles the blocks. Gaps are taken from train first, then from val.
+    random: `seed` shuffles single frames, without gaps. Neighbours get into different splits, so
+    that eval's labels can be guessed from train's.
+    camera: `seed` shuffles whole cameras. eval, then val, takes cameras until it has its share.
     """
-    if train_until is None and eval + val >= 1:
-        raise UserError(
-            f"params.yaml: split.eval {eval} and split.val {val} add up to {eval + val:g}, which "
-            "leaves nothing to train on. Lower one: together they must stay below 1."
-        )
-    if train_until is not None and strategy != "temporal":
-        raise UserError(
-            f"params.yaml: split.train_until is {train_until}, but split.strategy is {strategy}. "
-            "Set train_until to null, or strategy to temporal."
-        )
-    n = len(ids)
-    order = np.argsort(ids, kind="stable")
-    match strategy:
+    n = len(numbers)
+    order = np.argsort(numbers, kind="stable")
+    match settings.strategy:
         case "temporal":
-            first = None if train_until is None else int((np.array(ids) <= train_until).sum())
-            dealt = _temporal(n, round(eval * n), round(val * n), gap, first)
+            until = settings.train_until
+            known = None if until is None else int((np.array(numbers) <= until).sum())
+            parts_in_time = _split_in_time(n, settings, known)
         case "blocked":
-            dealt = _blocked(n, eval, val, gap, seed)
+            parts_in_time = _split_blocks(n, settings, seed)
         case "random":
-            dealt = _random(n, round(eval * n), round(val * n), seed)
+            parts_in_time = _shuffle(n, settings, seed)
         case "camera":
-            dealt = _by_camera([cameras[i] for i in order], eval * n, val * n, seed)
-        case _:
-            raise UserError(
-                f"params.yaml: split.strategy is {strategy!r}. Write temporal, blocked, random or "
-                "camera."
-            )
+            parts_in_time = _split_cameras([cameras[i] for i in order], settings, seed)
     parts = np.empty(n, dtype=int)
-    parts[order] = dealt
-    train, validation, evaluation, left_out = (
-        np.flatnonzero(parts == part).tolist() for part in range(4)
+    parts[order] = parts_in_time
+    train, val, held_out, left_out = (
+        np.flatnonzero(parts == part).tolist() for part in (TRAIN, VAL, EVAL, LEFT_OUT)
     )
-    split = Split(train, validation, evaluation, left_out)
-    _require_frames(split, n, eval, val, gap, train_until)
+    split = FrameSplit(train, val, held_out, left_out)
+    _require_frames(split, n, settings)
     return split
 
 
-def interpolate(times: ArrayLike, counts: ArrayLike, split: Split) -> NDArray[np.float64]:
-    """People on each eval frame, from train and val labels in time alone: no image is seen.
+def interpolate_labels(
+    times: ArrayLike, counts: ArrayLike, split: FrameSplit
+) -> NDArray[np.float64]:
+    """A count for each eval frame, interpolated in time from the labels of train and val.
 
-    Outside the known labels the nearest holds.
+    It looks at no image. A small error shows that the split leaks. Before the first and after the
+    last known label the nearest label is taken.
     """
     when, people = np.asarray(times, dtype=float), np.asarray(counts, dtype=float)
     known = np.array(split.train + split.val)
@@ -94,36 +83,31 @@ def interpolate(times: ArrayLike, counts: ArrayLike, split: Split) -> NDArray[np
     return guess
 
 
-def blind_interpolation(times: ArrayLike, counts: ArrayLike, split: Split) -> float:
-    """MAE on eval, in people, of `interpolate`: what the split gives away."""
-    people = np.asarray(counts, dtype=float)[split.eval]
-    return float(np.abs(interpolate(times, counts, split) - people).mean())
-
-
-def _temporal(n: int, evals: int, vals: int, gap: int, first: int | None) -> NDArray[np.int_]:
-    """`first` frames train or validate if given; else eval has the last `evals`."""
+def _split_in_time(n: int, settings: config.Split, known: int | None) -> Parts:
+    """The first `known` frames train or validate; None means that `eval` decides."""
+    gap = settings.gap
     parts = np.full(n, LEFT_OUT)
-    eval_start = n - evals if first is None else first + gap
+    eval_start = n - round(settings.eval * n) if known is None else known + gap
     val_end = eval_start - gap
-    val_start = max(val_end - vals, 0)
+    val_start = max(val_end - round(settings.val * n), 0)
     parts[max(eval_start, 0) :] = EVAL
     parts[val_start : max(val_end, 0)] = VAL
     parts[: max(val_start - gap, 0)] = TRAIN
     return parts
 
 
-def _blocked(n: int, eval: float, val: float, gap: int, seed: int) -> NDArray[np.int_]:
-    size = max(1, min(BLOCK, int(n * min(eval, val))))
+def _split_blocks(n: int, settings: config.Split, seed: int) -> Parts:
+    size = max(1, min(BLOCK, int(n * min(settings.eval, settings.val))))
     blocks = max(1, n // size)
-    dealt = _random(blocks, round(eval * blocks), round(val * blocks), seed)
-    parts = dealt[np.arange(n) * blocks // max(n, 1)]
-    parts[(parts == VAL) & _near(parts == EVAL, gap)] = LEFT_OUT
-    parts[(parts == TRAIN) & _near((parts == EVAL) | (parts == VAL), gap)] = LEFT_OUT
+    parts = _shuffle(blocks, settings, seed)[np.arange(n) * blocks // max(n, 1)]
+    gap = settings.gap
+    parts[(parts == VAL) & _is_near(parts == EVAL, gap)] = LEFT_OUT
+    parts[(parts == TRAIN) & _is_near((parts == EVAL) | (parts == VAL), gap)] = LEFT_OUT
     return parts
 
 
-def _near(mask: NDArray[np.bool_], gap: int) -> NDArray[np.bool_]:
-    """Positions with a true one at most `gap` away."""
+def _is_near(mask: NDArray[np.bool_], gap: int) -> NDArray[np.bool_]:
+    """For each position: whether `mask` is true at most `gap` positions away."""
     n = len(mask)
     before = np.concatenate([[0], np.cumsum(mask)])
     here = np.arange(n)
@@ -133,7 +117,9 @@ def _near(mask: NDArray[np.bool_], gap: int) -> NDArray[np.bool_]:
     return near
 
 
-def _random(n: int, evals: int, vals: int, seed: int) -> NDArray[np.int_]:
+def _shuffle(n: int, settings: config.Split, seed: int) -> Parts:
+    """Parts of `n` frames or blocks."""
+    evals, vals = round(settings.eval * n), round(settings.val * n)
     parts = np.full(n, TRAIN)
     order = np.random.default_rng(seed).permutation(n)
     parts[order[:evals]] = EVAL
@@ -141,36 +127,34 @@ def _random(n: int, evals: int, vals: int, seed: int) -> NDArray[np.int_]:
     return parts
 
 
-def _by_camera(
-    cameras: Sequence[str | None], evals: float, vals: float, seed: int
-) -> NDArray[np.int_]:
+def _split_cameras(cameras: Sequence[str | None], settings: config.Split, seed: int) -> Parts:
     names = sorted({camera or "" for camera in cameras})
     if len(names) < 3 or "" in names:
         raise UserError(
             f"params.yaml: split.strategy is camera, but data/labels.csv names "
-            f"{len([name for name in names if name])} cameras. Give every frame a `camera`, three "
-            "different ones at least, or set strategy to temporal."
+            f"{len([name for name in names if name])} cameras. Give every frame a `camera`, with "
+            "at least three different ones, or set split.strategy to temporal."
         )
     sizes = {name: sum(camera == name for camera in cameras) for name in names}
     waiting = np.random.default_rng(seed).permutation(names).tolist()
     part_of = dict.fromkeys(names, TRAIN)
-    for part, wanted in ((EVAL, evals), (VAL, vals)):
+    for part, share in ((EVAL, settings.eval), (VAL, settings.val)):
         taken = 0
-        while taken < wanted and waiting:
+        while taken < share * len(cameras) and waiting:
             part_of[waiting[0]] = part
             taken += sizes[waiting.pop(0)]
     return np.array([part_of[str(camera)] for camera in cameras])
 
 
-def _require_frames(
-    split: Split, n: int, eval: float, val: float, gap: int, train_until: int | None
-) -> None:
-    names = {"train": split.train, "val": split.val, "eval": split.eval}
-    empty = [name for name, positions in names.items() if not positions]
+def _require_frames(split: FrameSplit, n: int, settings: config.Split) -> None:
+    parts = {"train": split.train, "val": split.val, "eval": split.eval}
+    empty = [name for name, positions in parts.items() if not positions]
     if empty:
-        until = "" if train_until is None else f", split.train_until {train_until}"
+        until = settings.train_until
+        boundary = "" if until is None else f", split.train_until {until}"
         raise UserError(
-            f"params.yaml: split.eval {eval}, split.val {val}, split.gap {gap}{until} leave "
-            f"{' and '.join(empty)} without a frame, of {n}. Lower the gap, change the shares or "
-            "the boundary, or add frames."
+            f"params.yaml: split.eval {settings.eval}, split.val {settings.val}, split.gap "
+            f"{settings.gap}{boundary} leave {' and '.join(empty)} without a frame, of {n}. Lower "
+            f"split.gap, change the shares{' or split.train_until' if boundary else ''}, or add "
+            "frames."
         )

@@ -9,7 +9,7 @@ from datasets import Dataset
 from llava_dvc import config, errors
 from llava_dvc.conversation import parse_count, question_text
 from llava_dvc.evaluation.decoding import decode_answers
-from llava_dvc.metrics import by_camera, evaluation
+from llava_dvc.metrics import evaluation_metrics, metrics_by_camera
 from llava_dvc.model.counting import Answers, CountPredictor
 from llava_dvc.model.encoder import Encoder
 
@@ -58,7 +58,7 @@ def prediction_table(
 
 def score_predictions(frames: pd.DataFrame, temperature: float) -> dict[str, Any]:
     """Everything in metrics/evaluate.json."""
-    scores = evaluation(
+    scores = evaluation_metrics(
         frames["count"],
         frames["predicted"],
         frames["low"],
@@ -67,7 +67,7 @@ def score_predictions(frames: pd.DataFrame, temperature: float) -> dict[str, Any
         [parse_count(reply) is not None for reply in frames["reply"]],
     )
     if frames["camera"].notna().all():
-        scores["cameras"] = by_camera(
+        scores["cameras"] = metrics_by_camera(
             frames["count"], frames["predicted"], frames["camera"].tolist()
         )
     return {**scores, "temperature": temperature}

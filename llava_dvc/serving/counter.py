@@ -18,7 +18,7 @@ from peft import PeftModel
 from PIL import Image, ImageOps
 
 from llava_dvc.checks.hardware import require_hardware
-from llava_dvc.data.images import read_rgb
+from llava_dvc.data.images import read_image
 from llava_dvc.evaluation.decoding import DecodedCounts, decode_answers
 from llava_dvc.model.adapter import load_adapter
 from llava_dvc.model.counting import CountPredictor
@@ -137,7 +137,7 @@ class Pictures(Sequence[Image.Image]):
         image = self._images[place]
         if isinstance(image, Image.Image):
             return ImageOps.exif_transpose(image).convert("RGB")
-        return read_rgb(Path(image))
+        return read_image(Path(image))
 
     def only(self, places: Sequence[int]) -> "Pictures":
         return Pictures([self._images[place] for place in places])

@@ -12,7 +12,7 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, Field
 
-from llava_dvc.data.images import PictureError, rgb
+from llava_dvc.data.images import ImageError, decode_image
 from llava_dvc.serving.counter import Counter
 from llava_dvc.serving.request_batcher import QueueFull, RequestBatcher
 from llava_dvc.serving.service_metrics import MeasureRequests, ServiceMetrics
@@ -83,10 +83,10 @@ class CountService:
         try:
             with self._batcher.reserve(pixels):
                 loop = asyncio.get_running_loop()
-                image = await loop.run_in_executor(self._decoders, rgb, data)
+                image = await loop.run_in_executor(self._decoders, decode_image, data)
                 answer = asyncio.wrap_future(self._batcher.enqueue(image))
                 count = await asyncio.wait_for(answer, ANSWER_SECONDS)
-        except PictureError as error:
+        except ImageError as error:
             status = 413 if error.kind == "too large" else 400
             raise HTTPException(status, f"the image {error}") from None
         except (QueueFull, TimeoutError):

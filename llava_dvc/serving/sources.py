@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from llava_dvc.data.images import read_rgb
+from llava_dvc.data.images import read_image
 from llava_dvc.data.labels import natural_key
 from llava_dvc.errors import UserError
 from llava_dvc.serving.prefetch import map_in_order, prefetch
@@ -84,7 +84,7 @@ def read_sources(
 
 def _read_image(path: Path) -> SourceFrame | UserError:
     try:
-        return SourceFrame(str(path), read_rgb(path), None)
+        return SourceFrame(str(path), read_image(path), None)
     except UserError as error:
         return error
 

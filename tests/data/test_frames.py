@@ -1,4 +1,4 @@
-"""data/ read: what is accepted, and how each problem of a row or a file is named."""
+"""Reading data/: what is accepted, and how each problem of a row or a file is named."""
 
 import hashlib
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llava_dvc.data.data_errors import DataError
-from llava_dvc.data.decode_cache import Checked
+from llava_dvc.data.decode_cache import DecodeCache
 from llava_dvc.data.frames import read_frames, scan_data
 from llava_dvc.data.labels import read_labels, write_labels
 from llava_dvc.data.mall import default_messages
@@ -21,13 +21,13 @@ def data(tmp_path):
     """Three good frames: 1, 2 and 10, with 5, 6 and 7 people."""
     folder = tmp_path / "data"
     for number in (1, 2, 10):
-        picture(folder / "frames" / f"seq_{number:06d}.jpg", number)
+        save_image(folder / "frames" / f"seq_{number:06d}.jpg", number)
     write_labels(folder / "labels.csv", {1: 5, 2: 6, 10: 7})
     (folder / "messages.txt").write_text(default_messages(), encoding="utf-8")
     return folder
 
 
-def picture(path: Path, seed: int = 0) -> None:
+def save_image(path: Path, seed: int = 0) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     frame(seed).save(path)
 
@@ -65,7 +65,7 @@ def test_frames_come_in_order_of_time(data):
 def test_frames_may_be_named_and_have_a_camera(tmp_path):
     names = ("door/9.jpg", "door/10.jpg", "문.png", "two words.jpg", "👨\u200d👩\u200d👧.jpg")
     for seed, name in enumerate(names):
-        picture(tmp_path / "frames" / name, seed)
+        save_image(tmp_path / "frames" / name, seed)
     rows = [f"{'hall' if '/' not in name else 'door'},{name},{len(name)}" for name in names]
     with_labels(tmp_path, "camera,frame,count\n" + "\n".join(rows))
     frames = read_frames(tmp_path, exclude=())
@@ -98,7 +98,7 @@ def test_labels_survive_a_round_trip(tmp_path):
         "count,id\n7,10\n5,000001\n6,2\n",
     ],
 )
-def test_what_a_spreadsheet_makes_of_it_is_read(data, text):
+def test_the_forms_that_a_spreadsheet_writes_are_read(data, text):
     assert [frame.count for frame in read_frames(with_labels(data, text), exclude=())] == [5, 6, 7]
 
 
@@ -117,7 +117,7 @@ def test_a_missing_folder_says_how_to_get_it(tmp_path):
 @pytest.mark.parametrize(
     "header", ["", "number,people", "id,frame,count", "id;count,x", "id,count,count", "id", "1,5"]
 )
-def test_another_header_is_refused(data, header):
+def test_an_unknown_header_is_refused(data, header):
     (problem,) = problems(with_labels(data, f"{header}\n1,5\n"))
     assert problem.startswith(f"labels.csv:1: header is {header!r}, expected `id,count` or")
 
@@ -137,8 +137,8 @@ def test_a_count_is_a_whole_number(data, count):
     (problem,) = problems(with_labels(data, f"id,count\n1,5\n2,{count}\n10,7\n"))
     given = repr(count if len(count) <= 80 else count[:80] + "...")
     assert problem == (
-        f"labels.csv:3: count is {given}, expected a whole number from 0 to 9999. Fix the label, "
-        "or list seq_000002.jpg under data.exclude in params.yaml."
+        f"labels.csv:3: count is {given}, expected a whole number from 0 to 9999. Correct the "
+        "label, or list seq_000002.jpg under data.exclude in params.yaml."
     )
 
 
@@ -151,32 +151,34 @@ def test_a_count_is_a_whole_number(data, count):
         ("2", r"'2' has 1 values, expected 2 \(id,count\)"),
         ("2,6,door", r"'2,6,door' has 3 values, expected 2"),
         ("2;6", r"'2;6' has 1 values, expected 2"),
-        ('2,"6', "'2,\"6': unexpected end of data. Mend the quotes"),
+        ('2,"6', "'2,\"6': unexpected end of data. Correct the quotes"),
         ("2,\udcff", r"'2,\\udcff' is not UTF-8. Save the file as UTF-8"),
-        ("0001,5", "seq_000001.jpg has the same label on line 2. Keep only one"),
+        ("0001,5", "seq_000001.jpg has the same label on line 2. Delete one of the two lines"),
     ],
 )
-def test_a_bad_row_is_named_by_its_line_and_costs_no_other(data, row, reason):
+def test_a_bad_row_is_named_by_its_line_and_spoils_no_other(data, row, reason):
     found = problems(with_labels(data, f"id,count\n1,5\n{row}\n10,7\n"))
     assert re.match(f"labels.csv:3: {reason}", found[0])
     names = [frame.name for frame in scan_data(data, exclude=()).frames]
     assert names == ["seq_000001.jpg", "seq_000010.jpg"]
 
 
-def test_of_two_different_labels_neither_is_believed(data):
+def test_of_two_different_labels_neither_is_used(data):
     found = problems(with_labels(data, "id,count\n1,5\n2,6\n0001,9\n10,7\n"))
-    text = "seq_000001.jpg has different labels: 5 on line 2, 9 on line 4. Keep the right one."
+    text = "seq_000001.jpg has different labels: 5 on line 2, 9 on line 4. Delete the wrong ones."
     assert found == [f"labels.csv:2: {text}", f"labels.csv:4: {text}"]
     assert [frame.count for frame in scan_data(data, exclude=()).frames] == [6, 7]
 
 
-def test_a_camera_has_a_name(data):
+def test_a_blank_camera_is_refused(data):
     found = problems(with_labels(data, "frame,count,camera\nseq_000001.jpg,5,\n"))
-    assert found[0].startswith("labels.csv:2: camera is blank. Name it, or leave the column out")
+    assert found[0].startswith(
+        "labels.csv:2: camera is blank. Write its name, or delete the column `camera`"
+    )
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "cp949"])
-def test_another_encoding_is_named(data, encoding):
+def test_a_file_that_is_not_utf8_is_refused(data, encoding):
     text = "frame,count\n문.jpg,5\n"
     (data / "labels.csv").write_bytes(text.encode(encoding))
     assert "UTF-8" in problems(data)[0]
@@ -198,8 +200,8 @@ def test_a_million_rows_are_read(tmp_path):
 @pytest.mark.parametrize(
     "name", ["../secret.jpg", "/etc/passwd", "a/../b.jpg", "a\\b.jpg", ".", "", "a\tb", "a" * 300]
 )
-def test_a_frame_lies_inside_frames(data, name):
-    picture(data / "secret.jpg")
+def test_a_frame_outside_frames_is_refused(data, name):
+    save_image(data / "secret.jpg")
     found = problems(with_labels(data, f"frame,count\n{name},5\n"))
     refused = f"frame is {name!r}, expected a path inside frames/"
     assert found[0].startswith(f"labels.csv:2: {refused if len(name) < 99 else 'frame frames/aaa'}")
@@ -209,12 +211,12 @@ def test_a_link_out_of_data_is_refused_unless_dvc_made_it(data, tmp_path):
     link = data / "frames" / "seq_000001.jpg"
     content = link.read_bytes()
     link.unlink()
-    picture(tmp_path / "elsewhere.jpg", 99)
+    save_image(tmp_path / "elsewhere.jpg", 99)
     link.symlink_to(tmp_path / "elsewhere.jpg")
     (problem,) = problems(data)
     assert problem.startswith("frames/seq_000001.jpg: is a link to")
 
-    # Called as a file of DVC's cache, but not by the MD5 of what is in it.
+    # Named like a file in DVC's cache, but not by the MD5 of its own bytes.
     cached = tmp_path / "cache" / "files" / "md5" / "ab" / ("0" * 30)
     cached.parent.mkdir(parents=True)
     cached.write_bytes(content)
@@ -232,7 +234,7 @@ def test_a_link_out_of_data_is_refused_unless_dvc_made_it(data, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["frames", "labels.csv", "messages.txt"])
-def test_nothing_else_leads_out_of_data_either(data, tmp_path, name):
+def test_no_other_link_out_of_data_is_followed(data, tmp_path, name):
     (data / name).rename(tmp_path / "moved")
     (data / name).symlink_to(tmp_path / "moved")
     (problem,) = [p for p in scan_data(data, exclude=()).problems if p.kind == "link"]
@@ -240,23 +242,23 @@ def test_nothing_else_leads_out_of_data_either(data, tmp_path, name):
     assert not problem.skippable
 
 
-def test_a_linked_folder_is_not_walked_into(data, tmp_path):
-    picture(tmp_path / "other" / "1.jpg", 8)
+def test_a_linked_folder_outside_data_is_not_read(data, tmp_path):
+    save_image(tmp_path / "other" / "1.jpg", 8)
     (data / "frames" / "cam").symlink_to(tmp_path / "other")
     assert kinds(data) == [("link", "cam")]
     with_labels(data, "frame,count\nseq_000001.jpg,5\ncam/1.jpg,3\n")
     assert ("link", "cam/1.jpg") in kinds(data)
 
 
-def test_a_pipe_is_no_frame(data):
+def test_a_pipe_is_not_a_frame(data):
     os.mkfifo(data / "frames" / "seq_000003.jpg")
     (data / "labels.csv").open("a").write("3,4\n")
     (problem,) = problems(data)
-    assert problem.startswith("labels.csv:5: frame frames/seq_000003.jpg is no file")
+    assert problem.startswith("labels.csv:5: frame frames/seq_000003.jpg is not a file")
 
 
 def test_names_that_differ_only_in_case_are_refused(data):
-    picture(data / "frames" / "SEQ_000001.jpg", 7)
+    save_image(data / "frames" / "SEQ_000001.jpg", 7)
     with_labels(data, "frame,count\nseq_000001.jpg,5\nSEQ_000001.jpg,6\n")
     (problem,) = [p for p in problems(data) if "only in case" in p]
     assert problem.startswith("labels.csv:2: frame seq_000001.jpg differs only in case or accents")
@@ -265,11 +267,11 @@ def test_names_that_differ_only_in_case_are_refused(data):
 @pytest.mark.parametrize(
     ("label", "file"), [("A.jpg", "a.jpg"), ("카.jpg", unicodedata.normalize("NFD", "카.jpg"))]
 )
-def test_a_name_written_otherwise_is_pointed_out(tmp_path, label, file):
+def test_a_file_with_a_similar_name_is_pointed_out(tmp_path, label, file):
     assert label != file
-    picture(tmp_path / "frames" / file)
+    save_image(tmp_path / "frames" / file)
     found = problems(with_labels(tmp_path, f"frame,count\n{label},5\n"))
-    assert f"does not exist. {file} is there: write it exactly so, or rename it." in found[0]
+    assert f"does not exist. There is {file}: write that name, or rename the file." in found[0]
 
 
 def test_equal_files_are_one_frame(data):
@@ -286,16 +288,18 @@ def test_equal_files_are_one_frame(data):
     assert [frame.name for frame in scan_data(data, exclude=()).frames] == ["seq_000010.jpg"]
 
 
-def test_a_spoilt_picture_is_named_by_its_line(data):
+def test_a_broken_image_is_named_by_its_line(data):
     (data / "frames" / "seq_000002.jpg").write_bytes(b"no picture")
     (problem,) = problems(data)
-    assert problem.startswith("labels.csv:3: frame frames/seq_000002.jpg is no picture (JPEG, ")
+    assert problem.startswith(
+        "labels.csv:3: frame frames/seq_000002.jpg is not in a known image format (JPEG, "
+    )
     assert problem.endswith("or list seq_000002.jpg under data.exclude in params.yaml.")
 
 
-def test_everything_wrong_is_said_at_once(data):
+def test_all_problems_are_reported_at_once(data):
     (data / "frames" / "seq_000002.jpg").write_bytes(b"")
-    picture(data / "frames" / "seq_000003.jpg", 3)
+    save_image(data / "frames" / "seq_000003.jpg", 3)
     (data / "frames" / ".DS_Store").touch()
     with_labels(data, "id,count\n1,x\n2,6\n4,4\n10,7\n")
     starts = [
@@ -303,76 +307,78 @@ def test_everything_wrong_is_said_at_once(data):
         "labels.csv:3: frame frames/seq_000002.jpg is empty",
         "labels.csv:4: frame frames/seq_000004.jpg does not exist. Add the file",
         "frames/seq_000003.jpg: has no label in",
-        "params.yaml: data.exclude: 'seq_000005.jpg' is no frame of",
+        "params.yaml: data.exclude: 'seq_000005.jpg' is not a frame of",
     ]
     found = problems(data, exclude=("seq_000005.jpg",))
     assert [problem[: len(start)] for problem, start in zip(found, starts, strict=True)] == starts
 
 
-def test_an_excluded_frame_is_not_looked_at(data):
+def test_an_excluded_frame_is_not_checked(data):
     (data / "frames" / "seq_000002.jpg").write_bytes(b"")
-    picture(data / "frames" / "extra.jpg", 4)
+    save_image(data / "frames" / "extra.jpg", 4)
     with_labels(data, "id,count\n1,x\n2,6\n10,7\n")
     frames = read_frames(data, exclude=("seq_000001.jpg", "seq_000002.jpg", "extra.jpg"))
     assert [frame.name for frame in frames] == ["seq_000010.jpg"]
 
 
-def test_nothing_left_is_an_error(data):
+def test_no_frame_left_is_an_error(data):
     every = [frame.name for frame in read_frames(data, exclude=())]
     with pytest.raises(DataError, match="no frame is left"):
         read_frames(data, exclude=every)
 
 
-# --- what has been checked before -------------------------------------------------------------
+# --- the decode cache -------------------------------------------------------------------------
 
 
 @pytest.fixture
 def decoded(monkeypatch):
-    """The pictures that were decoded, by their bytes."""
+    """The bytes of every image that is decoded."""
     from llava_dvc.data import frames
 
     seen: list[bytes] = []
-    real = frames.rgb
-    monkeypatch.setattr(frames, "rgb", lambda content: seen.append(content) or real(content))
+    real = frames.decode_image
+    monkeypatch.setattr(
+        frames, "decode_image", lambda content: seen.append(content) or real(content)
+    )
     return seen
 
 
-def test_only_new_pictures_are_decoded_again(data, tmp_path, decoded):
-    assert scan_data(data, (), Checked.of(tmp_path)).problems == []
+def test_only_new_images_are_decoded_again(data, tmp_path, decoded):
+    assert scan_data(data, (), DecodeCache.in_repository(tmp_path)).problems == []
     assert len(decoded) == 3
-    picture(data / "frames" / "seq_000003.jpg", 3)
+    save_image(data / "frames" / "seq_000003.jpg", 3)
     write_labels(data / "labels.csv", {1: 5, 2: 6, 3: 4, 10: 7})
-    assert len(scan_data(data, (), Checked.of(tmp_path)).frames) == 4
+    assert len(scan_data(data, (), DecodeCache.in_repository(tmp_path)).frames) == 4
     assert decoded[3:] == [(data / "frames" / "seq_000003.jpg").read_bytes()]
 
 
-@pytest.mark.parametrize("memory", ["whole", "deleted", "cut", "garbage"])
-def test_no_memory_hides_a_bad_frame(data, tmp_path, memory):
-    """Same name, size and date; and whatever has become of the file that remembers."""
-    scan_data(data, (), Checked.of(tmp_path))
+@pytest.mark.parametrize("state", ["whole", "deleted", "cut", "garbage"])
+def test_no_state_of_the_cache_hides_a_bad_frame(data, tmp_path, state):
+    """The bad frame has the name, size and date of the good one."""
+    scan_data(data, (), DecodeCache.in_repository(tmp_path))
     (kept,) = (tmp_path / "checked").iterdir()
     text = kept.read_bytes()
-    if memory == "deleted":
+    if state == "deleted":
         kept.unlink()
     else:
-        kept.write_bytes({"whole": text, "cut": text[:90], "garbage": b"\xff\0\n" * 9}[memory])
+        kept.write_bytes({"whole": text, "cut": text[:90], "garbage": b"\xff\0\n" * 9}[state])
     path = data / "frames" / "seq_000002.jpg"
     before = path.stat()
     path.write_bytes(bytes(4) + path.read_bytes()[4:])
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert path.stat().st_size == before.st_size
-    found = scan_data(data, (), Checked.of(tmp_path))
+    found = scan_data(data, (), DecodeCache.in_repository(tmp_path))
     assert [(p.kind, p.frame) for p in found.problems] == [("no picture", "seq_000002.jpg")]
     assert len(found.frames) == 2
 
 
-def test_other_rules_forget_everything(data, tmp_path, decoded, monkeypatch):
-    scan_data(data, (), Checked.of(tmp_path))
+def test_another_pillow_starts_an_empty_cache(data, tmp_path, decoded, monkeypatch):
+    scan_data(data, (), DecodeCache.in_repository(tmp_path))
     monkeypatch.setattr("PIL.__version__", "0")
-    scan_data(data, (), Checked.of(tmp_path))
+    scan_data(data, (), DecodeCache.in_repository(tmp_path))
     assert len(decoded) == 6
 
 
-def test_a_memory_that_cannot_be_kept_costs_nothing(data, tmp_path):
+def test_a_cache_that_cannot_be_written_is_no_error(data, tmp_path):
     (tmp_path / "checked").write_text("in the way")
-    assert scan_data(data, (), Checked.of(tmp_path)).problems == []
+    assert scan_data(data, (), DecodeCache.in_repository(tmp_path)).problems == []

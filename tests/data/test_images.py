@@ -1,4 +1,4 @@
-"""Pictures: which are accepted, that every stage sees the same pixels, which are refused."""
+"""Images: which are accepted, that every stage sees the same pixels, which are refused."""
 
 import struct
 import zlib
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from llava_dvc.data.images import MAX_BYTES, PictureError, read_bytes, read_rgb, rgb
+from llava_dvc.data.images import MAX_BYTES, ImageError, decode_image, read_image, read_image_bytes
 from llava_dvc.dataset import load_split, write_split
 from llava_dvc.errors import UserError
 from tests.conftest import conversation, frame
@@ -58,7 +58,7 @@ ACCEPTED: dict[str, bytes] = {
 
 
 def as_loaded(content: bytes, folder: Path) -> Image.Image:
-    """The picture as train and evaluate get it: out of prepared/."""
+    """The image as train and evaluate read it from prepared/."""
     row = {
         "frame": "a.jpg",
         "image": {"path": "a.jpg", "bytes": content},
@@ -74,35 +74,37 @@ def as_loaded(content: bytes, folder: Path) -> Image.Image:
 @pytest.mark.parametrize("name", ACCEPTED)
 def test_every_stage_sees_the_same_pixels(name, tmp_path):
     content = ACCEPTED[name]
-    seen = rgb(content)
+    seen = decode_image(content)
     assert seen.mode == "RGB"
     loaded = as_loaded(content, tmp_path)
     assert (loaded.mode, loaded.size) == (seen.mode, seen.size)
     assert np.array_equal(loaded, seen)
     (tmp_path / "a.jpg").write_bytes(content)
-    assert np.array_equal(read_rgb(tmp_path / "a.jpg"), seen)
+    assert np.array_equal(read_image(tmp_path / "a.jpg"), seen)
 
 
 @pytest.mark.parametrize("orientation", range(2, 9))
 def test_a_turned_frame_stands_upright(orientation):
     stored = Image.open(BytesIO(turned(orientation)))
-    assert not np.array_equal(rgb(turned(orientation)), stored)
-    assert np.array_equal(rgb(turned(orientation)), ImageOps.exif_transpose(stored))
+    assert not np.array_equal(decode_image(turned(orientation)), stored)
+    assert np.array_equal(decode_image(turned(orientation)), ImageOps.exif_transpose(stored))
 
 
 @pytest.mark.parametrize("name", ["palette", "opaque palette", "opaque alpha", "png called jpg"])
 def test_colours_are_kept(name):
     with Image.open(BytesIO(ACCEPTED[name])) as image:
-        assert np.array_equal(rgb(ACCEPTED[name]), np.array(image.convert("RGBA"))[:, :, :3])
+        assert np.array_equal(
+            decode_image(ACCEPTED[name]), np.array(image.convert("RGBA"))[:, :, :3]
+        )
 
 
 def test_grey_is_grey():
-    pixels = np.array(rgb(ACCEPTED["grey"]))
+    pixels = np.array(decode_image(ACCEPTED["grey"]))
     assert (pixels == pixels[:, :, :1]).all()
 
 
 def bomb(width: int, height: int) -> bytes:
-    """A PNG whose header says more than its few bytes hold."""
+    """A PNG of few bytes whose header declares a huge image."""
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -119,10 +121,14 @@ def half_clear() -> Image.Image:
 
 REFUSED: dict[str, tuple[bytes, str, str]] = {
     "zero bytes": (b"", "empty", "is empty"),
-    "text": (b"no picture", "no picture", "is no picture (JPEG, PNG, WEBP, BMP, TIFF)"),
-    "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n", "no picture", "is no picture"),
-    "another format": (saved(frame(3), "PPM"), "no picture", "is no picture"),
-    "gif": (saved(frame(3), "GIF"), "no picture", "is no picture"),
+    "text": (
+        b"no picture",
+        "no picture",
+        "is not in a known image format (JPEG, PNG, WEBP, BMP, TIFF)",
+    ),
+    "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n", "no picture", "is not in a known image format"),
+    "another format": (saved(frame(3), "PPM"), "no picture", "is not in a known image format"),
+    "gif": (saved(frame(3), "GIF"), "no picture", "is not in a known image format"),
     "truncated": (ACCEPTED["plain"][:-400], "truncated", "cannot be decoded (image file is trunc"),
     "truncated png": (ACCEPTED["palette"][:-200], "truncated", "cannot be decoded"),
     "bomb": (bomb(9000, 9000), "too large", "is 9000x9000, more than 64,000,000 pixels"),
@@ -132,29 +138,29 @@ REFUSED: dict[str, tuple[bytes, str, str]] = {
     "16 bit": (
         saved(Image.fromarray(np.arange(900, dtype=np.uint16).reshape(30, 30)), "PNG"),
         "depth",
-        "has colours of kind I;16; save it with 8 bits each",
+        "has colours of mode I;16; save it with 8 bits a colour",
     ),
-    "floats": (saved(Image.new("F", (30, 30)), "TIFF"), "depth", "has colours of kind F"),
+    "floats": (saved(Image.new("F", (30, 30)), "TIFF"), "depth", "has colours of mode F"),
     "alpha": (saved(half_clear(), "PNG"), "transparent", "has transparent pixels"),
     "clear palette": (palette_png(0), "transparent", "has transparent pixels"),
     "animated": (
         saved(frame(3), "WEBP", save_all=True, append_images=[frame(4)]),
         "animated",
-        "holds several pictures",
+        "holds several images",
     ),
     "animated png": (
         saved(frame(3), "PNG", save_all=True, append_images=[frame(4)]),
         "animated",
-        "holds several pictures",
+        "holds several images",
     ),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_could_mean_several_things_is_refused(name, recwarn):
+def test_an_ambiguous_or_broken_image_is_refused(name, recwarn):
     content, kind, reason = REFUSED[name]
-    with pytest.raises(PictureError) as caught:
-        rgb(content)
+    with pytest.raises(ImageError) as caught:
+        decode_image(content)
     assert caught.value.kind == kind
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -167,27 +173,27 @@ def never(*_: object) -> None:
 
 
 @pytest.mark.parametrize("name", ["bomb", "larger bomb", "20,000 wide", "1x1", "16 bit"])
-def test_what_the_header_tells_is_told_before_decoding(name, monkeypatch):
+def test_the_header_is_checked_before_decoding(name, monkeypatch):
     for plugin in ("PngImagePlugin.PngImageFile", "JpegImagePlugin.JpegImageFile"):
         monkeypatch.setattr(f"PIL.{plugin}.load", never)
-    with pytest.raises(PictureError, match=r"pixels|colours"):
-        rgb(REFUSED[name][0])
+    with pytest.raises(ImageError, match=r"pixels|colours"):
+        decode_image(REFUSED[name][0])
 
 
-def test_a_huge_file_is_not_even_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_huge_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with (tmp_path / "a.jpg").open("wb") as file:
         file.truncate(MAX_BYTES + 1)
     refuse: Callable[[Path], bytes] = never
     monkeypatch.setattr(Path, "read_bytes", refuse)
-    with pytest.raises(PictureError, match="has 268,435,457 bytes, more than"):
-        read_bytes(tmp_path / "a.jpg")
+    with pytest.raises(ImageError, match="has 268,435,457 bytes, more than"):
+        read_image_bytes(tmp_path / "a.jpg")
 
 
-def test_a_file_is_named(tmp_path):
+def test_an_error_names_the_file(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"")
     with pytest.raises(UserError, match=r"a.jpg: is empty"):
-        read_rgb(tmp_path / "a.jpg")
+        read_image(tmp_path / "a.jpg")
     with pytest.raises(UserError, match=r"b.jpg: does not exist"):
-        read_rgb(tmp_path / "b.jpg")
-    with pytest.raises(UserError, match=r": is no file"):
-        read_rgb(tmp_path)
+        read_image(tmp_path / "b.jpg")
+    with pytest.raises(UserError, match=r": is not a file"):
+        read_image(tmp_path)

@@ -1,4 +1,4 @@
-"""messages.txt: what a line may be, and how one that may not is named."""
+"""messages.txt: which lines are accepted, and how an invalid line is named."""
 
 import json
 import re
@@ -50,7 +50,7 @@ def test_a_conversation_survives_a_round_trip():
     assert parse_conversation(line) == conversation
 
 
-def test_comments_and_blank_lines_are_passed_over(tmp_path):
+def test_comments_and_blank_lines_are_skipped(tmp_path):
     text = f"# English\r\n{example()}\r\n\n  \n{example()}"
     (tmp_path / "messages.txt").write_text(text, encoding="utf-8", newline="")
     assert len(read_conversations(tmp_path)) == 2
@@ -71,9 +71,12 @@ def test_comments_and_blank_lines_are_passed_over(tmp_path):
         (example(question=[{"type": "text", "text": " "}]), "the question is blank"),
         (example(question=[{"type": "text", "text": "{count}?"}]), "the question holds {count}"),
         (example(question=[{"type": "text", "text": "<image>?"}]), "the question holds <image>"),
-        (example(question=[{"type": "text", "text": "\ud83d?"}]), "the question holds half of a"),
-        (example(answer="{count} people"), "the assistant text is '{count} people', expected just"),
-        (example(answer="31"), "the assistant text is '31', expected just {count}"),
+        (
+            example(question=[{"type": "text", "text": "\ud83d?"}]),
+            "the question holds half of a surrogate pair",
+        ),
+        (example(answer="{count} people"), "the assistant text is '{count} people', expected only"),
+        (example(answer="31"), "the assistant text is '31', expected only {count}"),
     ],
 )
 def test_a_bad_conversation_is_named_by_its_line(tmp_path, line, reason):
@@ -83,11 +86,11 @@ def test_a_bad_conversation_is_named_by_its_line(tmp_path, line, reason):
     assert len(caught.value.problems) == 1
 
 
-def test_messages_must_be_there(tmp_path):
+def test_a_missing_or_empty_file_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"messages.txt: not found. Run `dvc pull data.dvc`"):
         read_conversations(tmp_path)
     (tmp_path / "messages.txt").write_text("# nothing yet\n")
-    with pytest.raises(DataError, match="holds no conversation"):
+    with pytest.raises(DataError, match="has no conversation"):
         read_conversations(tmp_path)
 
 

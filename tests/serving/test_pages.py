@@ -106,7 +106,7 @@ def test_the_page_shows_an_error_and_then_the_next_frame(service, browser, tmp_p
     browser.get(f"http://127.0.0.1:{service.port}/")
     drop(browser, bad, "image/jpeg")
     wait_until(browser, "document.getElementById('error').textContent !== ''")
-    assert "is no picture" in text(browser, "error")
+    assert "is not in a known image format" in text(browser, "error")
     assert text(browser, "count") == "–"
     if folder := os.environ.get("SCREENSHOTS"):
         browser.save_screenshot(f"{folder}/error.png")

@@ -39,7 +39,7 @@ def test_a_form_is_counted_as_a_body(service):
     ("body", "headers", "status", "says"),
     [
         (b"", JPEG, 400, "^the image is empty$"),
-        (b"garbage", JPEG, 400, "^the image is no picture"),
+        (b"garbage", JPEG, 400, "^the image is not in a known image format"),
         (encoded(frame(1))[:-500], JPEG, 400, "truncated"),
         (
             encoded(Image.new("1", (10_000, 5_000)), "PNG"),

@@ -14,7 +14,7 @@ from PIL import Image
 
 from llava_dvc.config import Config, flatten, load_config
 from llava_dvc.evaluation.plots import draw_all
-from llava_dvc.metrics import evaluation
+from llava_dvc.metrics import evaluation_metrics
 from llava_dvc.recipe import adapter_sha256
 from llava_dvc.tracking import mlflow_run
 from tests.results import DATA, predictions, write_adapter
@@ -53,7 +53,7 @@ def train(cfg: Config, adapter: Path, noise: float) -> None:
 def evaluate(cfg: Config, adapter: Path, root: Path, noise: float) -> None:
     frames = predictions(cfg.seed, noise)
     columns = (frames[name] for name in ("count", "predicted", "low", "high", "nll"))
-    found = {**evaluation(*columns, np.ones(len(frames))), "temperature": 1.25}
+    found = {**evaluation_metrics(*columns, np.ones(len(frames))), "temperature": 1.25}
     csv = root / "predictions" / "eval.csv"
     csv.parent.mkdir()
     frames.drop(columns=["camera", "nll", "pit"]).to_csv(csv, index=False)
