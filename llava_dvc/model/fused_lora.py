@@ -38,9 +38,9 @@ class FusedLora(nn.Module):
         rows, width = weight.shape
         self.down = weight.new_zeros(sum(map(len, self.lora_a)), width)
         self.weight = torch.cat([weight, weight.new_zeros(rows, len(self.down))], dim=1)
-        for base, own in zip(bases, _rows_of(self.weight[:, :width], self.lora_b), strict=True):
+        for base, own in zip(bases, _split_rows(self.weight[:, :width], self.lora_b), strict=True):
             base.unpacked = own
-        self.own_a = _rows_of(self.down, self.lora_a)
+        self.own_a = _split_rows(self.down, self.lora_a)
         self.own_b = _diagonal_blocks(self.weight[:, width:], self.lora_b)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ def _diagonal_blocks(whole: Tensor, lora_b: Sequence[Tensor]) -> list[Tensor]:
     return blocks
 
 
-def _rows_of(whole: Tensor, parts: Sequence[Tensor]) -> list[Tensor]:
+def _split_rows(whole: Tensor, parts: Sequence[Tensor]) -> list[Tensor]:
     """Splits the rows of `whole`: each piece has as many rows as one of `parts`."""
     return list(torch.split(whole, [len(part) for part in parts]))
 
@@ -90,7 +90,7 @@ class FusedProduct(torch.autograd.Function):
         width = down.shape[1]
         back = gradient @ weight
         x, low, of_x, of_low = both[:, :width], both[:, width:], back[:, :width], back[:, width:]
-        of_a = _rows_of(of_low.T @ x, lora_a)
+        of_a = _split_rows(of_low.T @ x, lora_a)
         of_b = _diagonal_blocks(gradient.T @ low, lora_b)
         return (
             of_x + of_low @ down,

@@ -241,7 +241,7 @@ EDITED = {  # stages that a change of the code in each room changes
     "publishing": {"publish"},
     "evaluation": COUNTS,
     "model": {"train", *COUNTS},
-    "recipe.py": {"train", *COUNTS},
+    "recipe.py": {"train", "evaluate", "publish"},
     "conversation.py": {"prepare", "train", *COUNTS},
     "dataset.py": {"prepare", "train", *COUNTS},
     "files.py": {"prepare", "train", *COUNTS},

@@ -7,7 +7,7 @@ import pandas as pd
 
 from llava_dvc.config import Config
 from llava_dvc.evaluation.plots import draw_all
-from llava_dvc.evaluation.predictions import scores
+from llava_dvc.evaluation.predictions import score_predictions
 from llava_dvc.publishing.card import CardFacts
 from llava_dvc.publishing.folder import add_card_and_manifest, evaluated_recipe, input_digests
 from llava_dvc.recipe import WEIGHTS, Recipe, adapter_sha256
@@ -35,7 +35,7 @@ FRAMES = pd.DataFrame(
         "pit": [0.5, 0.2, 0.9, 0.1, 0.5, 0.6],
     }
 )
-FIGURES = scores(FRAMES, 1.5)
+FIGURES = score_predictions(FRAMES, 1.5)
 
 
 def write_adapter(folder: Path, cfg: Config) -> Path:

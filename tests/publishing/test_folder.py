@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard
 
 from llava_dvc import config
 from llava_dvc.errors import UserError
-from llava_dvc.evaluation.predictions import table, verdict
+from llava_dvc.evaluation.predictions import comparison_table, verdict
 from llava_dvc.files import WORST, read_json
 from llava_dvc.publishing import card
 from llava_dvc.publishing.folder import verify_manifest, version_tag
@@ -230,7 +230,7 @@ def test_no_time_run_id_or_git_revision_is_in_the_folder(folder):
 
 
 def test_table_and_verdict():
-    lines = table(FIGURES, BASELINE).splitlines()
+    lines = comparison_table(FIGURES, BASELINE).splitlines()
     assert lines[-2].split() == ["adapter", "1.00", "1.53", "50.0%"]
     assert lines[-1] == "The adapter is 2.00 people better than ridge_features."
     rivals = {"train_mean": 8.0, "blind_interpolation": 2.0, "zero_shot": 4.0}
