@@ -1,7 +1,7 @@
-"""`prepared/`, written and read: a Hugging Face DatasetDict of frames with their conversations.
+"""Writes and reads `prepared/`: a Hugging Face DatasetDict of frames with their conversations.
 
-It is what `DatasetDict.save_to_disk` would write, but a batch at a time: neither memory nor a
-second copy on disk grows with the number of frames.
+The files are those of `DatasetDict.save_to_disk`, written a batch at a time. Memory does not grow
+with the number of frames, and there is no second copy on disk.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ import pyarrow as pa
 from datasets import Dataset, DatasetInfo, Features, Image, List, Value, load_from_disk
 
 from llava_dvc import errors
-from llava_dvc.files import write_json
+from llava_dvc.files import file_digest, write_json
 
 CONTENT = List({"type": Value("string"), "text": Value("string")})
 FEATURES = Features(
@@ -25,15 +25,15 @@ FEATURES = Features(
         "messages": List({"role": Value("string"), "content": CONTENT}),
     }
 )
-SHARD = 500_000_000  # bytes of a file, at most
-FRAMING = 64 * 2**10  # what a batch takes in a file besides its values, and more
+SHARD = 500_000_000  # largest size of a file in bytes
+FRAMING = 64 * 2**10  # upper bound of what a batch takes in a file beside its values
 BATCH_ROWS, BATCH_BYTES = 100, 16_000_000
 
 Row = dict[str, Any]
 
 
 def load_split(prepared: Path, name: str) -> Dataset:
-    """The rows of a split, mapped into memory; raises UserError when prepared/ is not there."""
+    """The rows of a split, mapped into memory. Raises UserError when prepared/ is not there."""
     try:
         return load_from_disk(str(prepared / name))
     except FileNotFoundError:
@@ -41,15 +41,16 @@ def load_split(prepared: Path, name: str) -> Dataset:
 
 
 def write_splits(folder: Path, splits: Mapping[str, Iterable[Row]]) -> None:
-    """Write `folder` in full: the same bytes for the same rows."""
+    """Writes all splits into `folder`. The same rows give the same bytes."""
     write_json(folder / "dataset_dict.json", {"splits": list(splits)})
     for name, rows in splits.items():
         write_split(folder / name, rows)
 
 
 def write_split(folder: Path, rows: Iterable[Row], limit: int = SHARD) -> None:
-    """Rows as FEATURES has them, a picture as its file's bytes, in files of at most `limit` bytes
-    (unless one batch alone is larger).
+    """Writes rows that have FEATURES, with the image as its file's bytes.
+
+    A file has at most `limit` bytes, unless one batch alone is larger.
     """
     folder.mkdir()
     shards = _Shards(folder, limit)
@@ -58,8 +59,7 @@ def write_split(folder: Path, rows: Iterable[Row], limit: int = SHARD) -> None:
     digest = hashlib.sha256()
     names = []
     for place, path in enumerate(shards.close()):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(bytes.fromhex(file_digest(path)))
         names.append(f"data-{place:05}-of-{len(shards.paths):05}.arrow")
         path.rename(folder / names[-1])
     DatasetInfo(features=FEATURES).write_to_directory(str(folder))
@@ -80,7 +80,7 @@ def _batches(rows: Iterable[Row]) -> Iterator[pa.RecordBatch]:
 
 
 class _Shards:
-    """Arrow files of at most `limit` bytes, opened as they are needed; one at least."""
+    """Arrow files of at most `limit` bytes, opened when needed. There is at least one."""
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
@@ -107,7 +107,7 @@ class _Shards:
 
 
 def _state(names: Sequence[str], digest: str) -> dict[str, Any]:
-    """As load_from_disk reads it; the fingerprint is that of the contents."""
+    """The state that load_from_disk reads. The fingerprint is the digest of the contents."""
     return {
         "_data_files": [{"filename": name} for name in names],
         "_fingerprint": digest,

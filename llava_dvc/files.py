@@ -1,4 +1,4 @@
-"""Where stages write: outs moved into place whole, and local state under the repository's root."""
+"""Atomic writes of stage outputs, digests of files, and the place of local state."""
 
 import hashlib
 import json
@@ -11,21 +11,21 @@ from typing import Any
 
 from llava_dvc import errors
 
-WORST = "worst_frames.png"  # of plots/: it shows people, and is never published
+WORST = "worst_frames.png"  # in plots/. It shows people and is never published.
 BYTECODE = "__pycache__"  # written when code is imported; .dvcignore names it too
-SPARE = 64 * 2**20  # bytes that must stay free besides DVC's own copy of an out
+SPARE = 64 * 2**20  # bytes that must stay free beside DVC's copy of an output
 
 
 def state_root() -> Path:
-    """The repository that keeps stores and checkpoints: in DVC's temporary workspaces, their
-    parent.
+    """The repository that keeps stores and checkpoints. For a temporary workspace of DVC this is
+    its parent repository.
     """
     return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill that takes `path`'s place only when the block ends without an error."""
+    """Yields an empty folder to fill. It replaces `path` if the block raises no error."""
     with _partial(path) as partial:
         partial.mkdir()
         yield partial
@@ -36,7 +36,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """A file to write that takes `path`'s place only when the block ends without an error."""
+    """Yields the path of a file to write. It replaces `path` if the block raises no error."""
     with _partial(path) as partial:
         yield partial
         check_room(partial)
@@ -45,8 +45,8 @@ def new_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _partial(path: Path) -> Iterator[Path]:
-    """A free name beside `path`, on the same disk; what is left there by an error is removed, a
-    full disk's room given back with it.
+    """A free name beside `path`, on the same disk. Removes what an error leaves there: this gives a
+    full disk its room back.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
@@ -65,7 +65,7 @@ def _remove(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Readable, and the same bytes for the same value."""
+    """Writes readable JSON, the same bytes for the same value."""
     with new_file(path) as file:
         text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
         file.write_text(text + "\n", encoding="utf-8")
@@ -82,34 +82,33 @@ def read_json(path: Path) -> Any:
 
 
 def files_in(path: Path) -> list[Path]:
-    """Every file below `path`, or `path` itself, sorted by name; without Python's bytecode."""
+    """Every file below `path`, or `path` itself, sorted by name. Skips Python's bytecode."""
     if not path.is_dir():
         return [path]
     return sorted(p for p in path.rglob("*") if p.is_file() and p.parent.name != BYTECODE)
 
 
 def sha256(*paths: Path) -> str:
-    """One digest of files and folders: their names inside them and their bytes."""
+    """One hex digest of files and folders: of the names inside them, and of the bytes."""
     digest = hashlib.sha256()
     for path in paths:
         for file in files_in(path):
             digest.update(file.relative_to(path.parent).as_posix().encode())
-            with file.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
+            digest.update(bytes.fromhex(file_digest(file)))
     return digest.hexdigest()
 
 
-def file_digest(path: Path, algorithm: str) -> str:
-    """Returns the hex digest of a file's bytes; `algorithm` is a name that hashlib knows."""
+def file_digest(path: Path, algorithm: str = "sha256") -> str:
+    """The hex digest of a file's bytes. `algorithm` is a name that hashlib knows."""
     with path.open("rb") as file:
-        # usedforsecurity: systems in FIPS mode refuse md5 otherwise.
+        # Systems in FIPS mode refuse md5 for security.
         digest = hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False))
     return digest.hexdigest()
 
 
 def check_room(path: Path) -> None:
-    """Fail before DVC copies `path` into its cache: when the disk fills during that copy, DVC goes
-    on and exits 0.
+    """Raises UserError when the disk has no room for DVC's copy of `path`. If the disk fills during
+    that copy, DVC goes on and exits 0.
     """
     size = sum(file.stat().st_size for file in files_in(path))
     for place in (path, state_root() / ".dvc" / "cache"):

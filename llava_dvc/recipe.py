@@ -1,8 +1,5 @@
-"""What an adapter's folder says of itself: recipe.json, and the digest of its weights. Light: no
-torch.
-"""
+"""An adapter's recipe.json, and the digest of its weights. Imports no torch."""
 
-import hashlib
 import json
 from importlib.metadata import version
 from pathlib import Path
@@ -11,6 +8,7 @@ from pydantic import ValidationError
 
 from llava_dvc import config, errors
 from llava_dvc.config import Section
+from llava_dvc.files import file_digest
 
 WEIGHTS = "adapter_model.safetensors"
 RECIPE = "recipe.json"
@@ -18,11 +16,11 @@ PACKAGES = (
     "accelerate", "bitsandbytes", "datasets", "numpy", "peft", "pillow", "tokenizers", "torch",
     "transformers", "trl",
 )  # fmt: skip
-"""Whose versions decide an adapter's bytes."""
+"""Packages whose versions decide an adapter's bytes."""
 
 
 class Recipe(Section):
-    """Everything besides weights and processor that decides how an adapter answers."""
+    """Everything that decides an adapter's answers, besides its weights and processor."""
 
     backbone: config.Backbone
     image: config.Image
@@ -32,9 +30,9 @@ class Recipe(Section):
     max_count: int
     """The largest count an answer can be."""
     temperature: float
-    """By which the distribution over counts is spread out; fitted on the validation frames."""
+    """Calibrates the distribution over counts. Fitted on the validation frames."""
     versions: dict[str, str]
-    """Packages that made the adapter."""
+    """Versions of the packages that made the adapter."""
 
     def write(self, folder: Path) -> None:
         text = json.dumps(self.model_dump(), indent=2, ensure_ascii=False, sort_keys=True)
@@ -42,7 +40,7 @@ class Recipe(Section):
 
     @classmethod
     def read(cls, folder: Path) -> "Recipe":
-        """Raises UserError when `folder` holds no recipe, or not one of ours."""
+        """Raises UserError when `folder` has no recipe, or an invalid one."""
         path = folder / RECIPE
         try:
             return cls.model_validate_json(path.read_text(encoding="utf-8"))
@@ -60,5 +58,4 @@ def versions() -> dict[str, str]:
 
 def adapter_sha256(folder: Path) -> str:
     """Identifies an adapter by its weights."""
-    with (folder / WEIGHTS).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_digest(folder / WEIGHTS)

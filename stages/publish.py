@@ -54,7 +54,7 @@ def main(
         shutil.copytree(adapter, folder, dirs_exist_ok=True)
         facts.recipe.write(folder)
         add_card_and_manifest(folder, facts, plots=plots, evaluate=cfg.evaluate, inputs=inputs)
-        reload_check.require(folder, prepared, csv, cfg.evaluate)
+        reload_check.require_same_answers(folder, prepared, csv, cfg.evaluate)
         if cfg.publish.merge:
             from llava_dvc.publishing.merged_model import publish_merged
 

@@ -1,6 +1,5 @@
 """The files in `data/frames`, and the links that lead out of `data/`."""
 
-import hashlib
 import os
 import re
 import unicodedata
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from llava_dvc.data.data_errors import DataProblem, printable_name
 from llava_dvc.data.labels import natural_key
+from llava_dvc.files import file_digest
 
 
 class FrameFiles:
@@ -83,9 +83,7 @@ def _is_in_dvc_cache(target: Path) -> bool:
     match = re.search(r"/files/md5/([0-9a-f]{2})/([0-9a-f]{30})$", target.as_posix())
     if not match or not target.is_file():
         return False
-    with target.open("rb") as file:
-        digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False))
-    return digest.hexdigest() == match[1] + match[2]
+    return file_digest(target, "md5") == match[1] + match[2]
 
 
 def normalized_name(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Figures, drawn once for DVC, MLflow and TensorBoard."""
+"""Figures of an evaluation, for DVC, MLflow and TensorBoard."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,13 +15,16 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 INK, MODEL, TRUTH = "#333333", "#1f6f8b", "#d1495b"
-SHEET = (4, 3)  # frames of it, across and down
+SHEET = (4, 3)  # frames on the sheet, across and down
 
 
 def draw_all(
     predictions: pd.DataFrame, metrics: dict[str, Any], images: Sequence[Image], folder: Path
 ) -> list[Path]:
-    """Write every figure of an evaluation into `folder`; returns their paths."""
+    """Writes every figure into `folder` and returns their paths.
+
+    `predictions` is the table of `prediction_table`, `metrics` is metrics/evaluate.json.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     drawn = {
         "prediction_vs_truth.png": scatter(predictions, metrics),
@@ -38,7 +41,7 @@ def draw_all(
 
 
 def scatter(predictions: pd.DataFrame, metrics: dict[str, Any]) -> Any:
-    """Prediction against truth, with the central 80 % of each answer."""
+    """Predicted against true counts, with the central 80 % interval of each answer."""
     figure, axes = plt.subplots(figsize=(6, 6), layout="constrained")
     axes.vlines(
         predictions["count"], predictions["low"], predictions["high"],
@@ -60,7 +63,7 @@ def scatter(predictions: pd.DataFrame, metrics: dict[str, Any]) -> Any:
 
 
 def timeline(predictions: pd.DataFrame, metrics: dict[str, Any]) -> Any:
-    """The count over the evaluation frames, truth and answer."""
+    """True and predicted counts over the evaluation frames."""
     figure, axes = plt.subplots(figsize=(9, 3.6), layout="constrained")
     order = range(len(predictions))
     axes.fill_between(
@@ -96,7 +99,7 @@ def error_by_count(metrics: dict[str, Any]) -> Any:
 
 
 def confusion(predictions: pd.DataFrame) -> Any:
-    """How many frames of each range of ten were counted into which."""
+    """Frames by true and predicted range of ten people."""
     tens = (predictions[["count", "predicted"]] // 10).astype(int)
     ranges = range(tens.to_numpy().min(), tens.to_numpy().max() + 1)
     table = pd.crosstab(tens["count"], tens["predicted"])
@@ -114,7 +117,7 @@ def confusion(predictions: pd.DataFrame) -> Any:
 
 
 def reliability(predictions: pd.DataFrame, metrics: dict[str, Any]) -> Any:
-    """How often the label lies below each quantile of the answer, against how often it should."""
+    """Share of labels below each quantile of the answer. The diagonal is right."""
     figure, axes = plt.subplots(figsize=(5.5, 5.5), layout="constrained")
     axes.ecdf(predictions["pit"], color=MODEL, label="answers")
     axes.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle="--", label="right")

@@ -1,5 +1,6 @@
-"""Backbone and adapter in one model, for those who serve without PEFT. Its weights are not rounded
-to 4 bits: it is another model than the one that was evaluated, and is evaluated by itself.
+"""Backbone and adapter merged into one model, for servers without PEFT.
+
+Its weights are not in 4 bits. It is not the model that was evaluated, and gets its own evaluation.
 """
 
 from collections.abc import Mapping
@@ -40,23 +41,23 @@ def publish_merged(
     evaluate: config.Evaluate,
     inputs: Mapping[str, str],
 ) -> None:
-    """Fill `folder` with the merged model and all that belongs to it; `facts` are the adapter's."""
+    """Writes the merged model, its card and its manifest into `folder`. `facts` are the adapter's."""
     repo = merged_repo(facts.repo)
     merge(facts.recipe.backbone, adapter, folder)
     with TemporaryDirectory() as drawn:
         plots = Path(drawn) / "plots"
         figures = evaluate_merged(folder, facts.recipe, prepared, evaluate, plots)
         recipe = evaluated_recipe(facts.recipe, evaluate, figures)
-        whole = _whole(recipe.backbone, repo)
-        recipe.model_copy(update={"backbone": whole}).write(folder)
+        merged = _merged_backbone(recipe.backbone, repo)
+        recipe.model_copy(update={"backbone": merged}).write(folder)
         facts = replace(facts, repo=repo, recipe=recipe, metrics=figures, merged=True)
         add_card_and_manifest(folder, facts, plots=plots, evaluate=evaluate, inputs=inputs)
 
 
 def merge(backbone: config.Backbone, adapter: Path, folder: Path) -> None:
-    """Write backbone and adapter as one model in `backbone.dtype`, and the adapter's processor.
+    """Writes backbone and adapter as one model in `backbone.dtype`, with the adapter's processor.
 
-    Not by PEFT, which rounds to the nearest: in 16 bits little would be left of a small adapter.
+    PEFT's own merge rounds to the nearest: in 16 bits that loses most of a small adapter.
     """
     torch.set_num_threads(backbone.threads)
     with explain_load_errors(backbone):
@@ -77,13 +78,14 @@ def merge(backbone: config.Backbone, adapter: Path, folder: Path) -> None:
 def evaluate_merged(
     folder: Path, recipe: Recipe, prepared: Path, evaluate: config.Evaluate, plots: Path
 ) -> dict[str, Any]:
-    """The figures of the model in `folder`, loaded from there, as metrics/evaluate.json has them;
-    draws its plots.
+    """Loads the model from `folder` and evaluates it. Draws its plots.
+
+    Returns the keys of metrics/evaluate.json.
     """
     val, rows = load_split(prepared, "val"), load_split(prepared, "eval")
-    whole = _whole(recipe.backbone, str(folder))
-    require_hardware(whole)
-    model = load_backbone(whole)
+    merged = _merged_backbone(recipe.backbone, str(folder))
+    require_hardware(merged)
+    model = load_backbone(merged)
     encoder = load_encoder(folder, None, recipe.image)
     answers = answer_split(model, encoder, val, evaluate)
     temperature = fit_temperature(answers.probabilities, val["count"])
@@ -93,7 +95,7 @@ def evaluate_merged(
     return scores
 
 
-def _whole(backbone: config.Backbone, name: str) -> config.Backbone:
-    """The backbone with the merged weights, called `name`."""
-    whole = {"name": name, "revision": None, "quantization": "none", "unpacked": False}
-    return backbone.model_copy(update=whole)
+def _merged_backbone(backbone: config.Backbone, name: str) -> config.Backbone:
+    """The `backbone` section of the merged weights, which are at `name`."""
+    changes = {"name": name, "revision": None, "quantization": "none", "unpacked": False}
+    return backbone.model_copy(update=changes)

@@ -1,5 +1,6 @@
-"""Whether a published folder answers as the evaluation did: asked of a fresh process, which has
-nothing but the folder, as a user has.
+"""Checks that a published folder gives the evaluation's answers.
+
+A new process loads the folder. Like a user, it has nothing else.
 """
 
 import csv
@@ -14,23 +15,25 @@ from llava_dvc.config import Evaluate
 from llava_dvc.errors import UserError
 
 FRAMES = 32
-CR = "\ue00d"  # stands for one: a character that no one uses
+CR = "\ue00d"  # a private-use character in place of a carriage return
 MODULE = "llava_dvc.publishing.reload_check"
 
 
-def require(folder: Path, prepared: Path, predictions: Path, evaluate: Evaluate) -> None:
-    """Raises UserError when `folder` cannot be loaded, or answers other than `predictions`."""
+def require_same_answers(
+    folder: Path, prepared: Path, predictions: Path, evaluate: Evaluate
+) -> None:
+    """Raises UserError when `folder` cannot be loaded, or its answers are not `predictions`."""
     command = [sys.executable, "-m", MODULE, str(folder), str(prepared), evaluate.model_dump_json()]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         why = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise UserError(f"published: does not load in a process of its own: {why}")
-    compare(json.loads(done.stdout.splitlines()[-1]), predictions)
+        raise UserError(f"published: does not load in a new process: {why}")
+    compare_answers(json.loads(done.stdout.splitlines()[-1]), predictions)
 
 
 def read_predictions(path: Path) -> dict[str, dict[str, str]]:
     """Rows of predictions/eval.csv by frame."""
-    # A reply's lone CR is written without quotes, and csv would end the line there.
+    # pandas writes a lone carriage return without quotes. csv would end the line there.
     text = path.read_bytes().decode().replace("\r", CR)
     rows = [
         {k: v.replace(CR, "\r") for k, v in row.items()} for row in csv.DictReader(StringIO(text))
@@ -38,7 +41,7 @@ def read_predictions(path: Path) -> dict[str, dict[str, str]]:
     return {row["frame"]: row for row in rows}
 
 
-def compare(answers: list[dict[str, Any]], predictions: Path) -> None:
+def compare_answers(answers: list[dict[str, Any]], predictions: Path) -> None:
     """Raises UserError when a frame's count or reply differs from its row in `predictions`."""
     rows = read_predictions(predictions)
     lines = []
@@ -50,15 +53,14 @@ def compare(answers: list[dict[str, Any]], predictions: Path) -> None:
                 lines.append(f"{answer['frame']}: {found}")
     if lines:
         raise UserError(
-            f"published: loaded afresh it answers other than it was evaluated, {len(lines)} times "
-            f"in {len(answers)} frames ({lines[0]}); run `dvc repro -f evaluate` on this "
-            "machine"
+            f"published: in a new process its answers differ from the evaluation {len(lines)} times "
+            f"in {len(answers)} frames ({lines[0]}); run `dvc repro -f evaluate` on this machine"
         )
 
 
-def answer(folder: Path, prepared: Path, evaluate: Evaluate) -> list[dict[str, Any]]:
-    """Frame, count and reply of the first frames held out: FRAMES of them, rounded up to whole
-    batches, so that each is computed in the company it had.
+def answer_frames(folder: Path, prepared: Path, evaluate: Evaluate) -> list[dict[str, Any]]:
+    """Frame, count and reply of the first FRAMES held-out frames, rounded up to whole batches: each
+    frame is then computed in the same batch as in the evaluation.
     """
     from llava_dvc.checks.hardware import require_hardware
     from llava_dvc.dataset import load_split
@@ -84,7 +86,9 @@ def answer(folder: Path, prepared: Path, evaluate: Evaluate) -> list[dict[str, A
 
 if __name__ == "__main__":
     try:
-        found = answer(Path(sys.argv[1]), Path(sys.argv[2]), Evaluate(**json.loads(sys.argv[3])))
+        answers = answer_frames(
+            Path(sys.argv[1]), Path(sys.argv[2]), Evaluate(**json.loads(sys.argv[3]))
+        )
     except UserError as error:
         sys.exit(str(error))
-    sys.stdout.write(f"\n{json.dumps(found)}\n")
+    sys.stdout.write(f"\n{json.dumps(answers)}\n")

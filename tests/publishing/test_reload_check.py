@@ -268,8 +268,8 @@ def no_processor(work: Work) -> None:
 @pytest.mark.parametrize(
     ("fault", "line"),
     [
-        (other_template, r"published: loaded afresh it answers other than it was evaluated"),
-        (no_processor, r"published: does not load in a process of its own: "),
+        (other_template, r"published: in a new process its answers differ from the evaluation"),
+        (no_processor, r"published: does not load in a new process: "),
     ],
 )
 def test_what_answers_otherwise_is_not_published(work, fault, line):
