@@ -110,9 +110,9 @@ def runs_command(arguments: argparse.Namespace) -> None:
 
         sys.stdout.write(f"{relocate()}\n")
     else:
-        from llava_dvc.tracking.experiments import table
+        from llava_dvc.tracking.experiments import experiment_table
 
-        sys.stdout.write(table())
+        sys.stdout.write(experiment_table())
 
 
 # --- the command line ---------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from llava_dvc.files import read_json, write_json
 from llava_dvc.metrics import baseline_metrics
 from llava_dvc.model.backbone import backbone_encoder, load_backbone
 from llava_dvc.stage_runner import run_stage
-from llava_dvc.tracking.mlflow_run import digest, open_run
+from llava_dvc.tracking.run import digest, open_run
 
 
 def main(cfg: Config, prepared: Path, metrics: Path) -> None:

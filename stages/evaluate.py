@@ -18,7 +18,7 @@ from llava_dvc.files import new_file, new_folder, read_json, write_json
 from llava_dvc.model.adapter import load_adapter
 from llava_dvc.recipe import Recipe, adapter_sha256
 from llava_dvc.stage_runner import run_stage
-from llava_dvc.tracking.mlflow_run import open_result
+from llava_dvc.tracking.run import open_result
 
 
 def main(

@@ -20,7 +20,7 @@ from llava_dvc.data.split import split_frames
 from llava_dvc.dataset import write_splits
 from llava_dvc.files import new_folder, state_root, write_json
 from llava_dvc.stage_runner import run_stage
-from llava_dvc.tracking.mlflow_run import digest, open_run
+from llava_dvc.tracking.run import digest, open_run
 
 
 def main(cfg: Config, data: Path, prepared: Path) -> None:

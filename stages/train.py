@@ -14,7 +14,7 @@ from llava_dvc.model.backbone import backbone_encoder, load_backbone
 from llava_dvc.model.counting import default_max_count
 from llava_dvc.recipe import Recipe, adapter_sha256, versions
 from llava_dvc.stage_runner import run_stage
-from llava_dvc.tracking.mlflow_run import open_run, trainer_callback
+from llava_dvc.tracking.run import open_run, trainer_callback
 from llava_dvc.training.arguments import is_main_process
 from llava_dvc.training.checkpoints import checkpoint_folder, checkpoints_of, run_key
 from llava_dvc.training.count_trainer import CountTrainer, TrainingSpec, TunedAdapter, fit

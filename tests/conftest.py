@@ -25,7 +25,7 @@ from llava_dvc.dataset import FEATURES
 from llava_dvc.model.adapter import peft_config, save_adapter
 from llava_dvc.model.backbone import backbone_encoder, load_backbone
 from llava_dvc.model.encoder import Encoder, image_processor
-from llava_dvc.tracking.mlflow_store import ARTIFACTS, connect, rewrite
+from llava_dvc.tracking.mlflow_store import ARTIFACTS, connect, rewrite_artifact_paths
 from llava_dvc.training.count_trainer import adapter_weights
 from pretrain.tokenizer import build_tokenizer
 from tests.recipes import recipe
@@ -171,5 +171,5 @@ def store(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("DVC_EXP_NAME", raising=False)
     shutil.copy(empty_store / "mlflow.db", tmp_path)
-    rewrite((empty_store / ARTIFACTS).as_uri(), (tmp_path / ARTIFACTS).as_uri())
+    rewrite_artifact_paths((empty_store / ARTIFACTS).as_uri(), (tmp_path / ARTIFACTS).as_uri())
     return lambda: mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")

@@ -20,9 +20,9 @@ from llava_dvc.publishing.folder import (
     version_tag,
 )
 from llava_dvc.recipe import WEIGHTS
-from llava_dvc.tracking import mlflow_run
-from llava_dvc.tracking.mlflow_store import answers, connect, masked
-from llava_dvc.tracking.provenance import code
+from llava_dvc.tracking.mlflow_store import connect, is_reachable, masked
+from llava_dvc.tracking.provenance import git_tags
+from llava_dvc.tracking.run import result_key
 
 TRACKER_TIMEOUT = 2.0  # seconds
 
@@ -83,7 +83,7 @@ def write_receipt(uploaded: hub.UploadResult, manifest: dict[str, Any]) -> Path:
         **asdict(uploaded),
         "adapter_sha256": manifest["adapter_sha256"],
         "data_md5": manifest["inputs_md5"]["data"],
-        "git_revision": code().get("git_revision"),
+        "git_revision": git_tags().get("git_revision"),
         "run_id": _tag_run(manifest, tags),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
@@ -111,9 +111,9 @@ def _tag_run(manifest: dict[str, Any], tags: dict[str, str]) -> str | None:
     from llava_dvc.tracking import registry  # imports scikit-learn, which takes seconds
 
     data = manifest["inputs_md5"]["data"]
-    key = mlflow_run.digest(manifest["adapter_sha256"], manifest["evaluate"], data)
+    key = result_key(manifest["adapter_sha256"], manifest["evaluate"], data)
     try:
-        if not answers(TRACKER_TIMEOUT):
+        if not is_reachable(TRACKER_TIMEOUT):
             raise ConnectionError("it does not answer")
         client, experiment = connect()
         runs = client.search_runs([experiment], f"tags.`key.result` = '{key}'")

@@ -1,5 +1,6 @@
-"""Calls to a tracker, one after the other in the background. A tracker that is lost costs its calls
-and a line, never the work.
+"""Runs calls to the tracker in order on a background thread.
+
+When the tracker is lost, the queue drops its calls and prints one line. The stage goes on.
 """
 
 import sys
@@ -10,99 +11,101 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import NamedTuple
 
-from llava_dvc.tracking.mlflow_store import answers, masked, tracking_uri
+from llava_dvc.tracking.mlflow_store import is_reachable, masked, tracking_uri
 
-TRIES = 3
-QUIET = 0.3  # seconds without progress at a stage's end, after which the tracker is asked for an
-ANSWER = 0.5  # answer within so many
-UPLOAD = 2.0  # the same as QUIET while something large is under way
+ATTEMPTS = 3
+CALL_TIMEOUT = 0.3  # seconds without a finished task before `close` checks the tracker
+UPLOAD_TIMEOUT = 2.0  # the same during an upload
+HEALTH_CHECK_TIMEOUT = 0.5  # seconds that the tracker has to answer that check
 
 
-class Job(NamedTuple):
-    """What is done next."""
+class Task(NamedTuple):
+    """One call in the queue."""
 
-    send: Callable[[], None]
-    slow: bool = False
+    call: Callable[[], None]
+    is_upload: bool = False
     """It may take minutes."""
-    local: bool = False
-    """It needs no tracker."""
+    is_local: bool = False
+    """It does not use the tracker."""
 
 
-class Sender:
-    """A queue and the thread that works it off; nothing here ever raises into the stage."""
+class BackgroundQueue:
+    """A queue and its worker thread. No method raises an error of a task."""
 
-    def __init__(self, idle: Callable[[], None], due: Callable[[], float]) -> None:
-        """`idle` is called whenever nothing came for `due` seconds."""
-        self.lost = False
-        self._idle, self._due = idle, due
-        self._uploading = False
-        self._done = 0
-        self._waiting: SimpleQueue[Job | None] = SimpleQueue()
-        # A daemon: a tracker that hangs must not keep the process from ending.
-        self._worker = Thread(target=self._work, daemon=True)
+    def __init__(self, on_idle: Callable[[], None], idle_timeout: Callable[[], float]) -> None:
+        """The worker calls `on_idle` when the queue is empty for `idle_timeout()` seconds."""
+        self.is_lost = False
+        self._on_idle, self._idle_timeout = on_idle, idle_timeout
+        self._is_uploading = False
+        self._finished_tasks = 0
+        self._tasks: SimpleQueue[Task | None] = SimpleQueue()
+        # A daemon thread, because a tracker that hangs must not keep the process alive.
+        self._worker = Thread(target=self._run_tasks, daemon=True)
         self._worker.start()
 
-    def submit(self, send: Callable[[], None], slow: bool = False) -> None:
-        """Have `send` call the tracker; `slow` is for what may take minutes."""
-        if not self.lost:
-            self._waiting.put(Job(send, slow))
+    def submit(self, call: Callable[[], None], is_upload: bool = False) -> None:
+        """Queues a call to the tracker. `is_upload` marks a call that may take minutes."""
+        if not self.is_lost:
+            self._tasks.put(Task(call, is_upload))
 
-    def do_here(self, do: Callable[[], None]) -> None:
-        """Have `do` called in its turn; it needs no tracker, and is done when that is lost too."""
-        self._waiting.put(Job(do, local=True))
+    def submit_local(self, call: Callable[[], None]) -> None:
+        """Queues a call that does not use the tracker. It also runs after the tracker is lost."""
+        self._tasks.put(Task(call, is_local=True))
 
     def close(self) -> None:
-        """Wait for what is under way while the tracker does its part."""
-        self._waiting.put(None)
-        done, since = self._done, time.monotonic()
+        """Waits for the queued tasks as long as the tracker answers, then runs the local ones."""
+        self._tasks.put(None)
+        finished, since = self._finished_tasks, time.monotonic()
         while self._worker.is_alive():
             self._worker.join(0.05)
-            quiet = time.monotonic() - since
-            if self._done != done:
-                done, since = self._done, time.monotonic()
-            elif quiet > (UPLOAD if self._uploading else QUIET):
-                if not answers(ANSWER) and self._done == done:
-                    self._give_up("it does not answer")
+            if self._finished_tasks != finished:
+                finished, since = self._finished_tasks, time.monotonic()
+            elif time.monotonic() - since > self._timeout():
+                if not is_reachable(HEALTH_CHECK_TIMEOUT) and self._finished_tasks == finished:
+                    self._mark_lost("it does not answer")
                     break
                 since = time.monotonic()
-        self._finish_here()
+        self._run_remaining_local_tasks()
 
-    def _finish_here(self) -> None:
-        """Do what waits behind a call that hangs, and needs no tracker."""
+    def _timeout(self) -> float:
+        return UPLOAD_TIMEOUT if self._is_uploading else CALL_TIMEOUT
+
+    def _run_remaining_local_tasks(self) -> None:
+        """Runs the local tasks that are queued behind a call that hangs."""
         with suppress(Empty):
             while True:
-                job = self._waiting.get_nowait()
-                if job and job.local:
-                    job.send()
+                task = self._tasks.get_nowait()
+                if task and task.is_local:
+                    task.call()
 
-    def _work(self) -> None:
+    def _run_tasks(self) -> None:
         while True:
             try:
-                job = self._waiting.get(timeout=None if self.lost else self._due())
+                task = self._tasks.get(timeout=None if self.is_lost else self._idle_timeout())
             except Empty:
-                job = Job(self._idle)
-            if job is None:
+                task = Task(self._on_idle)
+            if task is None:
                 return
-            self._uploading = job.slow
-            job.send() if job.local else self._try(job.send)
-            self._done, self._uploading = self._done + 1, False
+            self._is_uploading = task.is_upload
+            task.call() if task.is_local else self._call_with_retries(task.call)
+            self._finished_tasks, self._is_uploading = self._finished_tasks + 1, False
 
-    def _try(self, send: Callable[[], None]) -> None:
+    def _call_with_retries(self, call: Callable[[], None]) -> None:
         reason = ""
-        for attempt in range(TRIES):
-            if self.lost:
+        for attempt in range(ATTEMPTS):
+            if self.is_lost:
                 return
             try:
-                send()
+                call()
                 return
-            except Exception as error:  # whatever a tracker raises must not reach the training
+            except Exception as error:  # MLflow and its HTTP client raise errors of many types
                 reason = " ".join(str(error).split())[:200]
-                self._uploading = False
+                self._is_uploading = False
                 time.sleep(0.2 * attempt)
-        self._give_up(reason)
+        self._mark_lost(reason)
 
-    def _give_up(self, reason: str) -> None:
-        if not self.lost:
-            self.lost = True
-            text = f"tracking: {tracking_uri()} is lost ({reason}); the stage goes on without\n"
-            sys.stderr.write(masked(text))
+    def _mark_lost(self, reason: str) -> None:
+        if not self.is_lost:
+            self.is_lost = True
+            line = f"tracking: {tracking_uri()} is lost ({reason}); the stage goes on without it\n"
+            sys.stderr.write(masked(line))

@@ -1,4 +1,4 @@
-"""Experiments as DVC lists them beside the runs that MLflow holds of them."""
+"""The table of `llava-dvc runs`: DVC's experiments beside their MLflow runs."""
 
 import json
 import subprocess
@@ -9,43 +9,46 @@ from typing import Any
 
 from llava_dvc.config import flatten
 from llava_dvc.errors import UserError
-from llava_dvc.tracking.mlflow_store import connect, lost
+from llava_dvc.tracking.mlflow_store import connect, unreachable
 
 ADAPTER = "models/adapter"
 METRICS = "metrics/evaluate.json"
-COLUMNS = ("experiment", "revision", "adapter", "MAE", "RMSE", "MLflow run", "run id", "")
+HEADER = ("experiment", "revision", "adapter", "MAE", "RMSE", "MLflow run", "run id", "")
 
 
 @dataclass(frozen=True)
-class Row:
-    """A row of `dvc exp show`; without an adapter it has not been run."""
+class ExperimentRow:
+    """A row of `dvc exp show`."""
 
     name: str
     revision: str
     adapter: str | None
-    """DVC's md5 of its folder."""
+    """DVC's md5 of the adapter; None when the experiment has not run."""
     data: str | None
+    """DVC's md5 of the data."""
     evaluate: dict[str, str]
-    """The evaluate section, as MLflow writes params."""
+    """The evaluate section, with names and values as MLflow writes params."""
     metrics: dict[str, float]
-    fault: str
+    error: str
+    """DVC's message, or empty."""
 
 
-def table() -> str:
-    """Every row of `dvc exp show` with its MLflow run: those that came from DVC's run cache, which
-    ran none of our code, with the run of the same result. Raises UserError when DVC has no rows or
-    the tracker is lost.
+def experiment_table() -> str:
+    """Returns the rows of `dvc exp show`, each with the MLflow run of the same result.
+
+    An experiment that DVC took from its run cache has no run of its own, and shows the run that
+    made the result. Raises UserError when `dvc exp show` fails or the tracker cannot be reached.
     """
-    shown = rows(exp_show())  # first: outside a repository there is no store either
-    found = results()
-    cells = [COLUMNS] + [_cells(row, run_of(row, found)) for row in shown]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(COLUMNS))]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in cells]
-    return "\n".join(line.rstrip() for line in lines) + "\n"
+    experiments = list(experiment_rows(exp_show()))  # first: it fails outside a repository
+    runs = result_runs()
+    lines = [HEADER] + [table_cells(row, matching_run(row, runs)) for row in experiments]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = [[c.ljust(w) for c, w in zip(line, widths, strict=True)] for line in lines]
+    return "\n".join("  ".join(line).rstrip() for line in padded) + "\n"
 
 
 def exp_show() -> Any:
-    """What `dvc exp show --json` prints. Raises UserError with DVC's own words when it fails."""
+    """The output of `dvc exp show --json`. Raises UserError with DVC's message when it fails."""
     command = [sys.executable, "-m", "dvc", "exp", "show", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -54,30 +57,47 @@ def exp_show() -> Any:
     return json.loads(done.stdout)
 
 
-def rows(shown: Any) -> Iterator[Row]:
-    """Commits and, below each, its experiments, in DVC's order."""
+def experiment_rows(shown: Any) -> Iterator[ExperimentRow]:
+    """The rows of `dvc exp show --json` in DVC's order: each commit, then its experiments."""
     for commit in shown:
-        yield _row(commit)
+        yield parse_experiment(commit)
         for group in commit.get("experiments") or []:
             for experiment in group.get("revs") or [group]:
-                yield _row(experiment)
+                yield parse_experiment(experiment)
 
 
-def results() -> list[Any]:
-    """MLflow's runs that hold an evaluation, oldest first. Raises UserError when it is lost."""
+def parse_experiment(shown: dict[str, Any]) -> ExperimentRow:
+    data = shown.get("data") or {}
+    params = (data.get("params") or {}).get("params.yaml", {}).get("data") or {}
+    metrics = (data.get("metrics") or {}).get(METRICS, {}).get("data") or {}
+    error = shown.get("error") or {}
+    evaluate = flatten({"evaluate": params.get("evaluate", {})})
+    return ExperimentRow(
+        name=shown.get("name") or shown["rev"],
+        revision="-" if shown["rev"] == "workspace" else shown["rev"][:7],
+        adapter=((data.get("outs") or {}).get(ADAPTER) or {}).get("hash"),
+        data=((data.get("deps") or {}).get("data") or {}).get("hash"),
+        evaluate={name: str(value) for name, value in evaluate.items()},
+        metrics=flatten(metrics),
+        error=" ".join(str(error.get("msg", "")).split()),
+    )
+
+
+def result_runs() -> list[Any]:
+    """MLflow's runs with an evaluation, oldest first. Raises UserError without the tracker."""
     from mlflow.exceptions import MlflowException
 
     try:
         client, experiment = connect()
-        found = client.search_runs([experiment], "tags.key.result != ''", order_by=["start_time"])
+        runs = client.search_runs([experiment], "tags.key.result != ''", order_by=["start_time"])
     except (MlflowException, OSError) as error:
-        raise lost(error) from None
-    return list(found)
+        raise unreachable(error) from None
+    return list(runs)
 
 
-def run_of(row: Row, found: list[Any]) -> Any:
-    """The run of the same adapter, data and evaluation, or None."""
-    for run in found:
+def matching_run(row: ExperimentRow, runs: list[Any]) -> Any:
+    """The run with the same adapter, data and evaluate section, or None."""
+    for run in runs:
         tags, params = run.data.tags, run.data.params
         same = tags.get("adapter_md5") == row.adapter and tags.get("data_md5") == row.data
         if same and all(params.get(name) == value for name, value in row.evaluate.items()):
@@ -85,39 +105,19 @@ def run_of(row: Row, found: list[Any]) -> Any:
     return None
 
 
-def _row(shown: dict[str, Any]) -> Row:
-    data = shown.get("data") or {}
-    params = (data.get("params") or {}).get("params.yaml", {}).get("data") or {}
-    metrics = (data.get("metrics") or {}).get(METRICS, {}).get("data") or {}
-    error = shown.get("error") or {}
-    revision = "-" if shown["rev"] == "workspace" else shown["rev"][:7]
-    return Row(
-        name=shown.get("name") or shown["rev"],
-        revision=revision,
-        adapter=((data.get("outs") or {}).get(ADAPTER) or {}).get("hash"),
-        data=((data.get("deps") or {}).get("data") or {}).get("hash"),
-        evaluate={
-            f"evaluate.{name}": str(value) for name, value in params.get("evaluate", {}).items()
-        },
-        metrics=flatten(metrics),
-        fault=" ".join(str(error.get("msg", "")).split()),
-    )
-
-
-def _cells(row: Row, run: Any) -> tuple[str, ...]:
-    name, run_id, note = "-", "-", row.fault or "not run"
-    if run is not None:
-        name, run_id = run.info.run_name, run.info.run_id[:8]
-        note = _note(row, run)
-    elif row.adapter and row.metrics:
-        note = "no run of these settings"
+def table_cells(row: ExperimentRow, run: Any) -> tuple[str, ...]:
     figures = [str(row.metrics.get(metric, "-")) for metric in ("mae", "rmse")]
-    return (row.name, row.revision, (row.adapter or "-")[:8], *figures, name, run_id, note)
+    name, run_id = (run.info.run_name, run.info.run_id[:8]) if run else ("-", "-")
+    adapter = (row.adapter or "-")[:8]
+    return (row.name, row.revision, adapter, *figures, name, run_id, status_note(row, run))
 
 
-def _note(row: Row, run: Any) -> str:
-    """Whether the run is the row's own, and agrees with it."""
-    differ = [k for k, v in row.metrics.items() if run.data.metrics.get(k) != v]
-    if differ:
-        return f"differs in {', '.join(differ[:3])}"
+def status_note(row: ExperimentRow, run: Any) -> str:
+    """The last cell: why there is no run, or how the run differs from the row."""
+    if run is None:
+        is_evaluated = row.adapter and row.metrics
+        return "no run of these settings" if is_evaluated else row.error or "not run"
+    different = [k for k, v in row.metrics.items() if run.data.metrics.get(k) != v]
+    if different:
+        return f"differs in {', '.join(different[:3])}"
     return "" if run.info.run_name == row.name else "the same result"

@@ -1,4 +1,4 @@
-"""The MLflow store: where it is, made once, and mended after the repository has moved."""
+"""The MLflow store: its address, its creation, and its repair after the repository has moved."""
 
 import json
 import os
@@ -21,7 +21,8 @@ from llava_dvc.files import state_root
 EXPERIMENT = "llava-dvc"
 ARTIFACTS = "mlartifacts"
 VIEW = "results"
-COLUMNS = {  # of the table at #/experiments/ID/runs?viewStateShareKey=results, as MLflow names them
+# The table at #/experiments/ID/runs?viewStateShareKey=results, in the format of MLflow's web page.
+VIEW_STATE = {
     "searchFilter": "tags.stage = 'result'",
     "orderByKey": "metrics.`mae`",
     "orderByAsc": True,
@@ -35,7 +36,7 @@ COLUMNS = {  # of the table at #/experiments/ID/runs?viewStateShareKey=results, 
         *(f"params.`{name}`" for name in ("train.learning_rate", "evaluate.decode")),
     ],
 }
-PATHS = (  # where MLflow writes down absolute artifact paths
+ARTIFACT_PATH_COLUMNS = (  # tables and columns in which MLflow stores absolute artifact paths
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
     ("logged_models", "artifact_location"),
@@ -45,16 +46,17 @@ PATHS = (  # where MLflow writes down absolute artifact paths
 
 
 def tracking_uri() -> str:
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{database()}"
+    """MLFLOW_TRACKING_URI, or the local SQLite store if that is not set."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{database_path()}"
 
 
 def masked(text: str) -> str:
-    """`text` less the names and passwords in its addresses."""
+    """`text` without the user names and passwords in its URLs."""
     return re.sub(r"(?<=://)[^/\s]+@", "", text)
 
 
-def lost(error: Exception) -> UserError:
-    """What to say when the tracker does not answer a person's command."""
+def unreachable(error: Exception) -> UserError:
+    """The error that a command shows when the tracker does not answer."""
     reason = " ".join(str(error).split())[:200]
     return UserError(
         masked(
@@ -64,125 +66,133 @@ def lost(error: Exception) -> UserError:
     )
 
 
-def database() -> Path:
+def database_path() -> Path:
     return state_root() / "mlflow.db"
 
 
-def lock() -> FileLock:
-    """Held by whoever makes or mends the store, or settles the registry's aliases."""
+def store_lock() -> FileLock:
+    """The lock for creating or repairing the store, and for changing aliases in the registry."""
     return FileLock(state_root() / "mlflow.db.lock")
 
 
 def connect() -> tuple[Any, str]:
-    """A client of the store and our experiment's id; the store is made on first use, by one process
-    at a time.
-    """
+    """Returns an MLflow client and the id of our experiment. Creates the store on first use."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow
 
-    uri = tracking_uri()  # not mlflow.set_tracking_uri: it sets the variable for all that follows
-    with lock():
-        local = uri == f"sqlite:///{database()}"
-        if local and not database().exists():
-            make_database()
+    uri = tracking_uri()  # mlflow.set_tracking_uri would change the environment of child processes
+    with store_lock():
+        is_local = uri == f"sqlite:///{database_path()}"
+        if is_local and not database_path().exists():
+            create_database()
         client = mlflow.MlflowClient(uri)
         experiment = client.get_experiment_by_name(EXPERIMENT)
-        if experiment:
-            if local:
-                follow(experiment.artifact_location)
-            return client, str(experiment.experiment_id)
-        return client, create_experiment(client, uri)
+        if experiment is None:
+            return client, create_experiment(client, uri)
+        if is_local:
+            repair_moved_store(experiment.artifact_location)
+        return client, str(experiment.experiment_id)
 
 
-def make_database() -> None:
-    """Under another name until it is whole: MLflow cannot open a store whose making was killed."""
+def create_database() -> None:
+    """Creates the SQLite store under a temporary name and renames it when it is complete.
+
+    MLflow cannot open a store whose creation was interrupted.
+    """
     import mlflow
 
-    partial = database().with_name(f".{database().name}.partial")
-    for left in partial.parent.glob(f"{partial.name}*"):
-        left.unlink()
+    path = database_path()
+    partial = path.with_name(f".{path.name}.partial")
+    for leftover in partial.parent.glob(f"{partial.name}*"):
+        leftover.unlink()
     uri = f"sqlite:///{partial}"
     create_experiment(mlflow.MlflowClient(uri, uri), uri)
-    partial.rename(database())
+    partial.rename(path)
 
 
 def create_experiment(client: Any, uri: str) -> str:
-    """Returns its id."""
-    local = uri.startswith("sqlite:")
-    location = (state_root() / ARTIFACTS).as_uri() if local else None
+    """Creates our experiment and returns its id."""
+    is_local = uri.startswith("sqlite:")
+    location = (state_root() / ARTIFACTS).as_uri() if is_local else None
     tags = {
         "mlflow.experimentKind": "custom_model_development",
-        f"mlflow.sharedViewState.{VIEW}": json.dumps(COLUMNS),
+        f"mlflow.sharedViewState.{VIEW}": json.dumps(VIEW_STATE),
     }
     return str(client.create_experiment(EXPERIMENT, artifact_location=location, tags=tags))
 
 
-def answers(seconds: float) -> bool:
-    """Whether the store takes a write within so many seconds; True where there is no telling."""
+def is_reachable(timeout: float) -> bool:
+    """Whether the store answers within `timeout` seconds: SQLite takes a write lock, a server
+    answers /health. True for other kinds of store, which are not checked.
+    """
     uri = tracking_uri()
     path = Path(uri.removeprefix("sqlite:///"))
     try:
         if uri.startswith("sqlite:///") and path.exists():
-            with closing(sqlite3.connect(path, timeout=seconds)) as connection:
+            with closing(sqlite3.connect(path, timeout=timeout)) as connection:
                 connection.execute("BEGIN IMMEDIATE")
         elif uri.startswith("http"):
-            urlopen(f"{masked(uri).rstrip('/')}/health", timeout=seconds).close()
-    except HTTPError:
+            urlopen(f"{masked(uri).rstrip('/')}/health", timeout=timeout).close()
+    except HTTPError:  # an answer too
         return True
     except (sqlite3.Error, OSError, HTTPException):
         return False
     return True
 
 
-def follow(location: str) -> None:
-    """Mend the store when its artifacts' folder is gone and ours is there: the repository was
-    moved. When both are there it may be a copy: that is for a person to say.
+def repair_moved_store(location: str) -> None:
+    """Corrects artifact paths when the repository has moved: the folder at `location`, a file URL,
+    is gone and ours exists. When both exist, the repository may be a copy: prints a hint instead.
     """
-    there, here = Path(unquote(urlparse(location).path)), state_root() / ARTIFACTS
-    if there == here:
+    recorded, current = Path(unquote(urlparse(location).path)), state_root() / ARTIFACTS
+    if recorded == current:
         return
-    if here.exists() and not there.exists():
-        rewrite(location, here.as_uri())
+    if current.exists() and not recorded.exists():
+        rewrite_artifact_paths(location, current.as_uri())
     else:
         sys.stderr.write(
-            f"tracking: {database()} keeps its artifacts in {there}; if the repository was copied "
-            "from there, run `llava-dvc runs --relocate`\n"
+            f"tracking: {database_path()} keeps its artifacts in {recorded}; if the repository was "
+            "copied from there, run `llava-dvc runs --relocate`\n"
         )
 
 
 def relocate() -> str:
-    """Point the local store at this repository's artifacts; says what was mended. Raises UserError
-    when there is no local store.
+    """Points the local store to the artifacts of this repository. Returns a message for the user.
+
+    Raises UserError when there is no local store.
     """
-    if not database().is_file():
-        raise UserError(
-            f"{database()}: not found; nothing has been logged here yet"
-            + (
-                ", MLFLOW_TRACKING_URI names a server"
-                if os.environ.get("MLFLOW_TRACKING_URI")
-                else ""
-            )
-        )
-    with lock(), closing(sqlite3.connect(database())) as connection:
+    path, artifacts = database_path(), state_root() / ARTIFACTS
+    if not path.is_file():
+        is_remote = os.environ.get("MLFLOW_TRACKING_URI")
+        hint = ", MLFLOW_TRACKING_URI names a server" if is_remote else ""
+        raise UserError(f"{path}: not found; nothing has been logged here yet{hint}")
+    with store_lock():
+        recorded = read_artifact_location(path)
+        if recorded == artifacts.as_uri():
+            return f"{path} keeps its artifacts in {artifacts} already"
+        changed = rewrite_artifact_paths(recorded, artifacts.as_uri())
+    return f"{path}: {changed} paths now lead to {artifacts}"
+
+
+def read_artifact_location(database: Path) -> str:
+    """The URL of our experiment's artifacts. Raises UserError when there is no experiment."""
+    with closing(sqlite3.connect(database)) as connection:
         query = "SELECT artifact_location FROM experiments WHERE name = ?"
         row = connection.execute(query, (EXPERIMENT,)).fetchone()
     if row is None:
-        raise UserError(f"{database()}: holds no experiment {EXPERIMENT}; run `dvc repro`")
-    here = (state_root() / ARTIFACTS).as_uri()
-    if row[0] == here:
-        return f"{database()} keeps its artifacts in {state_root() / ARTIFACTS} already"
-    with lock():
-        changed = rewrite(row[0], here)
-    return f"{database()}: {changed} paths now lead to {state_root() / ARTIFACTS}"
+        raise UserError(f"{database}: holds no experiment {EXPERIMENT}; run `dvc repro`")
+    return str(row[0])
 
 
-def rewrite(old: str, new: str) -> int:
-    """Replace the start `old` of every artifact path by `new`, all or none; returns how many."""
+def rewrite_artifact_paths(old: str, new: str) -> int:
+    """Replaces the prefix `old` of artifact paths by `new` in one transaction. Returns how many
+    paths changed.
+    """
     changed = 0
-    with closing(sqlite3.connect(database())) as connection, connection:
-        for table, column in PATHS:
+    with closing(sqlite3.connect(database_path())) as connection, connection:
+        for table, column in ARTIFACT_PATH_COLUMNS:
             changed += connection.execute(
                 f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
                 f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",

@@ -1,5 +1,7 @@
-"""The registered model: every adapter is a version of it, the newest the `challenger`, the one that
-was shown to count best the `champion`. docs/experiments.md has the rule.
+"""The registered model in MLflow: each adapter is a version of it.
+
+The alias `challenger` names the newest version, `champion` the version that counts best. The rule
+is in docs/experiments.md.
 """
 
 import sys
@@ -16,111 +18,119 @@ from llava_dvc.errors import UserError
 from llava_dvc.files import new_folder, state_root
 from llava_dvc.metrics import mean_interval
 from llava_dvc.recipe import Recipe
-from llava_dvc.tracking.mlflow_store import connect, lock, lost, masked, tracking_uri
+from llava_dvc.tracking.mlflow_store import connect, masked, store_lock, tracking_uri, unreachable
 
 MODEL = "llava-people-counter"
 CHAMPION, CHALLENGER = "champion", "challenger"
-READING = ("decode", "max_count", "temperature")  # what an evaluation adds to an adapter's recipe
+EVALUATION_FIELDS = ("decode", "max_count", "temperature")  # of the recipe, set by an evaluation
 
 
-def offer(client: Any, run_id: str, predictions: Path, result: Mapping[str, Any]) -> None:
-    """Register the adapter of a result's run, once; a new one is the challenger, and takes the
-    champion's place when it counts better by more than chance.
+def register_candidate(
+    client: Any, run_id: str, predictions: Path, result: Mapping[str, Any]
+) -> None:
+    """Registers the adapter of an evaluation's run, and makes it challenger or champion.
 
-    `result` holds `mae` and what READING names. An adapter is judged by its first evaluation.
+    `result` holds `mae` and EVALUATION_FIELDS. Only the first evaluation of an adapter counts.
     """
     run = client.get_run(run_id)
     tags = {name: run.data.tags[name] for name in ("adapter", "data_md5")}
-    tags |= {name: str(result[name]) for name in ("mae", *READING)}
-    with lock():
-        version = find(client, tags["adapter"]) or create(client, run, tags)
+    tags |= {name: str(result[name]) for name in ("mae", *EVALUATION_FIELDS)}
+    with store_lock():
+        version = find_version(client, tags["adapter"]) or create_version(client, run, tags)
         if version.run_id != run_id:
             return
         for name, value in tags.items():
             client.set_model_version_tag(MODEL, version.version, name, value)
-        champion = by_alias(client, CHAMPION)
+        champion = version_by_alias(client, CHAMPION)
         if champion is None or champion.version != version.version:
-            settle(client, version, predictions)
+            set_aliases(client, version, predictions)
 
 
-def settle(client: Any, version: Any, predictions: Path) -> None:
-    """Give `version` the aliases that are its own, and write down why."""
+def set_aliases(client: Any, version: Any, predictions: Path) -> None:
+    """Makes `version` the challenger, and the champion if it is better than the present one."""
     client.set_registered_model_alias(MODEL, CHALLENGER, version.version)
     while True:
-        champion = reigning(client)
-        wins, why = challenge(client, version, champion, predictions)
-        if reigning(client).version == champion.version:
-            break  # else another machine's adapter has just taken the place
-    best = version if wins else champion
+        champion = current_champion(client)
+        is_better, reason = compare_with_champion(client, version, champion, predictions)
+        if current_champion(client).version == champion.version:
+            break  # otherwise another machine changed the champion: compare again
+    best = version if is_better else champion
     client.set_registered_model_alias(MODEL, CHAMPION, best.version)
-    client.update_model_version(MODEL, version.version, f"MAE {version.tags['mae']}: {why}")
-    role = CHAMPION if wins else CHALLENGER
-    sys.stdout.write(f"{MODEL} version {version.version} is {role}: {why}\n")
+    client.update_model_version(MODEL, version.version, f"MAE {version.tags['mae']}: {reason}")
+    role = CHAMPION if is_better else CHALLENGER
+    sys.stdout.write(f"{MODEL} version {version.version} is {role}: {reason}\n")
 
 
-def reigning(client: Any) -> Any:
-    """The champion; before there is one, the oldest version: of several that are registered at once
-    on an empty store, all agree on it.
+def current_champion(client: Any) -> Any:
+    """The champion, or the oldest version if no version has the alias.
+
+    Machines that register their first adapters at the same time then agree on one version.
     """
-    named = by_alias(client, CHAMPION)
-    if named is not None:
-        return named
-    numbers = [int(found.version) for found in client.search_model_versions(f"name = '{MODEL}'")]
-    return client.get_model_version(MODEL, str(min(numbers)))
+    champion = version_by_alias(client, CHAMPION)
+    if champion is not None:
+        return champion
+    versions = client.search_model_versions(f"name = '{MODEL}'")
+    oldest = min(int(version.version) for version in versions)
+    return client.get_model_version(MODEL, str(oldest))
 
 
-def challenge(client: Any, version: Any, champion: Any, predictions: Path) -> tuple[bool, str]:
-    """Whether `version` takes the place of `champion`, and why."""
+def compare_with_champion(
+    client: Any, version: Any, champion: Any, predictions: Path
+) -> tuple[bool, str]:
+    """Returns whether `version` becomes the champion, and the reason.
+
+    It does when its MAE is lower and the 95 % interval of the difference lies below 0.
+    """
     if champion.version == version.version:
         return True, "the first adapter"
-    rival = f"champion (version {champion.version})"
+    name = f"champion (version {champion.version})"
     if champion.tags["data_md5"] != version.tags["data_md5"]:
-        return False, f"the {rival} was evaluated on other data, which cannot be compared"
+        return False, f"the {name} was evaluated on other data, which cannot be compared"
     with tempfile.TemporaryDirectory() as folder:
         path = client.download_artifacts(champion.run_id, predictions.name, folder)
-        gap = difference(pd.read_csv(predictions), pd.read_csv(path))
-    if gap is None:
-        return False, f"the {rival} was evaluated on other frames, which cannot be compared"
-    mean, low, high = gap
-    return high < 0, f"{mean:+.2f} people against the {rival}, 95 % of {low:+.2f} to {high:+.2f}"
+        difference = mae_difference(pd.read_csv(predictions), pd.read_csv(path))
+    if difference is None:
+        return False, f"the {name} was evaluated on other frames, which cannot be compared"
+    mean, low, high = difference
+    return high < 0, f"{mean:+.2f} people against the {name}, 95 % of {low:+.2f} to {high:+.2f}"
 
 
-def difference(new: pd.DataFrame, old: pd.DataFrame) -> tuple[float, float, float] | None:
-    """MAE of `new` less that of `old` and its 95 % interval, frame by frame and by blocks; None
-    when they do not hold the same frames with the same labels.
+def mae_difference(new: pd.DataFrame, old: pd.DataFrame) -> tuple[float, float, float] | None:
+    """MAE of `new` minus MAE of `old` in people, with its 95 % interval (paired, by blocks of
+    frames). None when the frames or labels differ.
     """
-    truth = ["frame", "count"]
-    if not new[truth].equals(old[truth]):
+    columns = ["frame", "count"]
+    if not new[columns].equals(old[columns]):
         return None
     errors = [(f["predicted"] - f["count"]).abs().to_numpy(dtype=float) for f in (new, old)]
-    gap = errors[0] - errors[1]
-    return (float(gap.mean()), *mean_interval(gap))
+    differences = errors[0] - errors[1]
+    return (float(differences.mean()), *mean_interval(differences))
 
 
-def find(client: Any, adapter: str) -> Any:
+def find_version(client: Any, adapter: str) -> Any:
     """The version of the adapter with this sha256, or None."""
     query = f"name = '{MODEL}' and tags.adapter = '{adapter}'"
-    found = client.search_model_versions(query)
-    return client.get_model_version(MODEL, found[0].version) if found else None
+    versions = client.search_model_versions(query)
+    return client.get_model_version(MODEL, versions[0].version) if versions else None
 
 
-def create(client: Any, run: Any, tags: Mapping[str, str]) -> Any:
-    """A version of the adapter that is stored as a logged model with the tag `adapter`."""
+def create_version(client: Any, run: Any, tags: Mapping[str, str]) -> Any:
+    """Creates a version from the logged model with the same `adapter` tag."""
     from mlflow.exceptions import MlflowException
 
     query = f"tags.adapter = '{tags['adapter']}'"
-    found = client.search_logged_models([run.info.experiment_id], filter_string=query)
-    model = next(model for model in found if model.status == "READY")
-    with suppress(MlflowException):  # it exists
+    models = client.search_logged_models([run.info.experiment_id], filter_string=query)
+    model = next(model for model in models if model.status == "READY")
+    with suppress(MlflowException):  # the registered model exists already
         client.create_registered_model(MODEL, description="Counts the people in a camera's frames")
-    where, run_id = model.artifact_location, run.info.run_id
+    source, run_id = model.artifact_location, run.info.run_id
     return client.create_model_version(
-        MODEL, where, run_id, tags=dict(tags), model_id=model.model_id
+        MODEL, source, run_id, tags=dict(tags), model_id=model.model_id
     )
 
 
-def by_alias(client: Any, alias: str) -> Any:
-    """The version that `alias` names, or None."""
+def version_by_alias(client: Any, alias: str) -> Any:
+    """The version that has `alias`, or None."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -132,58 +142,59 @@ def by_alias(client: Any, alias: str) -> Any:
 
 
 def tag_version(client: Any, adapter: str, tags: Mapping[str, str]) -> None:
-    """Add `tags`, a receipt's, to the version of the adapter with this sha256, if there is one."""
-    version = find(client, adapter)
+    """Adds `tags` to the version of the adapter with this sha256, if it is registered."""
+    version = find_version(client, adapter)
     for name, value in tags.items() if version else ():
         client.set_model_version_tag(MODEL, version.version, name, value)
 
 
 def champion_folder() -> Path:
-    """The champion's adapter, with the recipe of its evaluation, fetched once. Raises UserError
-    when there is no champion or the tracker is lost.
+    """The champion's adapter with the recipe of its evaluation, downloaded once.
+
+    Raises UserError when there is no champion or the tracker cannot be reached.
     """
-    _, version = _reached(lambda client: by_alias(client, CHAMPION))
+    version = champion_version()
+    name = f"{version.version}-{version.tags['adapter'][:12]}"
+    folder = state_root() / ".cache" / CHAMPION / name
+    if not folder.exists():
+        with new_folder(folder) as partial:
+            download_version(version, partial)
+    return folder
+
+
+def champion_version() -> Any:
+    """Raises UserError when there is no champion or the tracker cannot be reached."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client, _ = connect()
+        version = version_by_alias(client, CHAMPION)
+    except (MlflowException, OSError) as error:
+        raise unreachable(error) from None
     if version is None:
         raise UserError(
             f"champion: {MODEL} has none in {masked(tracking_uri())}; run `dvc repro`, or name "
             "a folder"
         )
-    adapter = version.tags["adapter"]
-    folder = state_root() / ".cache" / CHAMPION / f"{version.version}-{adapter[:12]}"
-    if not folder.exists():
-        with new_folder(folder) as partial:
-            fetch(version, partial)
-    return folder
+    return version
 
 
-def fetch(version: Any, folder: Path) -> None:
-    """Fill `folder` with a version's files. Raises UserError when the store has lost them."""
+def download_version(version: Any, folder: Path) -> None:
+    """Fills `folder` with the files of a version. Raises UserError when the store lacks them."""
     import mlflow
     from mlflow.exceptions import MlflowException
 
     try:
-        with tempfile.TemporaryDirectory() as there:
-            found = mlflow.artifacts.download_artifacts(
-                version.source, dst_path=there, tracking_uri=tracking_uri()
+        with tempfile.TemporaryDirectory() as temporary:
+            path = mlflow.artifacts.download_artifacts(
+                version.source, dst_path=temporary, tracking_uri=tracking_uri()
             )
-            copytree(found, folder, dirs_exist_ok=True)
+            copytree(path, folder, dirs_exist_ok=True)
     except (MlflowException, OSError) as error:
         raise UserError(
-            f"{MODEL} version {version.version}: its files cannot be fetched "
+            f"{MODEL} version {version.version}: its files cannot be downloaded "
             f"({masked(' '.join(str(error).split()))[:120]}); if the repository was moved, run "
             "`llava-dvc runs --relocate`"
         ) from None
-    reading = {name: version.tags[name] for name in READING}
-    recipe = Recipe.read(folder).model_dump() | reading
-    Recipe.model_validate(recipe).write(folder)
-
-
-def _reached(ask: Any) -> tuple[Any, Any]:
-    """A client and its answer. Raises UserError when the tracker is lost."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        client, _ = connect()
-        return client, ask(client)
-    except (MlflowException, OSError) as error:
-        raise lost(error) from None
+    evaluated = {name: version.tags[name] for name in EVALUATION_FIELDS}
+    Recipe.model_validate(Recipe.read(folder).model_dump() | evaluated).write(folder)

@@ -1,5 +1,7 @@
-"""TensorBoard's event file of one run: each point once, and on the disk as soon as it is drawn, so
-that a killed stage leaves no gap.
+"""TensorBoard's event file of one run.
+
+torch.utils.tensorboard.SummaryWriter is not used: it imports torch, which prepare and publish must
+not load, and its thread prints a traceback when the disk is full.
 """
 
 import os
@@ -16,66 +18,71 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 
-class Board:
-    """Writes to `folder`, from the first point on; never raises."""
+class EventWriter:
+    """Writes scalars and images to an event file in `folder`.
+
+    Flushes after every event, so a killed stage loses no point. Creates the file at the first
+    event. Prints one line when the disk is full, and raises nothing.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._file: RecordWriter | None = None
-        self._lost = False
-        self._last: dict[str, int] = {}  # step of every curve
+        self._records: RecordWriter | None = None
+        self._has_failed = False
+        self._last_steps: dict[str, int] = {}  # of each tag
 
-    def points(self, values: Mapping[str, float], step: int) -> None:
-        """A point of each curve; those that an earlier leg of the run drew are left out."""
-        self._open()
-        new = {tag: v for tag, v in values.items() if step > self._last.get(tag, -1)}
-        self._last |= dict.fromkeys(new, step)
-        self._write([Summary.Value(tag=tag, simple_value=v) for tag, v in new.items()], step)
+    def add_scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Adds one point to each tag. Skips steps that are already in the folder's event files."""
+        self._create_file()
+        new = {tag: v for tag, v in values.items() if step > self._last_steps.get(tag, -1)}
+        self._last_steps |= dict.fromkeys(new, step)
+        if new:
+            points = [Summary.Value(tag=tag, simple_value=v) for tag, v in new.items()]
+            self._write_event(step=step, summary=Summary(value=points))
 
-    def picture(self, tag: str, png: bytes, width: int, height: int) -> None:
-        self._open()
+    def add_image(self, tag: str, png: bytes, width: int, height: int) -> None:
+        """Adds a PNG; width and height are in pixels."""
+        self._create_file()
         image = Summary.Image(encoded_image_string=png, width=width, height=height, colorspace=3)
-        self._write([Summary.Value(tag=tag, image=image)], 0)
+        self._write_event(step=0, summary=Summary(value=[Summary.Value(tag=tag, image=image)]))
 
     def close(self) -> None:
-        if self._file:
-            with suppress(OSError):  # what could not be written before
-                self._file.close()
+        if self._records:
+            with suppress(OSError):  # closing flushes again what a full disk refused
+                self._records.close()
 
-    def _open(self) -> None:
-        if self._file or self._lost:
+    def _create_file(self) -> None:
+        if self._records or self._has_failed:
             return
         name = f"events.out.tfevents.{int(time.time()):010}.{socket.gethostname()}.{os.getpid()}"
         try:
-            self._last = _last_steps(self._folder)
+            self._last_steps = read_last_steps(self._folder)
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._file = RecordWriter((self._folder / name).open("ab"))
+            self._records = RecordWriter((self._folder / name).open("ab"))
         except OSError as error:
-            self._give_up(error)
-        self._record(file_version="brain.Event:2")
+            self._fail(error)
+        self._write_event(file_version="brain.Event:2")
 
-    def _write(self, values: list[Any], step: int) -> None:
-        if values:
-            self._record(step=step, summary=Summary(value=values))
-
-    def _record(self, **content: Any) -> None:
-        if self._file and not self._lost:
+    def _write_event(self, **content: Any) -> None:
+        if self._records and not self._has_failed:
             try:
-                self._file.write(Event(wall_time=time.time(), **content).SerializeToString())
-                self._file.flush()
+                self._records.write(Event(wall_time=time.time(), **content).SerializeToString())
+                self._records.flush()
             except OSError as error:
-                self._give_up(error)
+                self._fail(error)
 
-    def _give_up(self, error: OSError) -> None:
-        self._lost = True
-        sys.stderr.write(f"tensorboard: {self._folder}: {error.strerror}; the stage goes on\n")
+    def _fail(self, error: OSError) -> None:
+        self._has_failed = True
+        sys.stderr.write(
+            f"tensorboard: {self._folder}: {error.strerror}; the stage goes on without it\n"
+        )
 
 
-def _last_steps(folder: Path) -> dict[str, int]:
-    """The last step of each curve in `folder`; empty when there is none."""
+def read_last_steps(folder: Path) -> dict[str, int]:
+    """The last step of each scalar tag in `folder`; empty without event files."""
     if not folder.is_dir():
         return {}
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    board = EventAccumulator(str(folder)).Reload()
-    return {tag: board.Scalars(tag)[-1].step for tag in board.Tags()["scalars"]}
+    events = EventAccumulator(str(folder)).Reload()
+    return {tag: events.Scalars(tag)[-1].step for tag in events.Tags()["scalars"]}

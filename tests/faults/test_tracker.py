@@ -1,4 +1,4 @@
-"""A tracker that is lost, locked, hung or not yet made costs its lines, never the work."""
+"""The stage goes on when the tracker is lost, locked or hangs, or the store does not exist."""
 
 import os
 import socket
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llava_dvc.config import Config
-from llava_dvc.tracking import mlflow_run
+from llava_dvc.tracking.run import open_run
 from tests.conftest import ROOT
 from tests.faults.conftest import Bench, board_curve, query, start
 from tests.pipeline.test_pipeline import call
@@ -26,46 +26,48 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def log_training(cfg: Config, key: str) -> None:
-    with mlflow_run.open_run("train", cfg, {"train"}, key, {"data_md5": "d"}) as run:
+    with open_run("train", cfg, {"train"}, key, {"data_md5": "d"}) as run:
         for step in range(5):
             run.step({"train/loss": 1.0}, step)
 
 
-def lost(capfd: pytest.CaptureFixture[str]) -> list[str]:
+def tracking_lines(capfd: pytest.CaptureFixture[str]) -> list[str]:
     return [line for line in capfd.readouterr().err.splitlines() if line.startswith("tracking:")]
 
 
 def test_a_locked_store_is_not_waited_for(root, cfg, capfd):
     log_training(cfg, "before")
-    assert not lost(capfd)
+    assert not tracking_lines(capfd)
     with sqlite3.connect(root / "mlflow.db") as other:
         other.execute("BEGIN EXCLUSIVE")
-        log_training(cfg, "during")  # would end after 20 s, when the lock's holder has not moved
-        (line,) = lost(capfd)
+        log_training(cfg, "during")  # SQLite alone would wait 20 s
+        (line,) = tracking_lines(capfd)
         assert "mlflow.db is lost (it does not answer)" in line
     log_training(cfg, "after")
-    assert not lost(capfd)
+    assert not tracking_lines(capfd)
     assert len(list((root / "runs").iterdir())) == 3  # TensorBoard needs no store
     ended = "select status from runs where name like '%before' or name like '%after'"
     assert query(root, ended) == [("FINISHED",)] * 2
 
 
 def test_a_server_that_never_answers_is_not_waited_for(root, cfg, capfd, monkeypatch):
-    with socket.create_server(("127.0.0.1", 0)) as mute:  # the system accepts, nobody reads
+    with socket.create_server(
+        ("127.0.0.1", 0)
+    ) as mute:  # the kernel accepts connections, nobody reads
         port = mute.getsockname()[1]
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
         log_training(cfg, "k")
-        (line,) = lost(capfd)
+        (line,) = tracking_lines(capfd)
         assert f"{port} is lost (it does not answer)" in line
     assert board_curve(root) == LOSS
 
 
 def test_four_first_uses_at_once(root):
     code = """if True:
-        from llava_dvc.tracking import mlflow_run
         from llava_dvc.config import load_config
+        from llava_dvc.tracking.run import open_run
         import os
-        with mlflow_run.open_run("t", load_config(), {"seed"}, str(os.getpid()), {}) as run:
+        with open_run("t", load_config(), {"seed"}, str(os.getpid()), {}) as run:
             for step in range(5):
                 run.step({"train/loss": 1.0}, step)
     """
@@ -86,7 +88,7 @@ def test_four_first_uses_at_once(root):
 
 
 def test_a_moved_repository_goes_on_logging(bench: Bench):
-    """Its old place is gone; MLflow's store holds absolute paths."""
+    """The old folder is gone, and MLflow's store holds absolute paths."""
     moved = bench.reset("publish").with_name("moved")
     bench.repo.rename(moved)
     try:
@@ -102,7 +104,7 @@ def test_a_moved_repository_goes_on_logging(bench: Bench):
 
 
 def test_two_repros_at_once(bench: Bench):
-    """One of them may be refused, with the path and the process that is in its way."""
+    """DVC may refuse one of them, with a message about the lock."""
     repo = bench.reset("prepare")
     two = [start(repo, "prepare") for _ in range(2)]
     outputs = [process.communicate()[0] for process in two]

@@ -16,7 +16,7 @@ from huggingface_hub import constants
 from llava_dvc.errors import UserError
 from llava_dvc.publishing import hub, hub_errors, push
 from llava_dvc.publishing.folder import published_files, version_tag
-from llava_dvc.tracking import mlflow_run
+from llava_dvc.tracking.run import open_result
 from tests.conftest import ROOT
 from tests.publishing import hub_server
 from tests.publishing.published import FIGURES, publish
@@ -132,7 +132,7 @@ def test_a_repository_is_private_unless_asked_otherwise(server, folder):
 
 def test_the_receipt_names_the_run_of_the_result(server, folder, asked, cfg, root):
     manifest = json.loads((folder / "manifest.json").read_text())
-    with mlflow_run.open_result(cfg, manifest["adapter_sha256"], "abc.dir") as run:
+    with open_result(cfg, manifest["adapter_sha256"], "abc.dir") as run:
         run.metrics({"mae": 1.0})
     before = contents(folder)
     push.push_folder(folder, asked)

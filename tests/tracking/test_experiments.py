@@ -1,4 +1,4 @@
-"""`llava-dvc runs` on rows as DVC shows them; tests/test_pipeline.py asks DVC itself."""
+"""`llava-dvc runs` on made-up output of DVC; tests/pipeline/test_pipeline.py runs DVC itself."""
 
 import sys
 
@@ -13,8 +13,8 @@ from tests.results import DATA, log_result, predictions
 
 @pytest.fixture
 def shown(store, cfg, tmp_path, monkeypatch):
-    """What DVC shows: a commit, an experiment, its repetition from the run cache, one whose run is
-    lost, one that is queued and one that failed.
+    """Output of DVC with a commit and experiments: one with a run, one from the run cache, one
+    without a run, one with other metrics, one in the queue and one that failed.
     """
     monkeypatch.setenv("DVC_EXP_NAME", "brave-cat")
     frames = predictions(1, 2.0)
@@ -46,7 +46,7 @@ def shown(store, cfg, tmp_path, monkeypatch):
     return error
 
 
-def test_every_row_is_shown_with_its_run(shown, monkeypatch, capsys):
+def test_each_row_has_its_run(shown, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["llava-dvc", "runs"])
     cli.main()
     header, *lines = capsys.readouterr().out.splitlines()
@@ -62,16 +62,16 @@ def test_every_row_is_shown_with_its_run(shown, monkeypatch, capsys):
     assert " ".join(cells["keen-fox"][7:]) == "it broke"
 
 
-def test_a_lost_server_is_a_users_mistake(shown, monkeypatch):
+def test_a_server_that_cannot_be_reached_is_a_user_error(shown, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://someone:secret@127.0.0.1:9")
     with pytest.raises(
         UserError, match=r"http://127\.0\.0\.1:9: cannot be reached .*start"
-    ) as told:
-        experiments.table()
-    assert "secret" not in str(told.value)
+    ) as raised:
+        experiments.experiment_table()
+    assert "secret" not in str(raised.value)
 
 
-def test_a_folder_without_dvc_is_a_users_mistake(tmp_path, monkeypatch):
+def test_a_folder_without_dvc_is_a_user_error(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     with pytest.raises(UserError, match=r"^dvc exp show: .*run from the repository's root"):

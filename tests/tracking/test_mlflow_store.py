@@ -7,37 +7,44 @@ import mlflow
 import pytest
 
 from llava_dvc.errors import UserError
-from llava_dvc.tracking import mlflow_run, registry
-from llava_dvc.tracking.mlflow_store import EXPERIMENT, answers, masked, relocate, rewrite
+from llava_dvc.tracking import registry
+from llava_dvc.tracking.mlflow_store import (
+    EXPERIMENT,
+    is_reachable,
+    masked,
+    relocate,
+    rewrite_artifact_paths,
+)
+from llava_dvc.tracking.run import open_run
 from tests.results import DATA, log_result, predictions
 
 
 @pytest.fixture
 def moved(store, cfg, tmp_path, monkeypatch):
-    """A repository with a result, moved from here to there; returns both places."""
+    """A repository with a result that was moved from `here` to `there`; returns both folders."""
     here, there = tmp_path / "here", tmp_path / "그곳, there"
     here.mkdir()
     monkeypatch.setenv("DVC_ROOT", str(here))
     (tmp_path / "mlflow.db").rename(here / "mlflow.db")
-    rewrite(tmp_path.as_uri(), here.as_uri())
+    rewrite_artifact_paths(tmp_path.as_uri(), here.as_uri())
     log_result(cfg, here, 1, predictions(1, 2.0))
-    shutil.copytree(here, there)  # SQLite minds a file that moves while it is open
+    shutil.copytree(here, there)  # SQLite fails when an open file moves
     shutil.rmtree(here)
     monkeypatch.setenv("DVC_ROOT", str(there))
     return here, there
 
 
 def artifacts(root):
-    """Names of the artifacts that MLflow finds of the one result in this store."""
+    """Names of the artifacts that MLflow finds for the only run of this store."""
     client = mlflow.MlflowClient(f"sqlite:///{root}/mlflow.db")
     experiment = client.get_experiment_by_name(EXPERIMENT)
     (run,) = client.search_runs([experiment.experiment_id])
     return [artifact.path for artifact in client.list_artifacts(run.info.run_id)]
 
 
-def test_a_moved_store_is_mended(moved):
+def test_relocate_repairs_a_moved_store(moved):
     here, there = moved
-    assert artifacts(there) == []  # and no error: this is what is to be mended
+    assert artifacts(there) == []  # and no error: the artifacts are lost without a message
     assert relocate() == f"{there}/mlflow.db: 5 paths now lead to {there}/mlartifacts"
     assert artifacts(there) == ["eval.csv"]
     assert (registry.champion_folder() / "adapter_model.safetensors").is_file()
@@ -47,17 +54,17 @@ def test_a_moved_store_is_mended(moved):
     assert here.as_uri() not in dump
 
 
-def test_the_next_stage_mends_a_moved_store_by_itself(moved, cfg):
+def test_the_next_stage_repairs_a_moved_store(moved, cfg):
     here, there = moved
     log_result(cfg, there, 2, predictions(2, 2.0))
     assert not here.exists()
     assert len(list((there / "mlartifacts").glob("*/artifacts/eval.csv"))) == 2
 
 
-def test_a_copy_is_left_to_a_person(moved, cfg, capfd):
+def test_a_copied_store_is_not_changed(moved, cfg, capfd):
     here, there = moved
     shutil.copytree(there, here)
-    with mlflow_run.open_run("train", cfg, {"train"}, "k", {"data_md5": DATA}):
+    with open_run("train", cfg, {"train"}, "k", {"data_md5": DATA}):
         pass
     assert "mlartifacts; if the repository was copied" in capfd.readouterr().err
     assert artifacts_location(there) == (here / "mlartifacts").as_uri()
@@ -69,15 +76,15 @@ def artifacts_location(root):
 
 
 def test_only_whole_prefixes_are_rewritten(store, tmp_path):
-    """The store of /a/mlartifacts must not take /a/mlartifacts-old for its own."""
+    """A path in /a/mlartifacts-old does not belong to /a/mlartifacts."""
     client = store()
     other = (tmp_path / "mlartifacts-old").as_uri()
     client.create_experiment("other", artifact_location=other)
-    assert rewrite((tmp_path / "mlartifacts").as_uri(), "file:///new") == 1
+    assert rewrite_artifact_paths((tmp_path / "mlartifacts").as_uri(), "file:///new") == 1
     assert store().get_experiment_by_name("other").artifact_location == other
 
 
-def test_nothing_to_relocate_is_a_users_mistake(tmp_path, monkeypatch):
+def test_relocate_without_a_store_is_a_user_error(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     with pytest.raises(UserError, match=r"mlflow\.db: not found; nothing has been logged here yet"):
         relocate()
@@ -92,11 +99,11 @@ def test_nothing_to_relocate_is_a_users_mistake(tmp_path, monkeypatch):
         ("sqlite:////tmp/mlflow.db", "sqlite:////tmp/mlflow.db"),
     ],
 )
-def test_addresses_are_shown_without_passwords(text, shown):
+def test_masked_removes_passwords(text, shown):
     assert masked(text) == shown
 
 
-def test_a_healthy_server_with_a_password_in_its_address_answers(monkeypatch):
+def test_a_server_with_a_password_in_its_url_is_reachable(monkeypatch):
     class Healthy(BaseHTTPRequestHandler):
         def do_GET(self):
             self.send_response(200)
@@ -108,4 +115,4 @@ def test_a_healthy_server_with_a_password_in_its_address_answers(monkeypatch):
     with HTTPServer(("127.0.0.1", 0), Healthy) as server:
         threading.Thread(target=server.handle_request, daemon=True).start()
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://ada:p@127.0.0.1:{server.server_port}")
-        assert answers(5.0)
+        assert is_reachable(5.0)

@@ -9,7 +9,7 @@ from tests.results import log_result, predictions
 
 
 def roles(client):
-    """Which adapter has which alias, by its sha256."""
+    """The sha256 of the adapter that has each alias."""
     aliases = client.get_registered_model(registry.MODEL).aliases
     return {
         alias: client.get_model_version(registry.MODEL, version).tags["adapter"]
@@ -17,39 +17,39 @@ def roles(client):
     }
 
 
-def test_the_first_adapter_takes_both_places(store, cfg, tmp_path, capfd):
+def test_the_first_adapter_is_champion_and_challenger(store, cfg, tmp_path, capfd):
     _, first = log_result(cfg, tmp_path, 1, predictions(1, 5.0))
     assert roles(store()) == {"challenger": first, "champion": first}
     assert "version 1 is champion: the first adapter" in capfd.readouterr().out
 
 
-def test_of_several_first_adapters_the_oldest_reigns(store, cfg, tmp_path):
-    """As when machines register at once: the second finds the first without an alias yet."""
+def test_of_several_first_adapters_the_oldest_is_the_champion(store, cfg, tmp_path):
+    """Two machines register at once: the second finds the first without an alias."""
     _, first = log_result(cfg, tmp_path, 1, predictions(1, 1.02))
     store().delete_registered_model_alias(registry.MODEL, registry.CHAMPION)
     _, second = log_result(cfg, tmp_path, 2, predictions(2, 1.0))
     assert roles(store()) == {"challenger": second, "champion": first}
 
 
-def test_a_champion_of_the_last_moment_is_compared_too(store, cfg, tmp_path, monkeypatch):
-    """Another machine's adapter takes the place while ours is compared with the one before."""
+def test_a_new_champion_from_another_machine_is_compared_too(store, cfg, tmp_path, monkeypatch):
+    """Another machine changes the champion while ours is compared with the old one."""
     log_result(cfg, tmp_path, 1, predictions(1, 5.0))
     _, best = log_result(cfg, tmp_path, 2, predictions(2, 0.1))
-    place = (registry.MODEL, registry.CHAMPION)
-    store().set_registered_model_alias(*place, "1")
-    compare = registry.challenge
+    alias = (registry.MODEL, registry.CHAMPION)
+    store().set_registered_model_alias(*alias, "1")
+    compare = registry.compare_with_champion
 
-    def slowly(client, *others):
-        found = compare(client, *others)
-        client.set_registered_model_alias(*place, "2")
-        return found
+    def compare_slowly(client, *others):
+        result = compare(client, *others)
+        client.set_registered_model_alias(*alias, "2")
+        return result
 
-    monkeypatch.setattr(registry, "challenge", slowly)
+    monkeypatch.setattr(registry, "compare_with_champion", compare_slowly)
     _, third = log_result(cfg, tmp_path, 3, predictions(3, 1.0))
     assert roles(store()) == {"challenger": third, "champion": best}
 
 
-def test_a_better_adapter_takes_the_champions_place(store, cfg, tmp_path, capfd):
+def test_a_better_adapter_is_the_new_champion(store, cfg, tmp_path, capfd):
     log_result(cfg, tmp_path, 1, predictions(1, 5.0))
     _, better = log_result(cfg, tmp_path, 2, predictions(2, 1.0))
     assert roles(store()) == {"challenger": better, "champion": better}
@@ -57,7 +57,9 @@ def test_a_better_adapter_takes_the_champions_place(store, cfg, tmp_path, capfd)
     assert "people against the champion (version 1), 95 % of -" in version.description
 
 
-@pytest.mark.parametrize("noise", [1.95, 5.0])  # better by 0.12 people, which may be chance; worse
+@pytest.mark.parametrize(
+    "noise", [1.95, 5.0]
+)  # better by 0.12 people, which is not significant; worse
 def test_an_adapter_that_is_not_better_is_only_the_challenger(store, cfg, tmp_path, noise):
     _, first = log_result(cfg, tmp_path, 1, predictions(3, 2.05))
     _, second = log_result(cfg, tmp_path, 2, predictions(4, noise))
@@ -82,7 +84,7 @@ def test_other_frames_are_not_compared(store, cfg, tmp_path):
     assert description.endswith("was evaluated on other frames, which cannot be compared")
 
 
-def test_an_adapter_is_one_version_however_it_is_read(store, cfg, tmp_path):
+def test_an_adapter_with_several_evaluations_is_one_version(store, cfg, tmp_path):
     other = cfg.model_copy(update={"evaluate": cfg.evaluate.model_copy(update={"decode": "mean"})})
     for settings in (cfg, other, cfg):
         log_result(settings, tmp_path, 1, predictions(1, 2.0))
@@ -91,15 +93,15 @@ def test_an_adapter_is_one_version_however_it_is_read(store, cfg, tmp_path):
 
 
 def test_the_difference_is_paired():
-    """Both err by much on the same frames: frame by frame the small difference is certain."""
+    """Both have large errors on the same frames; the paired difference is exact."""
     count = np.tile([10, 40], 200)
     old = pd.DataFrame({"frame": range(400), "count": count, "predicted": count + count // 2})
     new = old.assign(predicted=old["predicted"] - 1)
-    assert registry.difference(new, old) == (-1.0, -1.0, -1.0)
-    assert registry.difference(new, old.assign(count=count + 1)) is None
+    assert registry.mae_difference(new, old) == (-1.0, -1.0, -1.0)
+    assert registry.mae_difference(new, old.assign(count=count + 1)) is None
 
 
-def test_the_champions_folder_answers_as_its_evaluation_did(store, cfg, tmp_path):
+def test_the_champion_folder_has_the_recipe_of_its_evaluation(store, cfg, tmp_path):
     adapter, sha256 = log_result(cfg, tmp_path, 1, predictions(1, 2.0))
     folder = registry.champion_folder()
     assert adapter_sha256(folder) == sha256
@@ -111,12 +113,12 @@ def test_the_champions_folder_answers_as_its_evaluation_did(store, cfg, tmp_path
     assert adapter_sha256(registry.champion_folder()) == better
 
 
-def test_no_champion_is_a_users_mistake(store):
+def test_no_champion_is_a_user_error(store):
     with pytest.raises(UserError, match=r"champion: llava-people-counter has none in sqlite.*name"):
         registry.champion_folder()
 
 
-def test_a_receipt_goes_to_the_adapters_version(store, cfg, tmp_path):
+def test_a_receipt_is_tagged_on_the_adapters_version(store, cfg, tmp_path):
     adapter, _ = log_result(cfg, tmp_path, 1, predictions(1, 2.0))
     registry.tag_version(store(), adapter_sha256(adapter), {"hub.commit": "abc"})
     assert store().get_model_version(registry.MODEL, "1").tags["hub.commit"] == "abc"
@@ -124,7 +126,7 @@ def test_a_receipt_goes_to_the_adapters_version(store, cfg, tmp_path):
     assert store().get_model_version(registry.MODEL, "1").tags["hub.commit"] == "abc"
 
 
-def test_a_registry_that_fails_leaves_the_stage_alone(store, cfg, tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(registry, "find", lambda *_: 1 / 0)
+def test_an_error_in_the_registry_does_not_stop_the_stage(store, cfg, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(registry, "find_version", lambda *_: 1 / 0)
     log_result(cfg, tmp_path, 1, predictions(1, 2.0))
-    assert "is lost (division by zero); the stage goes on without" in capfd.readouterr().err
+    assert "is lost (division by zero); the stage goes on without it" in capfd.readouterr().err

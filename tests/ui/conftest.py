@@ -19,7 +19,7 @@ from selenium.webdriver.chrome.service import Service
 
 from tests.conftest import ROOT
 
-# Name, seed, learning rate, error in people. The first two are far apart, the last two alike.
+# By name: seed, learning rate, error in people. The first two differ much, the last two little.
 RESULTS = {
     "brave-cat": (1, 1e-3, 5.0),
     "calm-owl": (2, 5e-4, 2.0),
@@ -31,15 +31,15 @@ FLAGS = (
     "--disable-background-networking --disable-component-update --disable-dev-shm-usage "
     "--window-size=1600,1100 --force-color-profile=srgb"
 )
-PATIENCE = 120  # seconds, for a machine that is busy
+PATIENCE = 120  # seconds; enough for a busy machine
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "ui: MLflow's and TensorBoard's pages in a real browser")
 
 
-def need(*commands: str, hint: str) -> None:
-    """Skip without them, but never where CI has to have them."""
+def require_commands(*commands: str, hint: str) -> None:
+    """Skips the test when a command is missing; fails it in CI."""
     missing = [command for command in commands if not shutil.which(command)]
     if missing and os.environ.get("CI"):
         pytest.fail(f"{missing} not found: {hint}")
@@ -55,14 +55,14 @@ def free_port() -> int:
 
 @contextmanager
 def running(command: list[str], health: str, **environment: str) -> Iterator[None]:
-    """A server, until the block ends; its output is shown when it does not come up."""
+    """Runs a server until the block ends. Shows its output when it does not start."""
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
             command, env=os.environ | environment, stdout=log, stderr=log, start_new_session=True
         )
         try:
             deadline = time.monotonic() + PATIENCE
-            while not answers(health):
+            while not is_healthy(health):
                 if process.poll() is not None or time.monotonic() > deadline:
                     log.seek(0)
                     pytest.fail(f"{command[0]} did not start: {log.read()[-2000:]}")
@@ -73,7 +73,7 @@ def running(command: list[str], health: str, **environment: str) -> Iterator[Non
             process.wait(30)
 
 
-def answers(url: str) -> bool:
+def is_healthy(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=5) as response:
             return bool(response.status == 200)
@@ -83,14 +83,14 @@ def answers(url: str) -> bool:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """A database of its own in a temporary folder; PostgreSQL refuses to run as root."""
+    """A new database in a temporary folder. PostgreSQL refuses to run as root."""
     binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     os.environ["PATH"] += "".join(f":{folder}" for folder in binaries[-1:])
-    need("initdb", "pg_ctl", hint="apt-get install postgresql")
+    require_commands("initdb", "pg_ctl", hint="apt-get install postgresql")
     user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
     folder = Path(
         tempfile.mkdtemp(prefix="pg-")
-    )  # a short path: a socket's may have 107 characters
+    )  # a short path: a socket's path has at most 107 characters
     if user:
         shutil.chown(folder, "postgres")
     options = f"-k {folder} -c listen_addresses= -c fsync=off"
@@ -109,7 +109,7 @@ def postgres() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def server(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """`mlflow server` on PostgreSQL; nothing is in it."""
+    """An empty `mlflow server` on PostgreSQL."""
     url = f"http://127.0.0.1:{free_port()}"
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
     command += ["--port", url.rpartition(":")[2], "--workers", "1"]
@@ -121,11 +121,11 @@ def server(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @dataclass(frozen=True)
 class Logged:
-    """What four stages at once, each on a machine of its own, have logged."""
+    """What four processes have logged at the same time, each with its own repository root."""
 
     server: str
     roots: Path
-    """Holds a repository's root for each result, by its name."""
+    """Contains the repository root of each result, by its name."""
     errors: str
 
 
@@ -156,7 +156,7 @@ def start_writer(name: str, server: str, roots: Path) -> subprocess.Popen[str]:
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    need("chromium", "chromedriver", hint="apt-get install chromium chromium-driver")
+    require_commands("chromium", "chromedriver", hint="apt-get install chromium chromium-driver")
     options = webdriver.ChromeOptions()
     options.binary_location = str(shutil.which("chromium"))
     for flag in [*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:

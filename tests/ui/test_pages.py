@@ -1,6 +1,6 @@
-"""MLflow's and TensorBoard's pages as a person sees them, in headless Chromium.
+"""The pages of MLflow and TensorBoard in headless Chromium.
 
-Each test leaves its screenshot in pytest's temporary folder: look at them after a change.
+Each test saves a screenshot in pytest's temporary folder. Look at them after a change.
 """
 
 import json
@@ -25,17 +25,17 @@ pytestmark = pytest.mark.ui
 
 
 class Page:
-    """The browser, with waits for what a page fetches after it is loaded."""
+    """The browser, with waits for content that a page loads later."""
 
     def __init__(self, driver: webdriver.Chrome) -> None:
         self.driver = driver
 
     def open(self, url: str) -> None:
-        self.driver.get("about:blank")  # a change behind # alone loads nothing
+        self.driver.get("about:blank")  # a change of the URL after # alone does not load the page
         self.driver.get(url)
 
     def until(self, holds: Callable[[], object]) -> object:
-        """What `holds` returns as soon as it is true; elements may be replaced while it looks."""
+        """Waits for a true value of `holds` and returns it. Elements may change meanwhile."""
         wait = WebDriverWait(self.driver, PATIENCE, ignored_exceptions=[WebDriverException])
         try:
             return wait.until(lambda _: holds())
@@ -58,8 +58,8 @@ class Page:
 
         self.until(clicked)
 
-    def picture(self, css: str) -> tuple[int, int]:
-        """Pixels of the loaded picture there, wide and high."""
+    def image_size(self, css: str) -> tuple[int, int]:
+        """Width and height of the loaded image in pixels."""
         script = "const i = document.querySelector(arguments[0]);"
         script += "return [i.naturalWidth, i.naturalHeight]"
         size = self.until(lambda: [n for n in self.driver.execute_script(script, css) if n])
@@ -93,7 +93,7 @@ def runs(client: mlflow.MlflowClient, experiment: str) -> dict[str, mlflow.entit
     return {run.info.run_name: run for run in client.search_runs([experiment])}
 
 
-def test_four_writers_at_once_leave_four_whole_results(client, experiment, runs, logged):
+def test_four_writers_at_once_leave_four_complete_results(client, experiment, runs, logged):
     assert "tracking:" not in logged.errors
     assert runs.keys() == RESULTS.keys()
     for run in runs.values():
@@ -148,7 +148,7 @@ def test_a_runs_plots_are_shown(page, logged, experiment, runs):
     place = f"{logged.server}/#/experiments/{experiment}/runs/{run}/artifacts/plots"
     page.open(f"{place}/prediction_vs_truth.png")
     page.shows("confusion.png", "count_over_time.png", "eval.csv")
-    width, height = page.picture("img[src*='prediction_vs_truth'], img[src^='blob:']")
+    width, height = page.image_size("img[src*='prediction_vs_truth'], img[src^='blob:']")
     assert (width, height) == (660, 660)
 
 
@@ -159,13 +159,13 @@ def test_a_runs_curves_are_shown(page, logged, experiment, runs):
     assert page.until(lambda: page.all(".js-plotly-plot .scatterlayer path.js-line"))
 
 
-def test_a_run_says_where_it_comes_from(page, logged, experiment, runs):
+def test_a_run_shows_its_provenance(page, logged, experiment, runs):
     run = runs["calm-owl"].info.run_id
     page.open(f"{logged.server}/#/experiments/{experiment}/runs/{run}")
     page.shows("git_revision", "dirty", "version.torch", "adapter", "data-train", MODEL, "Finished")
 
 
-def test_registered_model_shows_its_aliases_and_why(page, logged, client):
+def test_registered_model_shows_its_aliases_and_the_reason(page, logged, client):
     page.open(f"{logged.server}/#/models/{MODEL}?workflowType=machine_learning")
     page.shows("Version 4", f"@ {CHAMPION}", f"@ {CHALLENGER}")
     champion = client.get_model_version_by_alias(MODEL, CHAMPION)

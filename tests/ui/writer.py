@@ -1,8 +1,8 @@
-"""Logs one training and its evaluation as the stages do; the figures are drawn by lot.
+"""Logs one training and its evaluation as the stages do, with random figures.
 
     python -m tests.ui.writer SEED LEARNING_RATE NOISE
 
-The name, the store and the root come from the environment, as in a stage that DVC runs.
+Name, store and root come from the environment, as in a stage that DVC runs.
 """
 
 import os
@@ -16,7 +16,7 @@ from llava_dvc.config import Config, flatten, load_config
 from llava_dvc.evaluation.plots import draw_all
 from llava_dvc.metrics import evaluation_metrics
 from llava_dvc.recipe import adapter_sha256
-from llava_dvc.tracking import mlflow_run
+from llava_dvc.tracking.run import digest, open_result, open_run
 from tests.results import DATA, predictions, write_adapter
 
 EPOCHS, STEPS = 3, 60
@@ -34,13 +34,13 @@ def main(seed: int, learning_rate: float, noise: float) -> None:
 
 
 def train(cfg: Config, adapter: Path, noise: float) -> None:
-    luck = np.random.default_rng(cfg.seed)
+    rng = np.random.default_rng(cfg.seed)
     sections = set(Config.model_fields) - {"evaluate", "publish"}
-    key = mlflow_run.digest(cfg.model_dump(include=sections))
+    key = digest(cfg.model_dump(include=sections))
     sha256 = adapter_sha256(adapter)
-    with mlflow_run.open_run("train", cfg, sections, key, {"data_md5": DATA}) as run:
+    with open_run("train", cfg, sections, key, {"data_md5": DATA}) as run:
         for step in range(1, STEPS + 1):
-            loss = 2 * np.exp(-step / 25) + 0.4 + 0.05 * luck.normal()
+            loss = 2 * np.exp(-step / 25) + 0.4 + 0.05 * rng.normal()
             rate = cfg.train.learning_rate * np.cos(step / STEPS * np.pi / 2)
             run.step({"train/loss": loss, "train/learning_rate": rate}, step)
             if step % (STEPS // EPOCHS) == 0:
@@ -58,7 +58,7 @@ def evaluate(cfg: Config, adapter: Path, root: Path, noise: float) -> None:
     csv.parent.mkdir()
     frames.drop(columns=["camera", "nll", "pit"]).to_csv(csv, index=False)
     images = [Image.new("RGB", (64, 48), (90, 110, 40 + 3 * i)) for i in range(len(frames))]
-    with mlflow_run.open_result(cfg, adapter_sha256(adapter), DATA) as run:
+    with open_result(cfg, adapter_sha256(adapter), DATA) as run:
         run.metrics(flatten(found))
         run.dataset("eval", DATA, len(frames))
         run.artifact(csv)

@@ -7,11 +7,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from llava_dvc.config import flatten
 from llava_dvc.evaluation.plots import plt
-from llava_dvc.tracking import background_queue, mlflow_run
+from llava_dvc.tracking import background_queue
+from llava_dvc.tracking import run as tracking_run
+from llava_dvc.tracking.run import open_result, open_run
 
 
 def open_train(cfg, key="k1"):
-    return mlflow_run.open_run("train", cfg, {"train"}, key, {"data_md5": "d"})
+    return open_run("train", cfg, {"train"}, key, {"data_md5": "d"})
 
 
 def all_runs(client):
@@ -31,20 +33,20 @@ def test_a_resumed_run_has_no_doubled_point(store, cfg, tmp_path):
     assert [e.step for e in board.Scalars("train/loss")] == [1, 2, 3, 4, 5]
 
 
-def test_a_failed_run_says_so(store, cfg):
+def test_a_run_whose_stage_fails_has_status_failed(store, cfg):
     with pytest.raises(ZeroDivisionError), open_train(cfg):
         _ = 1 / 0
     assert [r.info.status for r in all_runs(store())] == ["FAILED"]
 
 
-def test_the_first_result_finishes_its_trainings_run_and_the_second_has_its_own(store, cfg):
+def test_first_evaluation_uses_the_training_run_and_the_second_has_its_own(store, cfg):
     with open_train(cfg) as run:
         run.tags({"adapter": "sha"})
-    with mlflow_run.open_result(cfg, "sha", "d") as run:
+    with open_result(cfg, "sha", "d") as run:
         run.metrics({"mae": 2.0})
     other = cfg.model_copy(update={"evaluate": cfg.evaluate.model_copy(update={"decode": "mean"})})
     for _ in range(2):  # the same result again is the same run
-        with mlflow_run.open_result(other, "sha", "d") as run:
+        with open_result(other, "sha", "d") as run:
             run.metrics({"mae": 3.0})
     results = {r.data.params["evaluate.decode"]: r for r in all_runs(store())}
     assert results.keys() == {"median", "mean"}
@@ -54,7 +56,15 @@ def test_the_first_result_finishes_its_trainings_run_and_the_second_has_its_own(
     assert len(store().get_metric_history(results["mean"].info.run_id, "mae")) == 1
 
 
-def test_pictures_reach_both(store, cfg, tmp_path):
+def test_a_metric_with_a_cameras_name_is_logged_once(store, cfg):
+    for _ in range(2):
+        with open_train(cfg) as run:
+            run.metrics({"mae/gate #1": 2.0})
+    (found,) = all_runs(store())
+    assert len(store().get_metric_history(found.info.run_id, "mae/gate _1")) == 1
+
+
+def test_pictures_are_in_mlflow_and_tensorboard(store, cfg, tmp_path):
     figure, _ = plt.subplots()
     figure.savefig(tmp_path / "dots.png")
     with open_train(cfg) as run:
@@ -93,7 +103,7 @@ def test_a_lost_tracker_costs_one_line(store, cfg, monkeypatch, capfd):
     lines = [line for line in err.splitlines() if line.startswith("tracking:")]
     assert len(lines) == 1
     assert str(port) in lines[0]
-    assert "the stage goes on without" in lines[0]
+    assert "the stage goes on without it" in lines[0]
 
 
 def test_runs_are_named_as_dvc_names_experiments(store, cfg, monkeypatch):
@@ -103,15 +113,17 @@ def test_runs_are_named_as_dvc_names_experiments(store, cfg, monkeypatch):
     assert [r.info.run_name for r in all_runs(store())] == ["brave-cat"]
 
 
-def test_stages_that_results_share_have_names_of_their_own(store, cfg, monkeypatch):
+def test_runs_of_shared_stages_are_not_named_after_an_experiment(store, cfg, monkeypatch):
     monkeypatch.setenv("DVC_EXP_NAME", "brave-cat")
-    with mlflow_run.open_run("prepare", cfg, {"data"}, "abcdef012", {}):
+    with open_run("prepare", cfg, {"data"}, "abcdef012", {}):
         pass
     assert [r.info.run_name for r in all_runs(store())] == ["prepare-abcdef"]
 
 
-def test_a_result_takes_its_experiments_name_and_keeps_its_board(store, cfg, tmp_path, monkeypatch):
-    """The training was cached from another experiment that was killed before it evaluated."""
+def test_an_evaluation_renames_the_run_and_keeps_its_tensorboard_folder(
+    store, cfg, tmp_path, monkeypatch
+):
+    """The training comes from DVC's cache: another experiment was killed after it."""
     for name, stage in (("brave-cat", "train"), ("calm-owl", "result")):
         monkeypatch.setenv("DVC_EXP_NAME", name)
         if stage == "train":
@@ -119,15 +131,15 @@ def test_a_result_takes_its_experiments_name_and_keeps_its_board(store, cfg, tmp
                 run.tags({"adapter": "sha"})
                 run.step({"train/loss": 1.0}, 1)
         else:
-            with mlflow_run.open_result(cfg, "sha", "d") as run:
+            with open_result(cfg, "sha", "d") as run:
                 run.metrics({"mae": 2.0})
     assert [r.info.run_name for r in all_runs(store())] == ["calm-owl"]
     board = EventAccumulator(str(tmp_path / "runs" / "brave-cat")).Reload()
     assert board.Tags()["scalars"] == ["train/loss", "result/mae"]
 
 
-def test_a_run_says_where_it_comes_from_and_how_busy_the_machine_was(store, cfg):
-    with mlflow_run.open_result(cfg, "sha", "d"):
+def test_a_run_has_provenance_and_system_metrics(store, cfg):
+    with open_result(cfg, "sha", "d"):
         pass
     (run,) = all_runs(store())
     expected = {"git_revision", "dirty", "backbone_revision", "version.torch", "version.python"}
@@ -136,69 +148,69 @@ def test_a_run_says_where_it_comes_from_and_how_busy_the_machine_was(store, cfg)
     assert "system/system_memory_usage_percentage" in run.data.metrics
 
 
-def test_a_further_evaluation_names_its_training(store, cfg):
+def test_a_second_evaluation_is_tagged_with_its_training_run(store, cfg):
     with open_train(cfg) as run:
         run.tags({"adapter": "sha"})
     for decode in ("median", "mean"):
         evaluate = cfg.evaluate.model_copy(update={"decode": decode})
-        with mlflow_run.open_result(cfg.model_copy(update={"evaluate": evaluate}), "sha", "d"):
+        with open_result(cfg.model_copy(update={"evaluate": evaluate}), "sha", "d"):
             pass
-    further, first = all_runs(store())
-    assert further.data.tags["training_run"] == first.info.run_id
+    second, first = all_runs(store())
+    assert second.data.tags["training_run"] == first.info.run_id
     assert "training_run" not in first.data.tags
 
 
-@pytest.mark.parametrize("answers", [True, False])
-def test_a_tracker_that_hangs_does_not_hold_up_the_end(store, cfg, monkeypatch, capfd, answers):
-    """It answered until the stage was about to end, or never."""
-    monkeypatch.setattr(background_queue, "answers", lambda seconds: False)
+@pytest.mark.parametrize("has_answered", [True, False])
+def test_a_tracker_that_hangs_does_not_delay_the_end(store, cfg, monkeypatch, capfd, has_answered):
+    """It answered until the end of the stage, or never."""
+    monkeypatch.setattr(background_queue, "is_reachable", lambda timeout: False)
     hung = threading.Event()
     with open_train(cfg) as run:
-        if answers:
+        if has_answered:
             run.step({"train/loss": 1.0}, 1)
-        run.submit(hung.wait)
+        run.queue.submit(hung.wait)
         run.step({"train/loss": 2.0}, 2)
     assert not hung.is_set()  # the block ended before the tracker did
     hung.set()
-    assert "is lost (it does not answer); the stage goes on without" in capfd.readouterr().err
+    assert "is lost (it does not answer); the stage goes on without it" in capfd.readouterr().err
 
 
-def test_an_upload_may_take_longer_than_an_answer(store, cfg, monkeypatch):
-    monkeypatch.setattr(background_queue, "UPLOAD", 0.2)
+def test_an_upload_may_take_longer_than_the_timeout(store, cfg, monkeypatch):
+    monkeypatch.setattr(background_queue, "UPLOAD_TIMEOUT", 0.2)
     with open_train(cfg) as run:
-        run.submit(lambda: time.sleep(1), slow=True)
+        run.queue.submit(lambda: time.sleep(1), is_upload=True)
     assert [r.info.status for r in all_runs(store())] == ["FINISHED"]
 
 
-def test_a_lost_tracker_is_not_asked_again_and_again(store, cfg, monkeypatch):
-    """The worker sleeps once nothing can be logged any more."""
-    asked = []
+def test_the_worker_sleeps_after_the_tracker_is_lost(store, cfg, monkeypatch):
+    calls = []
 
-    class Impatient(mlflow_run.Machine):
-        def due(self):
-            asked.append(1)
+    class AlwaysDue(tracking_run.SystemMetrics):
+        def seconds_until_due(self):
+            calls.append(1)
             return 0.0
 
-    monkeypatch.setattr(mlflow_run, "Machine", Impatient)
-    monkeypatch.setattr(mlflow_run, "connect", lambda: 1 / 0)
+    monkeypatch.setattr(tracking_run, "SystemMetrics", AlwaysDue)
+    monkeypatch.setattr(tracking_run, "connect", lambda: 1 / 0)
     with open_train(cfg) as run:
-        while not run._sender.lost:
+        while not run.queue.is_lost:
             time.sleep(0.01)
         time.sleep(0.1)
-        before = len(asked)
+        before = len(calls)
         time.sleep(0.2)
-        assert len(asked) == before
+        assert len(calls) == before
 
 
-def test_an_evaluation_does_not_clean_a_dirty_training(store, cfg, monkeypatch):
-    def dirty(answer):
-        monkeypatch.setattr(mlflow_run, "code", lambda: {"git_revision": "abc", "dirty": answer})
+def test_a_dirty_training_stays_dirty_after_its_evaluation(store, cfg, monkeypatch):
+    def set_dirty(dirty):
+        tags = {"git_revision": "abc", "dirty": dirty}
+        monkeypatch.setattr(tracking_run, "git_tags", lambda: tags)
 
-    for trained, told in (("true", "true"), ("false", "false")):  # trained again, now clean
-        dirty(trained)
+    for trained, expected in (("true", "true"), ("false", "false")):  # the second training is clean
+        set_dirty(trained)
         with open_train(cfg) as run:
             run.tags({"adapter": "sha"})
-        dirty("false")
-        with mlflow_run.open_result(cfg, "sha", "d"):
+        set_dirty("false")
+        with open_result(cfg, "sha", "d"):
             pass
-        assert [run.data.tags["dirty"] for run in all_runs(store())] == [told]
+        assert [run.data.tags["dirty"] for run in all_runs(store())] == [expected]

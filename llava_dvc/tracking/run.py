@@ -1,0 +1,231 @@
+"""What stages call to log a result to MLflow and TensorBoard.
+
+There is one run per result. When the tracker is lost, a stage prints one line and goes on.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from llava_dvc.config import Config, flatten
+from llava_dvc.files import state_root
+from llava_dvc.recipe import adapter_sha256
+from llava_dvc.tracking.background_queue import BackgroundQueue
+from llava_dvc.tracking.mlflow_run import SOURCE_TAGS, MlflowRun, metric_names
+from llava_dvc.tracking.mlflow_store import connect
+from llava_dvc.tracking.provenance import backbone_revision, dvc_md5, git_tags, version_tags
+from llava_dvc.tracking.run_lookup import (
+    RunIdentity,
+    create_run,
+    find_run,
+    resume_run,
+    run_name,
+)
+from llava_dvc.tracking.system_metrics import SystemMetrics
+from llava_dvc.tracking.tensorboard import EventWriter
+
+TRAINER_METRICS = {  # transformers' names and ours
+    "loss": "train/loss",
+    "grad_norm": "train/grad_norm",
+    "learning_rate": "train/learning_rate",
+    "epoch": "train/epoch",
+    "eval_mae": "val/mae",
+}
+
+
+def digest(*parts: Any) -> str:
+    """The sha256 of `parts` as JSON: the key of a run whose result they decide."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def result_key(adapter: str, evaluate: Mapping[str, Any], data_md5: str) -> str:
+    """The key of an evaluation, from the adapter's sha256, the evaluate section and DVC's md5 of
+    the data.
+    """
+    return digest(adapter, evaluate, data_md5)
+
+
+@contextmanager
+def open_run(
+    stage: str,
+    cfg: Config,
+    sections: set[str],
+    key: str,
+    tags: Mapping[str, str],
+    adapter: str | None = None,
+) -> Iterator["Run"]:
+    """Opens the run of `stage` with this `key`, or a new one, and ends it after the block.
+
+    `sections` are the sections of params.yaml that decide the result; they are logged as params.
+    `adapter` is a sha256: without a run with this `key`, the run of this adapter's training is
+    used, if it has no key of this stage yet.
+    """
+    git = git_tags()
+    source = {"stage": stage, f"key.{stage}": key, **SOURCE_TAGS, **git, **version_tags()}
+    if "backbone" in sections:
+        source["backbone_revision"] = backbone_revision(cfg.backbone)
+    name = run_name(stage, key, git.get("git_revision", "no-git"))
+    run = Run(RunIdentity(stage, key, name, {**source, **tags}, adapter))
+    run.params(flatten(cfg.model_dump(include=sections, mode="json")))
+    try:
+        yield run
+    except (KeyboardInterrupt, SystemExit):
+        run.close("KILLED")
+        raise
+    except BaseException:
+        run.close("FAILED")
+        raise
+    run.close("FINISHED")
+
+
+def open_result(cfg: Config, adapter: str, data_md5: str) -> AbstractContextManager["Run"]:
+    """Opens the run of an evaluation of the adapter with this sha256.
+
+    This is the run of its training, or another run when that one holds another evaluation.
+    """
+    key = result_key(adapter, cfg.evaluate.model_dump(), data_md5)
+    tags = {"adapter": adapter, "data_md5": data_md5}
+    return open_run("result", cfg, set(Config.model_fields), key, tags, adapter)
+
+
+class Run:
+    """A run in MLflow and TensorBoard.
+
+    Each method queues its work for a background thread and raises no error of the tracker.
+    """
+
+    def __init__(self, identity: RunIdentity) -> None:
+        self._identity = identity
+        self._mlflow: MlflowRun | None = None  # until the background thread has opened it
+        self._events: EventWriter | None = None
+        self._system = SystemMetrics()
+        self.queue = BackgroundQueue(self._log_system_metrics, self._system.seconds_until_due)
+        self.queue.submit(self._open)
+
+    @property
+    def run_id(self) -> str | None:
+        """MLflow's id of the run; None before the run is open."""
+        return self._mlflow.run_id if self._mlflow else None
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        self._log(lambda mlflow: mlflow.log_params(values))
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        self._log(lambda mlflow: mlflow.set_tags(values))
+
+    def metrics(self, values: Mapping[str, float]) -> None:
+        """Logs the figures of a result."""
+        self._log(lambda mlflow: mlflow.log_results(values))
+        grouped = {n if "/" in n else f"result/{n}": v for n, v in metric_names(values).items()}
+        self._draw(lambda events: events.add_scalars(grouped, 0))
+
+    def step(self, values: Mapping[str, float], step: int) -> None:
+        """Adds a point to each curve of a training. Skips steps that are logged already."""
+        self._log(lambda mlflow: mlflow.log_step(values, step))
+        self._draw(lambda events: events.add_scalars(metric_names(values), step))
+
+    def picture(self, path: Path) -> None:
+        """Logs a PNG file as an artifact and as an image in TensorBoard."""
+        from PIL import Image
+
+        png = path.read_bytes()
+        with Image.open(path) as image:
+            width, height = image.size
+        self.artifact(path, "plots")
+        self._draw(lambda events: events.add_image(path.stem, png, width, height))
+
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        """Uploads a file, to `folder` among the run's artifacts."""
+        self._log(lambda mlflow: mlflow.log_artifact(path, folder), is_upload=True)
+
+    def dataset(self, split: str, md5: str, rows: int) -> None:
+        """Logs which data were used; `md5` is DVC's, `rows` the number of frames."""
+        self._log(lambda mlflow: mlflow.log_dataset(split, md5, rows))
+
+    def model(self, folder: Path, sha256: str) -> None:
+        """Uploads the adapter in `folder` once."""
+        self._log(lambda mlflow: mlflow.log_adapter(folder, sha256), is_upload=True)
+
+    def candidate(self, folder: Path, predictions: Path, result: Mapping[str, Any]) -> None:
+        """Registers the adapter in `folder` with its evaluation.
+
+        `predictions` is a file like predictions/eval.csv; `result` holds metrics/evaluate.json and
+        the evaluate section of params.yaml in one mapping.
+        """
+
+        def register(mlflow: MlflowRun) -> None:
+            from llava_dvc.tracking import registry  # imports scikit-learn
+
+            mlflow.set_tags({"adapter_md5": dvc_md5(folder)})
+            mlflow.log_adapter(folder, adapter_sha256(folder))
+            registry.register_candidate(mlflow.client, mlflow.run_id, predictions, result)
+
+        self._log(register, is_upload=True)
+
+    def close(self, status: str) -> None:
+        """Ends the run, and waits for uploads as long as the tracker answers."""
+        self.queue.submit(self._log_system_metrics)
+        self._log(lambda mlflow: mlflow.finish(status))
+        self.queue.close()
+        if self._events:
+            self._events.close()
+
+    def _open(self) -> None:
+        client, experiment = connect()
+        self._system.sample()  # disk and network are measured from one sample to the next
+        found = find_run(client, experiment, self._identity)
+        if found is None:
+            self._mlflow = MlflowRun(client, create_run(client, experiment, self._identity))
+        else:
+            self._mlflow = MlflowRun(client, found)
+            resume_run(self._mlflow, found, self._identity)
+
+    def _log(self, call: Callable[[MlflowRun], None], is_upload: bool = False) -> None:
+        """Queues a call to MLflow. It runs after `_open`, or never when that fails."""
+
+        def call_opened() -> None:
+            assert self._mlflow is not None
+            call(self._mlflow)
+
+        self.queue.submit(call_opened, is_upload)
+
+    def _draw(self, draw: Callable[[EventWriter], None]) -> None:
+        """Queues a write to TensorBoard, which also works without the tracker."""
+
+        def draw_locally() -> None:
+            if self._events is None:
+                opened = self._mlflow
+                name = opened.tensorboard_folder if opened else self._identity.name
+                self._events = EventWriter(state_root() / "runs" / name)
+            draw(self._events)
+
+        self.queue.submit_local(draw_locally)
+
+    def _log_system_metrics(self) -> None:
+        values = self._system.sample() if self._mlflow else {}
+        if self._mlflow and values:
+            self._mlflow.log_system_metrics(values)
+
+
+def trainer_callback(run: Run) -> Any:
+    """A transformers callback that logs the Trainer's metrics to `run`."""
+    from transformers import TrainerCallback
+
+    class LogCallback(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            # A resumed training logs again what its killed process may not have sent.
+            for logs in state.log_history:
+                log(state, logs, logs["step"])
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any, **_: Any) -> None:
+            log(state, logs, state.global_step)
+
+    def log(state: Any, logs: Mapping[str, float], step: int) -> None:
+        values = {TRAINER_METRICS[n]: v for n, v in logs.items() if n in TRAINER_METRICS}
+        if state.is_world_process_zero and values:
+            run.step(values, step)
+
+    return LogCallback()
