@@ -41,7 +41,10 @@ def publish_merged(
     evaluate: config.Evaluate,
     inputs: Mapping[str, str],
 ) -> None:
-    """Writes the merged model, its card and its manifest into `folder`. `facts` are the adapter's."""
+    """Writes the merged model, its card and its manifest into `folder`.
+
+    `facts` are those of the adapter.
+    """
     repo = merged_repo(facts.repo)
     merge(facts.recipe.backbone, adapter, folder)
     with TemporaryDirectory() as drawn:

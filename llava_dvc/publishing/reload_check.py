@@ -53,8 +53,9 @@ def compare_answers(answers: list[dict[str, Any]], predictions: Path) -> None:
                 lines.append(f"{answer['frame']}: {found}")
     if lines:
         raise UserError(
-            f"published: in a new process its answers differ from the evaluation {len(lines)} times "
-            f"in {len(answers)} frames ({lines[0]}); run `dvc repro -f evaluate` on this machine"
+            "published: in a new process its answers differ from the evaluation "
+            f"{len(lines)} times in {len(answers)} frames ({lines[0]}); run `dvc repro -f "
+            "evaluate` on this machine"
         )
 
 

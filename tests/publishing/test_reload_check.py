@@ -32,7 +32,7 @@ from llava_dvc.model.backbone import backbone_encoder, load_backbone
 from llava_dvc.model.counting import CountPredictor
 from llava_dvc.publishing import hub, push
 from llava_dvc.publishing.folder import verify_manifest
-from llava_dvc.publishing.reload_check import compare, read_predictions
+from llava_dvc.publishing.reload_check import compare_answers, read_predictions
 from llava_dvc.recipe import WEIGHTS
 from llava_dvc.training.count_trainer import adapter_weights
 from stages import evaluate, publish
@@ -249,11 +249,11 @@ def test_publishing_again_gives_the_same_bytes(work):
 def test_a_frame_that_comes_out_otherwise_is_named(evaluated):
     rows = list(read_predictions(evaluated.csv).values())
     answers = [{n: row[n] for n in ("frame", "predicted", "reply")} for row in rows[:32]]
-    compare(answers, evaluated.csv)
+    compare_answers(answers, evaluated.csv)
     answers[31]["predicted"] = "999"
     line = r"1 times in 32 frames \(seq_000092\.jpg: predicted '999', .*eval\.csv has '\d+'\)"
     with pytest.raises(UserError, match=line):
-        compare(answers, evaluated.csv)
+        compare_answers(answers, evaluated.csv)
 
 
 def other_template(work: Work) -> None:
