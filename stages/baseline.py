@@ -1,4 +1,4 @@
-"""prepared/ and the backbone to metrics/baseline.json: what the adapter has to beat."""
+"""Scores the baselines that the adapter has to beat: metrics/baseline.json."""
 
 from pathlib import Path
 

@@ -1,7 +1,8 @@
-"""models/adapter/ on the held-out frames: predictions, metrics/evaluate.json and plots/."""
+"""Counts the held-out frames: predictions, metrics/evaluate.json and plots/."""
 
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 from llava_dvc.checks.hardware import require_hardware
 from llava_dvc.config import Config, flatten
@@ -21,38 +22,42 @@ from llava_dvc.stage_runner import run_stage
 from llava_dvc.tracking.run import open_result
 
 
-def main(
-    cfg: Config,
-    prepared: Path,
-    adapter: Path,
-    baseline: Path,
-    csv: Path,
-    metrics: Path,
-    plots: Path,
-) -> None:
-    rows = load_split(prepared, "eval")
-    require_hardware(Recipe.read(adapter).backbone)
-    model, encoder, recipe = load_adapter(adapter)
+class Paths(NamedTuple):
+    """The command line of the stage in dvc.yaml."""
+
+    prepared: Path
+    adapter: Path
+    baseline: Path
+    predictions: Path
+    metrics: Path
+    plots: Path
+
+
+def main(cfg: Config, *paths: Path) -> None:
+    path = Paths(*paths)
+    rows = load_split(path.prepared, "eval")
+    require_hardware(Recipe.read(path.adapter).backbone)
+    model, encoder, recipe = load_adapter(path.adapter)
     if cfg.evaluate.compile:
         merge_and_compile(model)
     frames = prediction_table(model, encoder, rows, cfg.evaluate, recipe.temperature)
-    found = score_predictions(frames, recipe.temperature)
-    with new_file(csv) as file:
+    scores = score_predictions(frames, recipe.temperature)
+    with new_file(path.predictions) as file:
         frames.drop(columns=INTERNAL).to_csv(file, index=False)
-    write_json(metrics, found)
-    with new_folder(plots) as folder:
-        draw_all(frames, found, rows["image"], folder)
-    rivals = read_json(baseline)
-    sys.stdout.write(comparison_table(found, rivals))
+    write_json(path.metrics, scores)
+    with new_folder(path.plots) as folder:
+        draw_all(frames, scores, rows["image"], folder)
+    baselines = read_json(path.baseline)
+    sys.stdout.write(comparison_table(scores, baselines))
 
-    data_md5 = read_json(prepared / "report.json")["data_md5"]
-    with open_result(cfg, adapter_sha256(adapter), data_md5) as run:
-        run.metrics(flatten(found) | flatten(rivals))
+    data_md5 = read_json(path.prepared / "report.json")["data_md5"]
+    with open_result(cfg, adapter_sha256(path.adapter), data_md5) as run:
+        run.metrics(flatten(scores) | flatten(baselines))
         run.dataset("eval", data_md5, len(rows))
-        run.artifact(csv)
-        for picture in sorted(plots.glob("*.png")):
+        run.artifact(path.predictions)
+        for picture in sorted(path.plots.glob("*.png")):
             run.picture(picture)
-        run.candidate(adapter, csv, {**found, **cfg.evaluate.model_dump()})
+        run.candidate(path.adapter, path.predictions, {**scores, **cfg.evaluate.model_dump()})
 
 
 if __name__ == "__main__":

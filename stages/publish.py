@@ -1,10 +1,9 @@
-"""models/adapter/ and its evaluation to published/: a folder that can be used, and uploaded, as it
-is.
-"""
+"""Builds published/ from models/adapter/ and its evaluation: a folder to use and to upload."""
 
 import shutil
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 from llava_dvc.config import Config
 from llava_dvc.files import new_folder, read_json
@@ -16,60 +15,62 @@ from llava_dvc.publishing.folder import (
     evaluated_recipe,
     input_digests,
 )
-from llava_dvc.recipe import Recipe, adapter_sha256
+from llava_dvc.recipe import WEIGHTS, Recipe, adapter_sha256
 from llava_dvc.stage_runner import run_stage
 from llava_dvc.tracking.run import open_result
 
 
-def main(
-    cfg: Config,
-    prepared: Path,
-    adapter: Path,
-    baseline: Path,
-    csv: Path,
-    metrics: Path,
-    plots: Path,
-    published: Path,
-) -> None:
-    figures = read_json(metrics)
-    facts = CardFacts(
-        repo=cfg.publish.repo,
-        recipe=evaluated_recipe(Recipe.read(adapter), cfg.evaluate, figures),
-        report=read_json(prepared / "report.json"),
-        baseline=read_json(baseline),
-        metrics=figures,
-        split=cfg.split,
-        adapter=cfg.adapter,
-        train=cfg.train,
-        adapter_sha256=adapter_sha256(adapter),
-    )
+class Paths(NamedTuple):
+    """The command line of the stage in dvc.yaml."""
+
+    prepared: Path
+    adapter: Path
+    baseline: Path
+    predictions: Path
+    metrics: Path
+    plots: Path
+    published: Path
+
+
+def main(cfg: Config, *paths: Path) -> None:
+    path = Paths(*paths)
+    facts = card_facts(cfg, path)
     inputs = input_digests(
         facts.recipe.backbone,
-        adapter=adapter / "adapter_model.safetensors",
-        predictions=csv,
-        evaluate=metrics,
-        baseline=baseline,
+        adapter=path.adapter / WEIGHTS,
+        predictions=path.predictions,
+        evaluate=path.metrics,
+        baseline=path.baseline,
     )
-    with new_folder(published) as folder:
-        shutil.copytree(adapter, folder, dirs_exist_ok=True)
+    with new_folder(path.published) as folder:
+        shutil.copytree(path.adapter, folder, dirs_exist_ok=True)
         facts.recipe.write(folder)
-        add_card_and_manifest(folder, facts, plots=plots, evaluate=cfg.evaluate, inputs=inputs)
-        reload_check.require_same_answers(folder, prepared, csv, cfg.evaluate)
+        add_card_and_manifest(folder, facts, plots=path.plots, evaluate=cfg.evaluate, inputs=inputs)
+        reload_check.require_same_answers(folder, path.prepared, path.predictions, cfg.evaluate)
         if cfg.publish.merge:
             from llava_dvc.publishing.merged_model import publish_merged
 
-            publish_merged(
-                folder / MERGED,
-                facts,
-                adapter,
-                prepared=prepared,
-                evaluate=cfg.evaluate,
-                inputs=inputs,
-            )
+            merged = folder / MERGED
+            publish_merged(merged, facts, path.adapter, path.prepared, cfg.evaluate, inputs)
     with open_result(cfg, facts.adapter_sha256, facts.report["data_md5"]) as run:
         for name in ("README.md", "manifest.json"):
-            run.artifact(published / name, "published")
-    sys.stdout.write(push.push_after_stage(published, cfg.publish))
+            run.artifact(path.published / name, "published")
+    sys.stdout.write(push.push_after_stage(path.published, cfg.publish))
+
+
+def card_facts(cfg: Config, path: Paths) -> CardFacts:
+    metrics = read_json(path.metrics)
+    return CardFacts(
+        repo=cfg.publish.repo,
+        recipe=evaluated_recipe(Recipe.read(path.adapter), cfg.evaluate, metrics),
+        report=read_json(path.prepared / "report.json"),
+        baseline=read_json(path.baseline),
+        metrics=metrics,
+        split=cfg.split,
+        adapter=cfg.adapter,
+        train=cfg.train,
+        adapter_sha256=adapter_sha256(path.adapter),
+    )
 
 
 if __name__ == "__main__":

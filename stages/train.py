@@ -1,4 +1,4 @@
-"""prepared/ and the backbone to models/adapter/: a LoRA adapter that counts people."""
+"""Tunes a LoRA adapter on the backbone: models/adapter/."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -36,7 +36,6 @@ def publish_merged(
     folder: Path,
     facts: CardFacts,
     adapter: Path,
-    *,
     prepared: Path,
     evaluate: config.Evaluate,
     inputs: Mapping[str, str],
