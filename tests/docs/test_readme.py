@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from llava_dvc.data.mall import default_messages
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -71,6 +72,15 @@ def test_each_row_of_what_to_change_names_one_file():
     assert len(cells) >= 8
     files = [re.findall(r"`([\w./-]+/[\w.-]+\.\w+)`", cell) for cell in cells]
     assert [len(found) for found in files] == [1] * len(cells)
+
+
+def test_the_example_conversation_is_the_first_of_a_new_messages_file():
+    first, *_ = default_messages().splitlines()
+    assert f"`{first}`" in README
+
+
+def test_the_readme_stays_short():
+    assert len(README.splitlines()) <= 190
 
 
 def test_every_test_to_copy_is_there():

@@ -118,7 +118,7 @@ def test_it_is_korean():
         ("\n## ", "\n### ", "heading 2: '## Start' has become"),
         ("| 6.37 |", "| 6.38 |", "rows 3: '5.0% | 6.37 | 7.74' has become"),
         ("`labels.csv`", "`label.csv`", "names in one of the two only"),
-        ("300 drawn", "301 drawn", "figures that are missing: ['300']"),
+        ("300 computer", "301 computer", "figures that are missing: ['300']"),
         ("docs/result.png", "docs/other.png", "links in one of the two only"),
     ],
 )
