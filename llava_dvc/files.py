@@ -17,8 +17,8 @@ SPARE = 64 * 2**20  # bytes that must stay free beside DVC's copy of an output
 
 
 def state_root() -> Path:
-    """The repository that keeps stores and checkpoints. For a temporary workspace of DVC this is
-    its parent repository.
+    """The folder of the MLflow store, TensorBoard's runs and the checkpoints. Inside a temporary
+    workspace of DVC this is the original repository.
     """
     return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
 
@@ -45,8 +45,8 @@ def new_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _partial(path: Path) -> Iterator[Path]:
-    """A free name beside `path`, on the same disk. Removes what an error leaves there: this gives a
-    full disk its room back.
+    """A temporary path beside `path`, on the same disk. It is always removed at the end: a failed
+    write frees its space.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
@@ -89,7 +89,7 @@ def files_in(path: Path) -> list[Path]:
 
 
 def sha256(*paths: Path) -> str:
-    """One hex digest of files and folders: of the names inside them, and of the bytes."""
+    """One hex digest over the relative names and the bytes of all files in `paths`."""
     digest = hashlib.sha256()
     for path in paths:
         for file in files_in(path):
@@ -101,14 +101,15 @@ def sha256(*paths: Path) -> str:
 def file_digest(path: Path, algorithm: str = "sha256") -> str:
     """The hex digest of a file's bytes. `algorithm` is a name that hashlib knows."""
     with path.open("rb") as file:
-        # Systems in FIPS mode refuse md5 for security.
+        # In FIPS mode md5 is allowed only with usedforsecurity=False.
         digest = hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False))
     return digest.hexdigest()
 
 
 def check_room(path: Path) -> None:
-    """Raises UserError when the disk has no room for DVC's copy of `path`. If the disk fills during
-    that copy, DVC goes on and exits 0.
+    """Raises UserError when the disk has not enough free space for DVC's copy of `path`.
+
+    If the disk fills during that copy, DVC goes on and exits 0.
     """
     size = sum(file.stat().st_size for file in files_in(path))
     for place in (path, state_root() / ".dvc" / "cache"):

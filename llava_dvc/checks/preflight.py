@@ -52,7 +52,9 @@ def require_model(trainer: CountTrainer, requested: RequestedModel) -> None:
 
 
 def model_checks(trainer: CountTrainer, requested: RequestedModel) -> Iterator[Check]:
-    """Yields the checks that need no pass, then, if they have no fault, those of two passes."""
+    """Yields the checks that need no forward pass. If none fails, runs two forward and backward
+    passes and yields the checks of these.
+    """
     model, processor = trainer.model.get_base_model(), trainer.processing_class
     rows = [trainer.train_dataset[i] for i in range(min(2, len(trainer.train_dataset)))]
     batch = trainer.data_collator(rows)
@@ -127,7 +129,7 @@ def _check_labels(processor: LlavaProcessor, rows: Sequence[Row], batch: Batch) 
 
 
 def _check_prompts(encoder: Encoder, rows: Sequence[Row], batch: Batch) -> Check:
-    """A training sequence starts with one BOS, and with the same prompt tokens as at prediction."""
+    """A training sequence has one BOS, at its start, and the prompt tokens of prediction."""
     fault, processor = None, encoder.processor
     for row, ids, labels in zip(rows, batch["input_ids"], batch["labels"], strict=True):
         text = render_prompt(processor, row["messages"])
@@ -148,7 +150,7 @@ def _check_prompts(encoder: Encoder, rows: Sequence[Row], batch: Batch) -> Check
 
 
 def _check_image_tokens(trainer: CountTrainer, backbone: config.Backbone, batch: Batch) -> Check:
-    """A frame has one token per patch of the tower, and no sequence is cut."""
+    """A frame has one token per patch that is not dropped, and no sequence is truncated."""
     llava, processor = trainer.model.get_base_model().config, trainer.processing_class
     expected, side = _tokens_per_frame(llava), llava.vision_config.image_size
     if padding := trainer.encoder.padding(trainer.spec.train[0]["image"].size):

@@ -20,7 +20,7 @@ from llava_dvc.data.labels import Label, scan_labels
 from llava_dvc.data.messages import scan_conversations
 
 CHUNK = 512
-"""Frames given to the threads at once: memory stays flat, however many frames there are."""
+"""Frames given to the threads at once. Memory does not grow with the number of frames."""
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,8 @@
-"""Counting with the adapter added into the weights, W + s B A.
+"""Merges the adapter into the weights for fast counting: W + s B A.
 
-Rounding to the nearest would give W again almost everywhere: a small learning rate teaches an
-adapter less than half of W's last bit, although all of it together changes the answer. So the sum
-is rounded up or down at random, in proportion to the distance. A sum over many weights is then
-right on average.
+With a small learning rate most weights change by less than half of their last bit. Rounding to the
+nearest would undo these changes, although together they change the answer. So we use stochastic
+rounding: up or down at random, the nearer value with the higher probability.
 """
 
 from collections.abc import Sequence
@@ -28,7 +27,7 @@ class MergedLinear(nn.Module):
         self.weight = torch.cat(list(map(merged_weight, layers)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(tokens, width)` to the layers' outputs, concatenated."""
+        """Takes `(tokens, width)`. Returns the concatenated outputs of the layers."""
         return linear(x, self.weight)
 
     def add_to(self, total: Tensor, x: Tensor) -> Tensor:
@@ -39,7 +38,7 @@ class MergedLinear(nn.Module):
 
 @torch.library.custom_op("llava_dvc::add_product", mutates_args=("total",))
 def add_product(total: Tensor, x: Tensor, weight: Tensor) -> None:
-    """Adds x W^T to `total` in place. An operator of its own: a compiler would copy `total`."""
+    """Adds x W^T to `total` in place. A custom operator: torch.compile would copy `total`."""
     total.addmm_(x, weight.T)
 
 
@@ -50,7 +49,7 @@ def _(total: Tensor, x: Tensor, weight: Tensor) -> None:
 
 @torch.no_grad()
 def merged_weight(layer: Any) -> Tensor:
-    """The layer's weight plus its adapter, `(out, in)`, in the number format it computes in."""
+    """The layer's weight plus its adapter, `(out, in)`, in the dtype it computes in."""
     base = layer.get_base_layer() if isinstance(layer, LoraLayer) else layer
     weight = unpacked_weight(base)
     if not isinstance(layer, LoraLayer) or layer.merged:
@@ -58,20 +57,20 @@ def merged_weight(layer: Any) -> Tensor:
     [name] = layer.active_adapters
     lora_b, lora_a = layer.lora_B[name].weight, layer.lora_A[name].weight
     whole = weight.float() + layer.scaling[name] * (lora_b.float() @ lora_a.float())
-    if name in layer.lora_magnitude_vector:  # DoRA: every output has a length of its own
+    if name in layer.lora_magnitude_vector:  # DoRA: each output row has its own learned norm
         magnitude = layer.lora_magnitude_vector[name].weight
         whole *= (magnitude / whole.norm(dim=1))[:, None]
     return round_at_random(whole, weight.dtype)
 
 
 def round_at_random(exact: Tensor, dtype: torch.dtype) -> Tensor:
-    """Float32 numbers in `dtype`, each normal number rounded up or down, right on average.
+    """Rounds float32 to `dtype`, up or down at random. The average is exact, except of subnormals.
 
-    Stochastic rounding (Gupta et al., arXiv 1502.02551): adds random bits to those that `dtype`
-    has no room for, and carries. One kind of device always gives the same result.
+    Stochastic rounding (Gupta et al., arXiv 1502.02551): adds random bits below the last kept bit,
+    then cuts. A carry rounds up. The result is always the same on one kind of device.
     """
     bits = exact.view(torch.int32)
-    seed = int(bits.sum())  # every matrix has noise of its own
+    seed = int(bits.sum())  # each matrix gets other noise
     dropped = int(torch.finfo(dtype).eps / torch.finfo(exact.dtype).eps)
     source = torch.Generator(exact.device).manual_seed(seed)
     noise = torch.randint(
@@ -83,8 +82,8 @@ def round_at_random(exact: Tensor, dtype: torch.dtype) -> Tensor:
 def merge_and_compile(model: Any, backend: str = "inductor") -> None:
     """Prepares `model` for counting alone: merges the adapters, unpacks and compiles the layers.
 
-    The layers keep nothing to train or save, and overwrite their input. The parts of all layers
-    share one compiled graph for every shape.
+    The model cannot be trained or saved afterwards. Its layers overwrite their input. Parts of one
+    kind share one compiled graph per input shape.
     """
     trust_image_tokens(model)
     llava = next(module for module in model.modules() if isinstance(module, LlavaModel))

@@ -24,8 +24,8 @@ Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
 LONGEST_REPLY = 16  # tokens
-DECODERS = 8  # processes
-PIECE = 4  # frames that a decoder works on at a time
+WORKERS = 8  # processes that decode frames
+PIECE = 4  # frames that a worker decodes at a time
 
 
 @dataclass(frozen=True)
@@ -35,21 +35,21 @@ class Answers:
     probabilities: Floats
     """P(count), shape `(frames, max_count + 1)`. Rows sum to 1."""
     replies: list[str]
-    """The greedy free text of each frame."""
+    """The text that unconstrained greedy decoding writes for each frame."""
 
 
 class LastTokenCache:
     """Keys and values of a batch's sequences, layer by layer.
 
-    The one token that follows overwrites the last one. transformers' caches copy everything, which
-    takes a fourteenth of the time.
+    The keys and values of the one extra token overwrite those of the last, spare position.
+    transformers' caches would copy everything, a fourteenth of a batch's time.
     """
 
     def __init__(self) -> None:
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
 
     def update(self, key: Tensor, value: Tensor, layer: int, *_: Any) -> tuple[Tensor, Tensor]:
-        """Takes new keys and values, `(rows, heads, tokens, width)`. Returns all of the layer."""
+        """Takes new keys and values, `(rows, heads, tokens, width)`. Returns all of this layer."""
         if layer not in self.layers:
             self.layers[layer] = key, value
         else:
@@ -65,29 +65,29 @@ class Scores:
     nodes: Tensor
     """Log-probabilities of the next token at every node, `(frames, nodes, vocabulary)`."""
     cache: LastTokenCache
-    """Of the prompt, the nodes, and one spare position."""
+    """Keys and values of the prompt, the nodes, and one spare position."""
 
 
 class CountPredictor:
-    """Asks one question of frames, and scores every count in one pass."""
+    """Asks the same question about every frame. One forward pass gives P(count) of all counts."""
 
     def __init__(
         self, model: Any, encoder: Encoder, question: str, max_count: int, eager: bool = False
     ) -> None:
-        """Counts above `max_count` get no probability. `eager` never compiles: for a model whose
-        layers were compiled for training's shape.
+        """Counts above `max_count` get no probability. `eager` turns compilation off: for layers
+        that were compiled for the batch shape of training.
         """
         self.model, self.encoder, self.eager = model, encoder, eager
         self.prompt = encoder.prompt(question)
         self.tree = CountTree.build(encoder.processor, self.prompt, max_count).to(model.device)
 
     def predict(self, frames: Sequence[Image], batch_size: int) -> Answers:
-        """One answer a frame. Raises UserError when padding is dropped and sizes differ."""
+        """One answer per frame. Raises UserError if padding is dropped and sizes differ."""
         if self.encoder.drops_padding:
             drop_padding(self.model, self.encoder.padding(frames[0].size))
         found: list[tuple[Tensor, Tensor, Tensor]] = []
         for batch in self.batches(frames, batch_size):
-            # A stance holds from where it is made, not from where it is entered.
+            # set_stance acts when it is called, not when the block begins.
             with autocast(self.model), self._stance(first=not found):
                 scores = score(self.model, batch, self.tree)
                 written = reply(self.model, batch["input_ids"].shape[1], scores, self.tree)
@@ -102,12 +102,12 @@ class CountPredictor:
     def batches(self, frames: Sequence[Image], batch_size: int) -> Iterator[Batch]:
         """Batches of encoded frames on the model's device.
 
-        Beside a GPU, other processes decode and resize a few frames at a time: the first batch is
-        ready soon.
+        On a GPU, worker processes decode and resize a few frames at a time. The first batch is then
+        ready early.
         """
         device = self.model.device
         on_gpu = device.type == "cuda"
-        workers = min(DECODERS, os.cpu_count() or 1) if on_gpu and len(frames) > batch_size else 0
+        workers = min(WORKERS, os.cpu_count() or 1) if on_gpu and len(frames) > batch_size else 0
         piece = gcd(batch_size, PIECE) if workers else batch_size
         encoded: Any = DataLoader(
             frames,  # type: ignore[arg-type]
@@ -119,7 +119,7 @@ class CountPredictor:
         pieces = iter(encoded)
         sizes: list[Size] = []
         while taken := list(islice(pieces, batch_size // piece)):
-            if self.encoder.drops_padding:  # not in a worker, whose error would be a traceback
+            if self.encoder.drops_padding:  # here: a worker's error would be a traceback
                 sizes = [require_one_size(chain(sizes, *(own for own, _ in taken)))]
             yield {
                 name: torch.cat([batch[name].to(device, non_blocking=True) for _, batch in taken])
@@ -131,7 +131,7 @@ class CountPredictor:
         return sizes, self.encoder.encode(images, [self.prompt] * len(images))
 
     def _stance(self, first: bool) -> Any:
-        """What was compiled for the first batch's shape is not compiled again for the last's."""
+        """A last batch of another shape runs without compilation."""
         if self.eager:
             return torch.compiler.set_stance("force_eager")
         return nullcontext() if first else torch.compiler.set_stance("eager_on_recompile")
@@ -139,7 +139,7 @@ class CountPredictor:
     def _generate(
         self, frames: Sequence[Image], places: Sequence[int], batch_size: int
     ) -> list[str]:
-        """Free text of the frames at `places`, whose reply is no number."""
+        """Replies of the frames at `places`, where greedy decoding does not end after a number."""
         others: Any = Subset(frames, places)  # type: ignore[arg-type]
         batches = self.batches(others, batch_size)
         with autocast(self.model), torch.compiler.set_stance("force_eager"):  # other shapes
@@ -159,8 +159,9 @@ def autocast(model: Any) -> torch.autocast:
 
 @torch.no_grad()
 def score(model: Any, batch: dict[str, Tensor], tree: CountTree) -> Scores:
-    """Scores the tree behind every prompt, in one pass over prompts and nodes. All prompts must
-    have one length: one question, one frame size.
+    """Appends the tree to every prompt and scores it in one forward pass.
+
+    All prompts must have one length: one question, one frame size.
     """
     ids, cache = batch["input_ids"], LastTokenCache()
     ends = torch.full((len(ids),), ids.shape[1], device=ids.device)
@@ -173,10 +174,10 @@ def score(model: Any, batch: dict[str, Tensor], tree: CountTree) -> Scores:
 @torch.no_grad()
 def reply(model: Any, prompt: int, scores: Scores, tree: CountTree) -> tuple[Tensor, Tensor]:
     """The number that greedy decoding writes after prompts of `prompt` tokens, and whether it
-    writes one and then ends. Both are `(frames,)`. Nothing waits for the device.
+    writes one and then ends. Both are `(frames,)`. The CPU does not wait for the GPU.
 
-    Follows the tree's scores and one token more: a number that no longer number begins with has to
-    end there.
+    The tree has no node after a number that begins no longer number. One extra token shows whether
+    the reply ends there.
     """
     counts, written = tree.greedy(scores.nodes)
     last = tree.last_choices()[counts]
@@ -203,14 +204,14 @@ def generate(model: Any, processor: Any, batch: dict[str, Tensor]) -> list[str]:
 
 
 def quantile(probabilities: Floats, share: float) -> Counts:
-    """The smallest count with at least `share` of the mass at or below it, one a frame."""
+    """The smallest count with at least `share` of the probability at or below it, per frame."""
     reached = probabilities.cumsum(axis=1) >= share - 1e-9
     counts: Counts = reached.argmax(axis=1)
     return counts
 
 
 def default_max_count(counts: Sequence[int]) -> int:
-    """The largest count considered where no evaluation has set one: twice the largest label, and
-    at least 9.
+    """The `max_count` of training and of the zero-shot baseline: twice the largest label, at least
+    9.
     """
-    return max(9, 2 * max(counts[:]))  # rows of a column are slow one by one
+    return max(9, 2 * max(counts[:]))  # [:] reads the column at once

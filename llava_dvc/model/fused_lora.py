@@ -1,8 +1,8 @@
-"""LoRA in training: each adapter is further columns of the weight it adapts.
+"""LoRA in training: each adapter is stored as extra columns of the weight it adapts.
 
-W x + s B A x is the product of [W, s B] and [x; A x]. One product computes it, and one product each
-computes the gradients of x and of A x. Layers that read the same input share a product. Nothing is
-rounded that plain LoRA does not round.
+W x + s B A x is the product of [W, s B] and [x; A x]. One product computes it after A x. In the
+backward pass one product gives the gradients of x and of A x together. Layers with the same input
+share a product. Nothing is rounded that plain LoRA does not round.
 """
 
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ class FusedLora(nn.Module):
         self.own_b = _diagonal_blocks(self.weight[:, width:], self.lora_b)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(tokens, width)` to the layers' outputs, concatenated."""
+        """Takes `(tokens, width)`. Returns the concatenated outputs of the layers."""
         return FusedProduct.apply(  # type: ignore[no-any-return]
             x, self.down, self.weight, self.scalings, *self.lora_a, *self.lora_b
         )
@@ -70,13 +70,16 @@ def _split_rows(whole: Tensor, parts: Sequence[Tensor]) -> list[Tensor]:
 
 
 class FusedProduct(torch.autograd.Function):
-    """[W, s B] times [x; A x]. The adapters' tensors are arguments for their gradients alone."""
+    """[W, s B] times [x; A x].
+
+    The adapters' tensors are arguments only so that autograd returns their gradients.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, down: Tensor, weight: Tensor, scalings: list[float], *lora: Tensor
     ) -> Tensor:
-        # Two dimensions: the compiler can then write A x into its place.
+        # With 2-D inputs torch.compile writes A x directly into `both`.
         both = torch.cat([x, linear(x, down)], dim=1)
         ctx.save_for_backward(both, down, weight, *lora)
         ctx.scalings = scalings
@@ -101,7 +104,7 @@ class FusedProduct(torch.autograd.Function):
 
 
 class FusedDecoderLayer(LlamaDecoderLayer):  # type: ignore[misc]
-    """A decoder layer that a FusedLayer computes. Its parameters keep their names."""
+    """A decoder layer whose forward pass a FusedLayer does. Its parameters keep their names."""
 
     fused: tuple[FusedLayer]  # in a tuple: its modules are not registered a second time
 
@@ -110,10 +113,10 @@ class FusedDecoderLayer(LlamaDecoderLayer):  # type: ignore[misc]
 
 
 def fuse_lora(llava: LlavaModel) -> list[FusedLayer]:
-    """Swaps the language model's layers, except the last, for fused ones. Returns these.
+    """Replaces the language model's layers, except the last, by fused ones. Returns the new ones.
 
-    Swaps and returns none when a layer is not unpacked, when its adapter is not plain LoRA, or
-    when FSDP will spread the adapters.
+    Replaces nothing and returns [] without adapters, when a layer is not unpacked, when its adapter
+    is not plain LoRA, or when FSDP will shard the adapters.
     """
     language = llava.language_model
     layers = language.layers[:-1]
@@ -131,7 +134,7 @@ def fuse_lora(llava: LlavaModel) -> list[FusedLayer]:
 
 @torch.no_grad()
 def sync_weights(products: Sequence[FusedLora]) -> None:
-    """Copies what the adapters have learnt into the products' matrices."""
+    """Copies the current adapter weights into the products' matrices."""
     lora_a = [tensor for product in products for tensor in product.lora_a]
     lora_b = [tensor for product in products for tensor in product.lora_b]
     scalings = [scaling for product in products for scaling in product.scalings]

@@ -31,7 +31,7 @@ def unpack(model: nn.Module) -> None:
 
 
 def unpacked_weight(layer: Any) -> Tensor:
-    """The layer's weight, `(out, in)`, in the number format it computes in."""
+    """The layer's weight, `(out, in)`, in the dtype it computes in."""
     weight: Tensor = layer.weight.data
     if isinstance(layer, UnpackedLinear4bit):
         weight = layer.unpacked

@@ -26,7 +26,7 @@ def merged_repo(repo: str) -> str:
 
 
 def evaluated_recipe(recipe: Recipe, evaluate: config.Evaluate, metrics: dict[str, Any]) -> Recipe:
-    """Returns the adapter's recipe with the decoding and temperature of its evaluation."""
+    """The adapter's recipe with the decoding, max_count and temperature of its evaluation."""
     update = {
         "decode": evaluate.decode,
         "max_count": evaluate.max_count,

@@ -1,6 +1,7 @@
 """What stages call to log a result to MLflow and TensorBoard.
 
-There is one run per result. When the tracker is lost, a stage prints one line and goes on.
+There is one run per result: an adapter, its evaluation settings and the data. When the MLflow
+server cannot be reached, a stage prints one line and goes on.
 """
 
 import hashlib
@@ -37,7 +38,7 @@ TRAINER_METRICS = {  # transformers' names and ours
 
 
 def digest(*parts: Any) -> str:
-    """The sha256 of `parts` as JSON: the key of a run whose result they decide."""
+    """The sha256 of `parts` as JSON. It is the key of a run: `parts` decide its result."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -60,8 +61,8 @@ def open_run(
     """Opens the run of `stage` with this `key`, or a new one, and ends it after the block.
 
     `sections` are the sections of params.yaml that decide the result; they are logged as params.
-    `adapter` is a sha256: without a run with this `key`, the run of this adapter's training is
-    used, if it has no key of this stage yet.
+    `adapter` is a sha256. If no run has this key, the run that trained this adapter is used. If
+    that run already has a key of this stage, a new run is made.
     """
     git = git_tags()
     source = {"stage": stage, f"key.{stage}": key, **SOURCE_TAGS, **git, **version_tags()}
@@ -84,7 +85,8 @@ def open_run(
 def open_result(cfg: Config, adapter: str, data_md5: str) -> AbstractContextManager["Run"]:
     """Opens the run of an evaluation of the adapter with this sha256.
 
-    This is the run of its training, or another run when that one holds another evaluation.
+    This is the run of its training. If that run already holds another evaluation, it is a separate
+    run.
     """
     key = result_key(adapter, cfg.evaluate.model_dump(), data_md5)
     tags = {"adapter": adapter, "data_md5": data_md5}
@@ -117,7 +119,7 @@ class Run:
         self._log(lambda mlflow: mlflow.set_tags(values))
 
     def metrics(self, values: Mapping[str, float]) -> None:
-        """Logs the figures of a result."""
+        """Logs the metrics of a result."""
         self._log(lambda mlflow: mlflow.log_results(values))
         grouped = {n if "/" in n else f"result/{n}": v for n, v in metric_names(values).items()}
         self._draw(lambda events: events.add_scalars(grouped, 0))

@@ -41,7 +41,7 @@ LORA_PLUS = 16.0  # ratio of lora_B's learning rate to lora_A's: arXiv 2402.1235
 
 @dataclass(frozen=True)
 class TrainingSpec:
-    """All that decides a training, besides the backbone and its encoder."""
+    """Everything that decides a training, except the backbone and its encoder."""
 
     train: Dataset
     val: Dataset
@@ -49,7 +49,7 @@ class TrainingSpec:
     settings: config.Train
     seed: int
     checkpoints: Path
-    """The folder of this training alone."""
+    """The checkpoint folder. No other training uses it."""
     callbacks: Sequence[TrainerCallback] = ()
 
 
@@ -63,7 +63,7 @@ class TunedAdapter(NamedTuple):
 
 
 class CountTrainer(SFTTrainer):
-    """Puts the adapter on a backbone and trains it. Ready for its first step when it is made."""
+    """Puts the adapter on a backbone and trains it. Once built, it is ready for its first step."""
 
     control: TrainerControl
     optimizer: torch.optim.Optimizer | None
@@ -71,7 +71,7 @@ class CountTrainer(SFTTrainer):
     def __init__(
         self, backbone: LlavaForConditionalGeneration, encoder: Encoder, spec: TrainingSpec
     ) -> None:
-        """Raises UserError when padding is dropped and frame sizes differ."""
+        """Raises UserError if `image.drop_border` is true and frame sizes differ."""
         settings, train = spec.settings, spec.train
         _fit_to_frames(backbone, encoder, spec)
         length = longest_conversation(encoder, train)
@@ -115,10 +115,10 @@ class CountTrainer(SFTTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Cross-entropy summed over the answers' tokens, plus what `train.loss` adds for every
-        frame, divided by the number of tokens in the step.
+        frame, divided by the number of answer tokens in the step.
 
-        Applies the head only to the last positions, those that can have a label. Padding comes
-        last: causal attention needs no mask for it.
+        Applies `lm_head` only to the last positions, those that can have a label. Padding is on the
+        right: causal attention needs no mask for it.
         """
         names = ("labels", "counts", "answer_starts")
         labels, counts, starts = (inputs.pop(name) for name in names)
@@ -137,7 +137,7 @@ class CountTrainer(SFTTrainer):
             total = total + count_loss(output.logits, ends, tree, counts, self.spec.settings.loss)
         if num_items_in_batch is None:
             loss = total / (answers != IGNORED).sum()
-        else:  # of all processes, whose gradients are averaged
+        else:  # tokens of all processes, but gradients are averaged
             loss = total * self.accelerator.num_processes / num_items_in_batch
         return (loss, output) if return_outputs else loss
 
@@ -145,7 +145,7 @@ class CountTrainer(SFTTrainer):
         """MAE in people on the validation frames, by the median of the distribution over counts."""
         self.model.eval()
         answers = self.predictor.predict(self.spec.val["image"], self.args.eval_batch_size)
-        weights = adapter_weights(self.model)  # of all processes that hold parts of them
+        weights = adapter_weights(self.model)  # all processes call this: each may hold a part
         if self.is_world_process_zero():
             self.selection.add(self.state.global_step, answers.probabilities, weights)
         error = median_error(answers.probabilities, self.selection.counts)
@@ -158,8 +158,8 @@ class CountTrainer(SFTTrainer):
         return metrics
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """The Trainer's optimizer, or LoRA+: lora_A learns slower and lora_B faster than the
-        learning rate, which is their geometric mean.
+        """The Trainer's optimizer, or LoRA+: lora_A gets a quarter of the learning rate, lora_B
+        four times it.
         """
         if self.spec.adapter.method == "lora_plus" and self.optimizer is None:
             kind, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
@@ -175,14 +175,14 @@ class CountTrainer(SFTTrainer):
 
 def fit(trainer: CountTrainer) -> TunedAdapter:
     """Trains, and returns the adapter that counted the validation frames best. Resumes from the
-    last whole checkpoint.
+    last complete checkpoint.
     """
-    with PartialState().main_process_first():  # it deletes broken ones
+    with PartialState().main_process_first():  # last_checkpoint deletes incomplete ones
         last = last_checkpoint(Path(trainer.args.output_dir))
     trainer.train(resume_from_checkpoint=last)
     PartialState().wait_for_everyone()
     weights, temperature = trainer.selection.weights(), trainer.selection.temperature()
-    PartialState().wait_for_everyone()  # before the first of them removes the folder
+    PartialState().wait_for_everyone()  # all have read the weights before the folder is removed
     for name, parameter in trainer.model.named_parameters():
         if name in weights and not isinstance(parameter, DTensor):
             parameter.data.copy_(weights[name])
@@ -190,7 +190,7 @@ def fit(trainer: CountTrainer) -> TunedAdapter:
 
 
 def adapter_weights(model: Any) -> Weights:
-    """Whole tensors on the CPU. With FSDP every process has to ask for them."""
+    """The adapter's full tensors on the CPU. With FSDP every process must call this."""
     learnt = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
     whole = {n: p.full_tensor() if isinstance(p, DTensor) else p for n, p in learnt.items()}
     return {name: tensor.to("cpu", copy=True) for name, tensor in whole.items()}
@@ -224,7 +224,7 @@ class Validate(TrainerCallback):
 def _fit_to_frames(
     backbone: LlavaForConditionalGeneration, encoder: Encoder, spec: TrainingSpec
 ) -> None:
-    """Drops padding for the one size of all frames, if `image.drop_border` asks for it."""
+    """If `image.drop_border` is true: requires one frame size, and drops its padding tokens."""
     if encoder.drops_padding:
         frames = chain(spec.train["image"], spec.val["image"])
         size = require_one_size(frame.size for frame in frames)
@@ -234,7 +234,8 @@ def _fit_to_frames(
 def _keep_float32(model: PeftModel) -> None:
     """Casts adapters to float32.
 
-    TRL makes adapters of a 4-bit model bf16, in which a small learning rate moves few entries.
+    TRL makes adapters of a 4-bit model bf16. Rounding then loses most updates of a small learning
+    rate.
     """
     for parameter in model.parameters():
         if parameter.requires_grad:
