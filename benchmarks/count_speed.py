@@ -100,7 +100,7 @@ def operations_per_frame(model: Any, encoder: Encoder) -> float:
     language, tower = linear_weights(model.config)
     tokens = positions(model.config) - 1 + 27 + 9
     if padding := encoder.padding((640, 480)):
-        tokens -= len(padding)
+        tokens -= padding.dropped
     return float(2 * language * tokens + 2 * tower * positions(model.config))
 
 

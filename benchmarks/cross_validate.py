@@ -29,8 +29,8 @@ from llava_dvc.config import PARAMS, Config, load_config
 from llava_dvc.conversation import parse_count
 from llava_dvc.data.frames import read_frames
 from llava_dvc.data.messages import read_conversations
-from llava_dvc.data.prepare import build
-from llava_dvc.data.split import Split
+from llava_dvc.data.prepare import build_dataset
+from llava_dvc.data.split import FrameSplit
 from llava_dvc.evaluation.baselines import ridge_features, train_mean, zero_shot
 from llava_dvc.evaluation.predictions import prediction_table
 from llava_dvc.metrics import Floats, baseline_metrics, coverage
@@ -61,7 +61,7 @@ def main() -> None:
     folds = []
     for block in blocks:
         split = split_around(block, len(frames), arguments.gap, cfg.split.val)
-        rows = build(frames, conversations, split, cfg.seed)
+        rows = build_dataset(frames, conversations, split, cfg.seed)
         fold = run(cfg, rows, rivals=not arguments.alone)
         folds.append(fold)
         sys.stdout.write(json.dumps(figures([fold])) + "\n")
@@ -111,14 +111,14 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def split_around(block: tuple[int, int], frames: int, gap: int, val: float) -> Split:
+def split_around(block: tuple[int, int], frames: int, gap: int, val: float) -> FrameSplit:
     """Returns a split: `block` evaluates, the last frames outside block and gaps validate."""
     start, stop = block
     rest = [i for i in range(frames) if i < start - gap or i >= stop + gap]
     train = rest[: -round(val * frames)]
     taken = {*train, *rest[len(train) :], *range(start, stop)}
     left_out = [i for i in range(frames) if i not in taken]
-    return Split(train, rest[len(train) :], list(range(start, stop)), left_out)
+    return FrameSplit(train, rest[len(train) :], list(range(start, stop)), left_out)
 
 
 def even_blocks(frames: int, blocks: int) -> list[tuple[int, int]]:

@@ -21,9 +21,7 @@ from llava_dvc.checks.gradient_check import adapter_tensors
 from llava_dvc.evaluation.merged_weights import merge_and_compile
 from llava_dvc.model.adapter import peft_config
 from llava_dvc.model.backbone import backbone_encoder, load_backbone
-from llava_dvc.model.chat_template import render_prompt
-from llava_dvc.model.count_tree import CountTree
-from llava_dvc.model.counting import as_trained, loader, score
+from llava_dvc.model.counting import CountPredictor, autocast, score
 
 Settings = tuple[str, ...]
 Paths = dict[str, Settings]
@@ -89,11 +87,11 @@ def log_probabilities(weights: Path, settings: Settings) -> Tensor:
     randomize(model)
     if cfg.evaluate.compile:
         merge_and_compile(model)
-    prompt = render_prompt(encoder.processor, CONVERSATION.messages(None))
-    tree = CountTree.build(encoder.processor, prompt, 99).to(model.device)
-    [batch] = loader(encoder, make_frames(ROWS)["image"], prompt, ROWS, model.device)
-    with as_trained(model):
-        logs = tree.log_probabilities(score(model, batch, tree).nodes).cpu()
+    predictor = CountPredictor(model, encoder, CONVERSATION.question, 99)
+    [batch] = predictor.batches(make_frames(ROWS)["image"], ROWS)
+    with autocast(model):
+        scores = score(model, batch, predictor.tree)
+        logs = predictor.tree.log_probabilities(scores.nodes).cpu()
     return logs - logs.mean(dim=1, keepdim=True)
 
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.train_speed SKELETON [--recipes stock-checkpointing fast lean] [--out FILE]
 
-SKELETON is a folder with the model's configuration, tokenizer and encoder. The weights are random
+SKELETON is a folder with the model's configuration, tokenizer and processor. The weights are random
 and written once to --weights; the arithmetic is the same. Each recipe runs in its own process:
 `--steps` optimizer steps on 640x480 JPEG frames, timed by CUDA events, without the first four.
 The ceiling is the speed of a large matrix product in the same run.

@@ -56,7 +56,7 @@ def doctor_command(arguments: argparse.Namespace) -> None:
         sys.stdout.flush()
         faults += check.fault is not None
     if faults:
-        raise UserError(f"{faults} of these would stop a training")
+        raise UserError(f"{faults} of these checks would stop a training")
 
 
 def import_mall_command(arguments: argparse.Namespace) -> None:

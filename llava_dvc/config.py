@@ -125,7 +125,7 @@ class Train(Section):
     """`python`, or a command that starts one process for each GPU."""
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=1)
-    """Frames a batch, of all processes together."""
+    """Frames per batch, over all processes."""
     accumulation: int = Field(ge=1)
     """Batches whose gradients are summed for one step."""
     learning_rate: float = Field(gt=0)
@@ -137,7 +137,7 @@ class Train(Section):
     loss: Literal["ce", "soft", "expected"]
     """See llava_dvc/training/losses.py."""
     optimizer: Literal["adamw", "adamw_8bit"]
-    """`adamw_8bit` keeps its two moments in 8 bits: 6 bytes less a weight (arXiv 2110.02861)."""
+    """`adamw_8bit` keeps its two moments in 8 bits: 6 bytes less per weight (arXiv 2110.02861)."""
     augment: tuple[Literal["flip", "light", "blur"], ...]
     """Augmentations that keep the count. With `flip` an epoch has every frame twice: as it is and
     mirrored.

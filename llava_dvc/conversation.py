@@ -39,6 +39,6 @@ def format_count(count: int) -> str:
 
 
 def parse_count(reply: str) -> int | None:
-    """The count that `reply` is; None unless it is digits alone, blanks around them aside."""
+    """The number in `reply`. None if it has anything but digits and outer blanks."""
     text = reply.strip()
     return int(text) if text.isascii() and text.isdigit() else None

@@ -1,7 +1,7 @@
-"""The error that a user can mend, and its texts where a result depends on the code around them.
+"""The error that a user can correct, and the texts of what trains and counts.
 
-Modules that train or count take their error texts from here. A better text then changes no stage's
-dependencies, and never retrains a model.
+Modules that train or count take the texts of their errors and notes from here. A better text then
+changes no stage's dependencies, and never retrains a model.
 """
 
 from pathlib import Path
@@ -43,15 +43,23 @@ def invalid_recipe(path: Path, where: str, reason: str) -> UserError:
 
 def weights_not_found(path: Path) -> UserError:
     """An adapter's folder has no safetensors file."""
-    return UserError(f"{path}: not found; take a whole adapter")
+    return UserError(f"{path}: not found; use a complete adapter folder")
+
+
+def foreign_template(folder: Path) -> UserError:
+    """The folder's chat template is not `model.chat_template.CHAT_TEMPLATE`."""
+    return UserError(
+        f"{folder}/chat_template.jinja: is not the chat template of this version; train again, or "
+        "use the version that made the adapter"
+    )
 
 
 def mixed_frame_sizes(first: tuple[int, int], other: tuple[int, int]) -> UserError:
     """Sizes are width and height in pixels."""
     names = " and ".join(f"{width}x{height}" for width, height in (first, other))
     return UserError(
-        f"image.drop_border: is true, but frames are {names}; bring all to one size, or set it to "
-        "false and train anew"
+        f"image.drop_border: is true, but frames are {names}; make all frames one size, or set it "
+        "to false and train again"
     )
 
 
@@ -59,7 +67,7 @@ def joined_tokens(text: str) -> UserError:
     """The tokenizer makes one token of the prompt's end and the answer's start."""
     return UserError(
         f"backbone.name: its tokenizer joins prompt and answer in {text[-24:]!r}; choose a "
-        "LLaVA-1.5-shaped checkpoint"
+        "checkpoint with the architecture of LLaVA-1.5"
     )
 
 
@@ -78,6 +86,28 @@ def count_above_max(max_count: int, frame: str, count: int) -> UserError:
     )
 
 
-def training_is_running(other: str) -> UserError:
-    """`other` says which folder another training holds, and its process."""
-    return UserError(f"{other}; wait for it or stop it, then run `dvc repro`")
+def training_is_running(folder: Path, pid: str) -> UserError:
+    """Another process holds the checkpoint folder."""
+    return UserError(
+        f"{running_training(folder, pid)}; wait for it or stop it, then run `dvc repro`"
+    )
+
+
+def running_training(folder: Path, pid: str) -> str:
+    """The line about another process that holds the checkpoint folder."""
+    return f"{folder}: another training of the same settings is running (PID {pid})"
+
+
+def waiting_for_training(folder: Path, pid: str, seconds: float) -> str:
+    """The line before the wait for another process."""
+    return f"{running_training(folder, pid)}; waiting {seconds:g} s for it\n"
+
+
+def stopping(signal: str) -> str:
+    """The line after SIGTERM or Ctrl-C."""
+    return f"{signal}: stopping with a checkpoint after this step; `dvc repro` goes on from it\n"
+
+
+def checkpoint_deleted(checkpoint: Path) -> str:
+    """The line about a checkpoint that was cut off."""
+    return f"{checkpoint}: not complete, deleted\n"

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from llava_dvc.checks.hardware import require_hardware
+from llava_dvc.checks.loading import load_checked_adapter
 from llava_dvc.config import Config, flatten
 from llava_dvc.dataset import load_split
 from llava_dvc.evaluation.merged_weights import merge_and_compile
@@ -16,8 +16,7 @@ from llava_dvc.evaluation.predictions import (
     score_predictions,
 )
 from llava_dvc.files import new_file, new_folder, read_json, write_json
-from llava_dvc.model.adapter import load_adapter
-from llava_dvc.recipe import Recipe, adapter_sha256
+from llava_dvc.recipe import adapter_sha256
 from llava_dvc.stage_runner import run_stage
 from llava_dvc.tracking.run import open_result
 
@@ -36,8 +35,7 @@ class Paths(NamedTuple):
 def main(cfg: Config, *paths: Path) -> None:
     path = Paths(*paths)
     rows = load_split(path.prepared, "eval")
-    require_hardware(Recipe.read(path.adapter).backbone)
-    model, encoder, recipe = load_adapter(path.adapter)
+    model, encoder, recipe = load_checked_adapter(path.adapter)
     if cfg.evaluate.compile:
         merge_and_compile(model)
     frames = prediction_table(model, encoder, rows, cfg.evaluate, recipe.temperature)

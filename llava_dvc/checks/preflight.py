@@ -154,7 +154,7 @@ def _check_image_tokens(trainer: CountTrainer, backbone: config.Backbone, batch:
     llava, processor = trainer.model.get_base_model().config, trainer.processing_class
     expected, side = _tokens_per_frame(llava), llava.vision_config.image_size
     if padding := trainer.encoder.padding(trainer.spec.train[0]["image"].size):
-        expected -= len(padding)
+        expected -= padding.dropped
     found = (batch["input_ids"] == processor.image_token_id).sum(dim=1).tolist()
     length, limit = batch["input_ids"].shape[1], llava.text_config.max_position_embeddings
     height, width = batch["pixel_values"].shape[-2:]

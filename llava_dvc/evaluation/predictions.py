@@ -1,4 +1,4 @@
-"""An adapter's answers on held-out frames: one row a frame, every metric, and a table to read."""
+"""An adapter's answers on held-out frames: one row per frame, every metric, and a table to read."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def answer_split(model: Any, encoder: Encoder, rows: Dataset, evaluate: config.E
 def prediction_table(
     model: Any, encoder: Encoder, rows: Dataset, evaluate: config.Evaluate, temperature: float
 ) -> pd.DataFrame:
-    """One row a frame, in the split's order.
+    """One row per frame, in the split's order.
 
     Columns: frame, camera, count, predicted, low, high, expected, reply; `nll`, -log P(count) in
     nats; and `pit`, the mass below the label plus half of the mass at it. `pit` is uniform over

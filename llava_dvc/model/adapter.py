@@ -68,7 +68,7 @@ def load_adapter(folder: Path) -> tuple[PeftModel, Encoder, Recipe]:
         raise errors.weights_not_found(folder / WEIGHTS)
     model = PeftModel.from_pretrained(load_backbone(recipe.backbone), folder)
     merge_float32_layers(model)
-    return model.eval(), load_encoder(folder, None, recipe.image), recipe
+    return model.eval(), load_encoder(folder, recipe.image), recipe
 
 
 def merge_float32_layers(model: PeftModel) -> None:

@@ -11,9 +11,10 @@ from transformers import (
     LlavaForConditionalGeneration,
 )
 
-from llava_dvc import config
+from llava_dvc import config, errors
 from llava_dvc.load_errors import explain_load_errors
 from llava_dvc.model import attention
+from llava_dvc.model.chat_template import CHAT_TEMPLATE
 from llava_dvc.model.encoder import Encoder
 from llava_dvc.model.model_patches import shorten_last_layer, skip_unread_blocks
 from llava_dvc.model.unpacked_linear import unpack
@@ -51,16 +52,28 @@ def load_backbone(backbone: config.Backbone) -> LlavaForConditionalGeneration:
     return shorten_last_layer(model).eval().requires_grad_(False)
 
 
-def load_encoder(source: str | Path, revision: str | None, image: config.Image) -> Encoder:
-    """The encoder of a checkpoint's or an adapter's folder, or of a Hub id at a revision."""
-    processor = AutoProcessor.from_pretrained(source, revision=revision, trust_remote_code=False)
+def load_encoder(folder: Path, image: config.Image) -> Encoder:
+    """The encoder of an adapter's or merged model's folder.
+
+    Raises UserError when the folder's chat template is not ours: it was trained with another
+    prompt.
+    """
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+    if processor.chat_template != CHAT_TEMPLATE:
+        raise errors.foreign_template(folder)
     return Encoder(processor, image)
 
 
 def backbone_encoder(backbone: config.Backbone, image: config.Image) -> Encoder:
-    """The encoder of the backbone's own processor. Raises UserError when it cannot be loaded."""
+    """The encoder of the backbone's own processor, with our chat template in place of its own.
+
+    Raises UserError when it cannot be loaded.
+    """
     with explain_load_errors(backbone):
-        return load_encoder(backbone.name, backbone.revision, image)
+        processor = AutoProcessor.from_pretrained(
+            backbone.name, revision=backbone.revision, trust_remote_code=False
+        )
+    return Encoder(processor, image)
 
 
 def is_spread_by_fsdp() -> bool:

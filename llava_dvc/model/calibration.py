@@ -1,6 +1,6 @@
 """Calibration of the distribution over counts by one temperature.
 
-It is fitted on frames that neither trained nor selected the adapter.
+It is fitted on the validation frames, cross-fitted: they also select the adapter.
 """
 
 import math

@@ -16,9 +16,9 @@ from llava_dvc.model.chat_template import answer_ids
 class CountTree:
     """The written numbers 0..max_count as a token tree.
 
-    A node is a position where the next token is open. Node 0 is the end of the prompt. Every other
-    node is one token after its parent, and the beginning of a longer number. A number that no other
-    number begins with must end: it needs no node.
+    A node is a prefix after which several tokens are possible. Node 0 is the end of the prompt.
+    Every other node is one token after its parent, and the beginning of a longer number. A number
+    that no other number begins with must end: it needs no node.
     """
 
     tokens: Tensor
@@ -103,9 +103,9 @@ class CountTree:
         node the mass is shared among the tokens that lead to an allowed number, the end included.
 
         The joint distribution, P(all tokens, then the end) renormalised over whole answers, would
-        need a node for every number: a sixth more work on the 7B model. It would also count a wish
-        to go on ("31 people") against some numbers and not against others. A tuned model writes
-        nothing else: for it the two are the same.
+        need a node for every number: a sixth more work on the 7B model. It would also make some
+        numbers less likely than others when the model wants to write on ("31 people"). A tuned
+        model writes nothing else: for it the two are the same.
         """
         scores = nodes[:, self.at, self.chosen]
         at = self.at.expand(len(scores), -1)
@@ -118,7 +118,7 @@ class CountTree:
     def greedy(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
         """The count that the likeliest tokens write, and whether they write one. Both `(frames,)`.
 
-        Does not look at the end of a number that no other number begins with.
+        Does not check the end token of a number that no other number begins with.
         """
         taken = nodes.argmax(dim=-1)[:, self.at] == self.chosen
         written = self._along_paths(taken, True).all(dim=-1)

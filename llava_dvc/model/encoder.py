@@ -60,7 +60,7 @@ class Encoder:
             text=list(texts),
             add_special_tokens=False,  # the template wrote BOS already
             padding="max_length" if length else True,
-            max_length=length and length + (len(padding) if padding else 0),
+            max_length=length and length + (padding.dropped if padding else 0),
             padding_side="right",
             return_tensors="pt",
         )

@@ -59,7 +59,10 @@ class FromAttention(nn.Module):
 
 
 class FusedLayer(nn.Module):
-    """Computes what a LlamaDecoderLayer computes, in two parts that know no cache."""
+    """Computes what a LlamaDecoderLayer computes, in two parts.
+
+    `forward` handles the cache between them.
+    """
 
     kept = slice(None)
     """Positions whose output is asked for. `ShortLlava` sets it on the last layer."""

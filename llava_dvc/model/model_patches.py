@@ -1,7 +1,7 @@
 """Parts of LLaVA that compute the same result in less time or memory.
 
-Each is a subclass of the transformers module that it replaces. `tests/model/test_model_patches.py`
-compares loss and gradients with the original.
+Where possible each is a subclass of the transformers module that it replaces.
+`tests/model/test_model_patches.py` compares loss and gradients with the original.
 """
 
 from functools import wraps
@@ -21,8 +21,8 @@ M = TypeVar("M", bound=nn.Module)
 
 def as_subclass(module: nn.Module, kind: type[M]) -> M:
     """A module of the subclass `kind` with the parts, settings and hooks of `module`."""
-    assert issubclass(kind, type(module))
-    assert "forward" not in vars(module)  # it would hide the forward of `kind`
+    if not issubclass(kind, type(module)) or "forward" in vars(module):
+        raise TypeError(f"{type(module).__name__} cannot become {kind.__name__}")
     new = kind.__new__(kind)
     new.__dict__.update(vars(module))
     return new
@@ -36,8 +36,8 @@ class UnreadBlock(CLIPEncoderLayer):  # type: ignore[misc]
 
 
 class UncheckedLlava(LlavaModel):  # type: ignore[misc]
-    """Does not count the image tokens of every batch on the device: that waits for the GPU. The
-    preflight has counted them.
+    """Skips the count of image tokens in every batch: it waits for the GPU. The preflight has
+    counted them.
     """
 
     def get_placeholder_mask(self, input_ids: Tensor, **_: Any) -> Tensor:
@@ -117,7 +117,8 @@ def freeze_tower(model: LlavaForConditionalGeneration) -> None:
     whole tower for nothing.
     """
     tower = model.model.vision_tower
-    # Not a subclass: transformers records hidden states only for the instance that it made itself.
+    # Not a subclass: transformers registers what a tower records in `__init__`, which `as_subclass`
+    # does not run.
     tower.forward = torch.no_grad()(tower.forward)
 
 
@@ -132,7 +133,7 @@ def number_tokens_on_cpu(model: LlavaForConditionalGeneration) -> None:
     """Makes the positions of the tokens on the CPU.
 
     transformers reads in every step from the positions whether several sequences are packed into
-    one. It would wait for the GPU to tell.
+    one. On the GPU it would wait for the result.
     """
 
     def number(_: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -49,8 +49,9 @@ class DroppedPadding:
         self.size, self.grid, self.start = size, grid, start
         self.visible = visible_patches(size, grid)
 
-    def __len__(self) -> int:
-        """Number of dropped tokens a frame."""
+    @property
+    def dropped(self) -> int:
+        """Number of dropped tokens per frame."""
         return self.grid**2 - len(self.visible)
 
     def drop(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -72,7 +73,7 @@ def drop_padding(model: Any, padding: DroppedPadding | None) -> None:
     """Makes `model` accept batches that `padding` has shortened, until the next call.
 
     Projects only the visible patches. Rotates every token by its position in the full sequence.
-    Does nothing for None.
+    Does nothing for None, also not undo an earlier call.
     """
     if padding is None:
         return

@@ -88,7 +88,7 @@ def evaluate_merged(
     merged = _merged_backbone(recipe.backbone, str(folder))
     require_hardware(merged)
     model = load_backbone(merged)
-    encoder = load_encoder(folder, None, recipe.image)
+    encoder = load_encoder(folder, recipe.image)
     answers = answer_split(model, encoder, val, evaluate)
     temperature = fit_temperature(answers.probabilities, val["count"])
     frames = prediction_table(model, encoder, rows, evaluate, temperature)

@@ -63,16 +63,13 @@ def answer_frames(folder: Path, prepared: Path, evaluate: Evaluate) -> list[dict
     """Frame, count and reply of the first FRAMES held-out frames, rounded up to whole batches: each
     frame is then computed in the same batch as in the evaluation.
     """
-    from llava_dvc.checks.hardware import require_hardware
+    from llava_dvc.checks.loading import load_checked_adapter
     from llava_dvc.dataset import load_split
     from llava_dvc.evaluation.decoding import decode_answers
     from llava_dvc.evaluation.merged_weights import merge_and_compile
-    from llava_dvc.model.adapter import load_adapter
     from llava_dvc.model.counting import CountPredictor
-    from llava_dvc.recipe import Recipe
 
-    require_hardware(Recipe.read(folder).backbone)
-    model, encoder, recipe = load_adapter(folder)
+    model, encoder, recipe = load_checked_adapter(folder)
     if evaluate.compile:
         merge_and_compile(model)
     rows = load_split(prepared, "eval")

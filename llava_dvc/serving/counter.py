@@ -1,4 +1,4 @@
-"""An adapter as a Python object: pictures in, counts and how sure they are out.
+"""Counts people in images with a tuned adapter.
 
     from llava_dvc import Counter
 
@@ -6,7 +6,7 @@
     for found in counter.count(["hall.jpg", "stairs.jpg"]):
         print(found.count, found.low, found.high, found.most_likely())
 
-The command line and the server count through here too.
+The command line and the service use it too.
 """
 
 from collections.abc import Sequence
@@ -17,10 +17,9 @@ from typing import Any, overload
 from peft import PeftModel
 from PIL import Image, ImageOps
 
-from llava_dvc.checks.hardware import require_hardware
+from llava_dvc.checks.loading import load_checked_adapter
 from llava_dvc.data.images import read_image
 from llava_dvc.evaluation.decoding import DecodedCounts, decode_answers
-from llava_dvc.model.adapter import load_adapter
 from llava_dvc.model.counting import CountPredictor
 from llava_dvc.model.encoder import Encoder
 from llava_dvc.recipe import Recipe
@@ -33,20 +32,20 @@ Picture = Image.Image | str | Path
 
 @dataclass(frozen=True)
 class Count:
-    """What an adapter says of one picture."""
+    """The adapter's answer for one image."""
 
     count: int
-    """People, read from the distribution as the adapter's evaluation did (its median, mostly)."""
+    """Number of people, read as in the evaluation: usually the median."""
     low: int
-    """Less than a tenth of the mass lies below it."""
+    """Lower end of the 80 % interval: less than a tenth of the probability lies below it."""
     high: int
-    """At most a tenth of the mass lies above it: `low` to `high` is the central 80 %."""
+    """Upper end of the 80 % interval: at most a tenth of the probability lies above it."""
     expected: float
     """The distribution's mean."""
     probabilities: tuple[float, ...]
     """P(0), P(1), ... up to the largest count that the adapter can answer; they sum to 1."""
     reply: str
-    """What the model writes when it answers freely, the number alone if it was tuned."""
+    """The model's free text. A tuned model writes only the number."""
 
     def most_likely(self, number: int = 3) -> list[tuple[int, float]]:
         """The `number` likeliest counts with their probabilities, likeliest first."""
@@ -54,7 +53,7 @@ class Count:
         return ranked[:number]
 
     def summary(self) -> dict[str, Any]:
-        """What JSON says of it: rounded, and of the distribution the likeliest five counts."""
+        """The rounded values for JSON, with the five likeliest counts."""
         likely = [
             {"count": count, "probability": round(share, 4)} for count, share in self.most_likely(5)
         ]
@@ -68,7 +67,7 @@ class Count:
 
 
 class Counter:
-    """Counts people in pictures with a tuned adapter; make one with `from_pretrained`.
+    """Counts people in images with a tuned adapter. Make one with `from_pretrained`.
 
     Not safe to share between threads that count at the same time.
     """
@@ -87,17 +86,16 @@ class Counter:
         it is not there, or when the backbone cannot be loaded on this machine.
         """
         folder = find_adapter(adapter)
-        require_hardware(Recipe.read(folder).backbone)
-        return cls(*load_adapter(folder))
+        return cls(*load_checked_adapter(folder))
 
     def count(self, images: Sequence[Picture]) -> list[Count]:
-        """One answer a picture, in the order of `images`.
+        """One answer per image, in the order of `images`.
 
         A picture is a Pillow image, or a path that is read when its turn comes. Raises UserError
         when one cannot be read, and TypeError for one picture that is not in a list.
         """
         if isinstance(images, str | Path | Image.Image):
-            raise TypeError(f"expected a list of pictures, got one: [{images!r}] is meant")
+            raise TypeError(f"expected a list of images, got one: {images!r}. Put it into a list.")
         found: dict[int, Count] = {}
         pictures = Pictures(images)
         for alike in self._of_one_size(pictures):
@@ -107,8 +105,8 @@ class Counter:
         return [found[place] for place in range(len(images))]
 
     def _of_one_size(self, pictures: "Pictures") -> list[list[int]]:
-        """Places of pictures that can be counted together: with `image.drop_border` those of one
-        size, else all.
+        """Positions of images that can be counted together: those of one size if padding is
+        dropped, else all.
         """
         if not self.predictor.encoder.drops_padding:
             return [list(range(len(pictures)))] if len(pictures) else []
@@ -119,7 +117,7 @@ class Counter:
 
 
 class Pictures(Sequence[Image.Image]):
-    """Pictures as the model takes them, each decoded when it is asked for."""
+    """Images as the model takes them. Each is decoded when it is read."""
 
     def __init__(self, images: Sequence[Picture]) -> None:
         self._images = images

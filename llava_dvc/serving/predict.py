@@ -27,7 +27,7 @@ def count_files(
     annotated: Path | None = None,
     timeline: Path | None = None,
 ) -> None:
-    """Writes one row a frame to standard output.
+    """Writes one row per frame to standard output.
 
     `row_format` None is a table on a terminal and CSV elsewhere. `every` is the time in seconds
     between two frames of a video. `annotated` is a folder for the frames with their counts drawn

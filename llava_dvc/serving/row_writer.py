@@ -1,4 +1,4 @@
-"""One row a frame on standard output: as a table, CSV or JSON Lines."""
+"""One row per frame on standard output: as a table, CSV or JSON Lines."""
 
 import csv
 import io

@@ -11,9 +11,9 @@ import yaml
 
 from llava_dvc import config
 from llava_dvc.files import file_digest, files_in
+from llava_dvc.pipeline_file import declared_stages
 from llava_dvc.recipe import PACKAGES
 
-DVC_YAML = Path("dvc.yaml")
 EXPERIMENT_FILES = {"params.yaml", "dvc.lock"}  # an experiment changes them; its run logs params
 
 
@@ -46,19 +46,9 @@ def changed_files() -> list[str]:
 
 
 def declared_outs() -> set[str]:
-    """The outs, metrics and plots of all stages, as paths relative to dvc.yaml.
-
-    Read without DVC's Python API: `Repo.index` takes one second in each stage, and `import dvc`
-    replaces sys.stdout.
-    """
-    if not DVC_YAML.is_file():
-        return set()
-    text = DVC_YAML.read_text(encoding="utf-8")
-    for variables in yaml.safe_load(text).get("vars", []):
-        for name, value in config.flatten(variables).items():
-            text = text.replace(f"${{{name}}}", str(value))
-    stages = yaml.safe_load(text)["stages"].values()
+    """The outs, metrics and plots of all stages, as paths relative to dvc.yaml."""
     kinds = ("outs", "metrics", "plots")
+    stages = declared_stages().values()
     outs = [out for stage in stages for kind in kinds for out in stage.get(kind, [])]
     return {next(iter(out)) if isinstance(out, dict) else out for out in outs}
 

@@ -22,7 +22,7 @@ def batch_share(settings: config.Train) -> int:
 
 
 def is_main_process(device: str) -> bool:
-    """Whether this process writes, of all that `train.launcher` has started."""
+    """True for the one process that writes files, of all that `train.launcher` starts."""
     return bool(PartialState(cpu=device == "cpu").is_main_process)
 
 

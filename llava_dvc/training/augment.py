@@ -1,4 +1,4 @@
-"""`train.augment`: other pictures of the same people.
+"""`train.augment`: image changes that keep the count.
 
 Nothing is cut off: the count stays true. Every row has its own random draws, the same in every
 epoch: a resumed training equals an uninterrupted one.

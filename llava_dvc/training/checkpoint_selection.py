@@ -52,7 +52,7 @@ class CheckpointSelection:
         return fit_temperature(mass, self.counts)
 
     def _candidates(self) -> dict[int, float]:
-        """Steps whose weights are there. A training resumed on a GPU may find other errors."""
+        """Steps with saved weights. A resumed training may compute other errors on a GPU."""
         kept = {int(path.stem) for path in self.folder.glob("[0-9]*.safetensors")}
         return {step: error for step, error in self.errors().items() if step in kept}
 

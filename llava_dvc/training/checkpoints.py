@@ -13,18 +13,17 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import yaml
 from accelerate import PartialState
 from filelock import FileLock, Timeout
 from transformers import TrainerCallback
 
 from llava_dvc import config, errors
 from llava_dvc.files import files_in, sha256, state_root
+from llava_dvc.pipeline_file import declared_paths, declared_stages
 from llava_dvc.recipe import versions
 
 MANIFEST = "manifest.json"
 PATIENCE = 60  # seconds to wait for a stopping training to write its checkpoint
-PIPELINE = Path("dvc.yaml")
 
 
 class SealCheckpoint(TrainerCallback):
@@ -94,10 +93,7 @@ class StopOnSignal(TrainerCallback):
         self.caught = number
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 its reader may have been stopped too
         with contextlib.suppress(OSError):
-            sys.stderr.write(
-                f"{signal.Signals(number).name}: stopping with a checkpoint after this step; "
-                "`dvc repro` goes on from it\n"
-            )
+            sys.stderr.write(errors.stopping(signal.Signals(number).name))
 
 
 def _ends_epoch(state: Any) -> bool:
@@ -110,7 +106,7 @@ def last_checkpoint(folder: Path) -> str | None:
     for checkpoint in reversed(found):
         if _is_complete(checkpoint):
             return str(checkpoint)
-        sys.stderr.write(f"{checkpoint}: not complete, deleted\n")
+        sys.stderr.write(errors.checkpoint_deleted(checkpoint))
         shutil.rmtree(checkpoint)
     return None
 
@@ -129,8 +125,8 @@ def run_key(prepared: Path, cfg: config.Config) -> str:
     That is the data, the backbone, the code and settings that dvc.yaml declares for train, and the
     package versions.
     """
-    train = yaml.safe_load(PIPELINE.read_text(encoding="utf-8"))["stages"]["train"]
-    code = [Path(dep) for dep in train["deps"] if not dep.startswith("${")]  # files and folders
+    train, data = declared_stages()["train"], declared_paths().values()
+    code = [Path(dep) for dep in train["deps"] if dep not in data]  # files and folders
     backbone = Path(cfg.backbone.name)
     inputs = sha256(prepared, *code, *([backbone] if backbone.is_dir() else []))
     settings = cfg.model_dump(include=set(train["params"]))
@@ -166,12 +162,11 @@ def _alone(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         pid = holder.read_text() if holder.exists() else "unknown"
-        other = f"{folder}: another training of the same settings is running (PID {pid})"
-        sys.stderr.write(f"{other}; waiting {PATIENCE} s for it\n")
+        sys.stderr.write(errors.waiting_for_training(folder, pid, PATIENCE))
         try:
             lock.acquire(timeout=PATIENCE)
         except Timeout:
-            raise errors.training_is_running(other) from None
+            raise errors.training_is_running(folder, pid) from None
     try:
         folder.mkdir(exist_ok=True)  # the other training may have removed it
         holder.write_text(str(os.getpid()))

@@ -71,12 +71,14 @@ class CountTrainer(SFTTrainer):
     def __init__(
         self, backbone: LlavaForConditionalGeneration, encoder: Encoder, spec: TrainingSpec
     ) -> None:
-        """Raises UserError if `image.drop_border` is true and frame sizes differ."""
+        """Raises UserError if padding is dropped and frame sizes differ, if processes cannot share
+        a batch evenly, or if the tokenizer joins prompt and answer.
+        """
         settings, train = spec.settings, spec.train
         _fit_to_frames(backbone, encoder, spec)
         length = longest_conversation(encoder, train)
-        rows = batch_share(settings)
-        recomputed = recomputes_activations(settings, backbone, rows * length)
+        tokens = batch_share(settings) * length
+        recomputed = recomputes_activations(settings, backbone, tokens)
         super().__init__(
             model=backbone,
             args=training_arguments(
@@ -144,6 +146,7 @@ class CountTrainer(SFTTrainer):
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """MAE in people on the validation frames, by the median of the distribution over counts."""
         self.model.eval()
+        self.predictor.model = self.model  # FSDP may have wrapped it
         answers = self.predictor.predict(self.spec.val["image"], self.args.eval_batch_size)
         weights = adapter_weights(self.model)  # all processes call this: each may hold a part
         if self.is_world_process_zero():

@@ -2,7 +2,7 @@
 
 Cross-entropy treats every wrong number alike, and an error in the tens like one in the units. Both
 kinds here use the whole distribution over counts. They need the tree of written numbers in the
-training pass: the answer's own tokens reach no other number's branch.
+training pass: the answer's tokens score only one branch of the tree.
 
 - `soft`: cross-entropy against a Gaussian around the label (label distribution learning for crowds,
   Zhang, Wang and Chen 2015; DeQA-Score, arXiv 2501.11561).

@@ -15,10 +15,10 @@ from llava_dvc.errors import UserError
 from llava_dvc.files import write_json
 from llava_dvc.model import adapter as adapters
 from llava_dvc.model import backbone as backbones
-from llava_dvc.model import model_patches
 from llava_dvc.model.adapter import peft_config
 from llava_dvc.model.backbone import backbone_encoder, load_backbone
 from llava_dvc.model.encoder import image_processor
+from llava_dvc.model.model_patches import freeze_tower
 from llava_dvc.training import count_trainer
 from llava_dvc.training.count_trainer import CountTrainer, TrainingSpec, fit
 from stages import train as stage
@@ -265,7 +265,7 @@ def test_another_image_size(build, cfg):
         trainer, lambda batch: batch.update(pixel_values=batch["pixel_values"][..., :28])
     )
     assert encoder.processor.image_processor is own
-    with pytest.raises(UserError, match="takes 56x56 pixels, but its encoder gives 56x28"):
+    with pytest.raises(UserError, match="takes 56x56 pixels, but its processor gives 56x28"):
         require_model(trainer, requested)
 
 
@@ -305,7 +305,7 @@ def test_sides_cut_off_by_crop_are_a_note(build):
 
 def test_adapters_behind_a_tower_without_a_graph(build):
     trainer, requested = build(vision=True)
-    model_patches.run_tower_without_graph(llava(trainer))
+    freeze_tower(llava(trainer))
     with pytest.raises(UserError, match=r"not 0 reaches .*vision_tower.* 23 more tensors\."):
         require_model(trainer, requested)
 
@@ -353,7 +353,7 @@ def test_a_pass_that_changes_weights(build):
 
 
 def test_backward_through_a_frozen_tower(build, monkeypatch):
-    monkeypatch.setattr(model_patches, "run_tower_without_graph", lambda model: None)
+    monkeypatch.setattr(count_trainer, "freeze_tower", lambda model: None)
     with pytest.raises(UserError, match=r"adapter.vision: is false, but the backward pass goes"):
         require_model(*build(checkpointing=True))
     # Only with checkpointing TRL makes inputs require gradients.
@@ -469,7 +469,7 @@ def test_doctor_without_faults(doctor, rows, tmp_path):
 
 def test_doctor_of_a_missing_folder(doctor):
     code, found = doctor(name="backbones/none")
-    assert code == "error: 1 of these would stop a training"
+    assert code == "error: 1 of these checks would stop a training"
     result, text = found["checkpoint"]
     assert result == "FAULT"
     line = "backbone.name: backbones/none/config.json does not exist. Run `dvc pull"
@@ -480,7 +480,7 @@ def test_doctor_of_a_missing_folder(doctor):
 def test_doctor_of_a_faulty_model(doctor, monkeypatch):
     monkeypatch.setattr(backbones, "NOT_QUANTIZED", ["model.vision_tower"])
     code, found = doctor()
-    assert code == "error: 1 of these would stop a training"
+    assert code == "error: 1 of these checks would stop a training"
     assert found["4-bit layers"][0] == "FAULT"
     assert "adapters learn" not in found
 
@@ -492,5 +492,5 @@ def test_doctor_of_a_folder_that_does_not_load(doctor, tiny_folder, tmp_path):
         if not file.name.startswith("tokenizer"):
             (broken / file.name).write_bytes(file.read_bytes())
     code, found = doctor(name=str(broken))
-    assert code == "error: 1 of these would stop a training"
+    assert code == "error: 1 of these checks would stop a training"
     assert "cannot be loaded" in found["model"][1]

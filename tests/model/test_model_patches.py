@@ -14,7 +14,7 @@ from transformers import LlavaForConditionalGeneration
 
 from llava_dvc.checks.gradient_check import enable_checkpointing
 from llava_dvc.config import Config
-from llava_dvc.model import model_patches
+from llava_dvc.model import backbone
 from llava_dvc.model.backbone import load_backbone
 from llava_dvc.model.encoder import Encoder
 from llava_dvc.model.fused_lora import fuse_lora
@@ -23,10 +23,6 @@ from llava_dvc.training.collator import Collator, longest_conversation
 from llava_dvc.training.count_trainer import CountTrainer, TrainingSpec
 from llava_dvc.training.speed import compile_layers, recomputes_activations
 from tests.conftest import conversation
-
-
-def nothing(_: LlavaForConditionalGeneration) -> None:
-    pass
 
 
 def changed(cfg: Config, **sections: dict) -> Config:
@@ -214,7 +210,7 @@ def test_a_short_last_layer_gives_the_same_gradients(
     trainer_for: Callable[[Config], CountTrainer],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(model_patches, "shorten_last_layer", nothing)
+    monkeypatch.setattr(backbone, "shorten_last_layer", lambda model: model)
     same_as_plain(trainer_for(plain_cfg))
 
 

@@ -75,11 +75,11 @@ def test_replies_are_those_of_generation(model, dropping):
 def test_frames_of_two_sizes_are_an_error(cfg, dropping, rows, tmp_path):
     images = [frame(0, (80, 30)), frame(1, (64, 48))]
     model = load_backbone(cfg.backbone)
-    with pytest.raises(UserError, match="frames are 80x30 and 64x48; bring all to one size"):
+    with pytest.raises(UserError, match="frames are 80x30 and 64x48; make all frames one size"):
         CountPredictor(model, dropping, QUESTION, 60).predict(images, 1)
     other = rows.select([0]).map(lambda _: {"image": frame(1, (80, 30))})
     spec = TrainingSpec(rows, other, cfg.adapter, cfg.train, 0, tmp_path)
-    with pytest.raises(UserError, match="frames are 64x48 and 80x30; bring all to one size"):
+    with pytest.raises(UserError, match="frames are 64x48 and 80x30; make all frames one size"):
         CountTrainer(model, dropping, spec)
 
 

@@ -241,6 +241,7 @@ EDITED = {  # stages that a change of the code in each room changes
     "publishing": {"publish"},
     "evaluation": COUNTS,
     "model": {"train", *COUNTS},
+    "pipeline_file.py": {"train"},
     "recipe.py": {"train", "evaluate", "publish"},
     "conversation.py": {"prepare", "train", *COUNTS},
     "dataset.py": {"prepare", "train", *COUNTS},

@@ -268,7 +268,7 @@ def no_processor(work: Work) -> None:
 @pytest.mark.parametrize(
     ("fault", "line"),
     [
-        (other_template, r"published: in a new process its answers differ from the evaluation"),
+        (other_template, r"chat_template.jinja: is not the chat template of this version"),
         (no_processor, r"published: does not load in a new process: "),
     ],
 )
