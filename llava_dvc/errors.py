@@ -4,6 +4,7 @@ Modules that train or count take the texts of their errors and notes from here. 
 changes no stage's dependencies, and never retrains a model.
 """
 
+import reprlib
 from pathlib import Path
 
 MIB = 2**20
@@ -31,19 +32,17 @@ def disk_too_full(path: Path, free: int, needed: int) -> UserError:
     )
 
 
+ADAPTER_AGAIN = "take the whole adapter again, or build it with `dvc repro`"
+
+
 def recipe_not_found(path: Path) -> UserError:
     """The folder is not an adapter of ours."""
     return UserError(f"{path}: not found; run `dvc repro`, or name an adapter's folder")
 
 
-def invalid_recipe(path: Path, where: str, reason: str) -> UserError:
-    """A key of recipe.json is missing or has a wrong value."""
-    return UserError(f"{path}: {where}: {reason}; rebuild it with `dvc repro`")
-
-
-def weights_not_found(path: Path) -> UserError:
-    """An adapter's folder has no safetensors file."""
-    return UserError(f"{path}: not found; use a complete adapter folder")
+def adapter_file_not_found(path: Path) -> UserError:
+    """An adapter's folder lacks a file."""
+    return UserError(f"{path}: not found; {ADAPTER_AGAIN}")
 
 
 def foreign_template(folder: Path) -> UserError:
@@ -52,6 +51,57 @@ def foreign_template(folder: Path) -> UserError:
         f"{folder}/chat_template.jinja: is not the chat template of this version; train again, or "
         "use the version that made the adapter"
     )
+
+
+def lfs_pointer(path: Path) -> UserError:
+    """git has checked out the address of a large file in place of the file."""
+    return UserError(
+        f"{path}: is a Git LFS pointer, not the file itself; run `git lfs pull` in its repository"
+    )
+
+
+def unreadable_adapter_file(path: Path, reason: str) -> UserError:
+    """A file of an adapter is cut off, is of another format, or cannot be opened."""
+    return UserError(f"{path}: cannot be read ({one_line(reason)}); {ADAPTER_AGAIN}")
+
+
+def adapter_file_differs(path: Path, state: str) -> UserError:
+    """`state` is changed, missing or new, compared with the manifest beside the file."""
+    return UserError(
+        f"{path}: is {state} since manifest.json was written; {ADAPTER_AGAIN}, or delete "
+        "manifest.json if the change is yours"
+    )
+
+
+def missing_adapter_setting(path: Path, key: str) -> UserError:
+    """A setting is not in one of an adapter's JSON files."""
+    return UserError(f"{path}: {one_line(key)}: missing; {ADAPTER_AGAIN}")
+
+
+def wrong_adapter_setting(path: Path, key: str, value: object, wanted: str) -> UserError:
+    """A setting in one of an adapter's JSON files is not what llava-dvc writes."""
+    found = one_line(reprlib.repr(value))
+    return UserError(f"{path}: {one_line(key)}: is {found}: {one_line(wanted)}; {ADAPTER_AGAIN}")
+
+
+def wrong_tensor(path: Path, tensor: str, problem: str, wrong: int = 1) -> UserError:
+    """`wrong` is how many tensors of an adapter have the problem. `tensor` is the first of them."""
+    count = "" if wrong == 1 else f" ({wrong} tensors are wrong like this)"
+    return UserError(f"{path}: tensor {one_line(tensor)} {problem}{count}; {ADAPTER_AGAIN}")
+
+
+def other_backbone(path: Path, name: str) -> UserError:
+    """The backbone's weights are not those that the adapter's manifest names."""
+    return UserError(
+        f"{path}: inputs_md5.backbone: is not the digest of the weights in {name}; put the "
+        "backbone there that the adapter was trained on"
+    )
+
+
+def one_line(text: str) -> str:
+    """At most 160 printable characters of a text that came from elsewhere."""
+    words = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return words if len(words) <= 160 else f"{words[:157]}..."
 
 
 def mixed_frame_sizes(first: tuple[int, int], other: tuple[int, int]) -> UserError:

@@ -1,10 +1,12 @@
-"""An adapter's recipe.json, and the digest of its weights. Imports no torch."""
+"""An adapter's folder: its recipe.json, and what its other files must be. Imports no torch."""
 
 import json
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError, field_validator
+from safetensors import SafetensorError, safe_open
 
 from llava_dvc import config, errors
 from llava_dvc.config import Section
@@ -12,11 +14,23 @@ from llava_dvc.files import file_digest
 
 WEIGHTS = "adapter_model.safetensors"
 RECIPE = "recipe.json"
+ADAPTER_CONFIG = "adapter_config.json"
+MANIFEST = "manifest.json"
+PROCESSOR_FILES = ("processor_config.json", "tokenizer.json", "tokenizer_config.json")
+OLD_PROCESSOR_FILES = (
+    "added_tokens.json", "preprocessor_config.json", "special_tokens_map.json", "tokenizer.model",
+)  # fmt: skip
+"""Files that transformers reads too, if they are there. llava-dvc does not write them."""
 PACKAGES = (
     "accelerate", "bitsandbytes", "datasets", "numpy", "peft", "pillow", "tokenizers", "torch",
     "transformers", "trl",
 )  # fmt: skip
 """Packages whose versions decide an adapter's bytes."""
+LARGEST_COUNT = 9999
+MAX_THREADS = 1024
+
+Shapes = dict[str, tuple[int, ...]]
+"""The shapes of an adapter's tensors, by their names in its file."""
 
 
 class Recipe(Section):
@@ -25,14 +39,28 @@ class Recipe(Section):
     backbone: config.Backbone
     image: config.Image
     question: str
-    decode: str
+    decode: Literal["median", "mean", "mode", "greedy"]
     """How one number is read from the distribution over counts."""
-    max_count: int
+    max_count: int = Field(ge=1, le=LARGEST_COUNT)
     """The largest count an answer can be."""
-    temperature: float
+    temperature: float = Field(ge=1e-3, le=1e3)
     """Calibrates the distribution over counts. Fitted on the validation frames."""
     versions: dict[str, str]
     """Versions of the packages that made the adapter."""
+
+    @field_validator("backbone")
+    @classmethod
+    def _check_threads(cls, backbone: config.Backbone) -> config.Backbone:
+        if backbone.threads > MAX_THREADS:
+            raise ValueError(f"threads must be at most {MAX_THREADS}")
+        return backbone
+
+    @field_validator("question")
+    @classmethod
+    def _check_question(cls, question: str) -> str:
+        if not question.strip() or "<image>" in question:
+            raise ValueError("it must be a question without <image>")
+        return question
 
     def write(self, folder: Path) -> None:
         text = json.dumps(self.model_dump(), indent=2, ensure_ascii=False, sort_keys=True)
@@ -42,14 +70,124 @@ class Recipe(Section):
     def read(cls, folder: Path) -> "Recipe":
         """Raises UserError when `folder` has no recipe, or an invalid one."""
         path = folder / RECIPE
+        if not path.is_file():
+            raise errors.recipe_not_found(path)
+        values = read_object(path)
         try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise errors.recipe_not_found(path) from None
+            return cls.model_validate_json(json.dumps(values), strict=True)
         except ValidationError as error:
             first = error.errors()[0]
+            if not first["loc"]:
+                raise errors.unreadable_adapter_file(path, first["msg"]) from None
             where = ".".join(map(str, first["loc"]))
-            raise errors.invalid_recipe(path, where, first["msg"]) from None
+            if first["type"] == "missing":
+                raise errors.missing_adapter_setting(path, where) from None
+            raise errors.wrong_adapter_setting(path, where, first["input"], first["msg"]) from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of an adapter. Raises UserError when it has none."""
+    require_file(path)
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise errors.unreadable_adapter_file(path, f"not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise errors.unreadable_adapter_file(path, "not a JSON object")
+    return value
+
+
+def require_file(path: Path) -> None:
+    """Raises UserError when a file of an adapter is missing, or is a Git LFS pointer."""
+    if not path.is_file():
+        raise errors.adapter_file_not_found(path)
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+    except OSError as error:
+        raise errors.unreadable_adapter_file(path, str(error.strerror)) from None
+    if start.startswith(b"version https://git-lfs.github.com/"):
+        raise errors.lfs_pointer(path)
+
+
+def weight_shapes(folder: Path) -> Shapes:
+    """The shapes in the header of an adapter's weights. Reads no weights.
+
+    Raises UserError when the file is missing, cut off or not in the safetensors format, or when a
+    tensor is not float32.
+    """
+    path = folder / WEIGHTS
+    require_file(path)  # PEFT would take a pickle instead
+    shapes: Shapes = {}
+    try:
+        with safe_open(path, "np") as file:
+            for name in file.keys():  # noqa: SIM118, it is not a dict
+                tensor = file.get_slice(name)
+                shapes[name] = tuple(tensor.get_shape())
+                if (dtype := tensor.get_dtype()) != "F32":
+                    raise errors.wrong_tensor(path, name, f"is {dtype}, expected F32")
+    except (OSError, SafetensorError) as error:
+        reason = f"cut off, or not safetensors: {error}"
+        raise errors.unreadable_adapter_file(path, reason) from None
+    return shapes
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """A published folder's manifest. Raises UserError when it is missing or is not ours."""
+    path = folder / MANIFEST
+    manifest = read_object(path)
+    match manifest:
+        case {
+            "adapter_sha256": str(),
+            "inputs_md5": dict(),
+            "evaluate": dict(),
+            "files": [*entries],
+        } if all(_is_entry(entry) for entry in entries):
+            return manifest
+    raise errors.UserError(
+        f"{path}: is not a manifest of llava-dvc. Name a folder that the publish stage built."
+    )
+
+
+def _is_entry(entry: object) -> bool:
+    match entry:
+        case {"path": str(), "size": int(), "sha256": str()}:
+            return True
+    return False
+
+
+def manifest_entry(folder: Path, name: str) -> dict[str, Any]:
+    """Path, size and sha256 of a file, as a manifest has them."""
+    path = folder / name
+    return {"path": name, "size": path.stat().st_size, "sha256": file_digest(path, "sha256")}
+
+
+def require_unchanged(folder: Path) -> None:
+    """Raises UserError when a file that counting reads differs from the manifest beside it.
+
+    Does nothing if there is no manifest: only a published folder has one.
+    """
+    if not (folder / MANIFEST).exists():
+        return
+    manifest = read_manifest(folder)
+    listed = {e["path"]: e for e in manifest["files"] if "/" not in e["path"]}
+    read = {RECIPE, ADAPTER_CONFIG, WEIGHTS, *PROCESSOR_FILES, *OLD_PROCESSOR_FILES}
+    for name in sorted(read):
+        present = (folder / name).is_file()
+        if name in listed and not present:
+            raise errors.adapter_file_differs(folder / name, "missing")
+        if present and name not in listed:
+            raise errors.adapter_file_differs(folder / name, "new")
+        if present and listed[name] != manifest_entry(folder, name):
+            raise errors.adapter_file_differs(folder / name, "changed")
+    if listed.get(WEIGHTS, {}).get("sha256") != manifest["adapter_sha256"]:
+        raise errors.adapter_file_differs(folder / WEIGHTS, "changed")
+
+
+def backbone_digest(backbone: config.Backbone) -> str:
+    """What identifies a backbone: its commit on the Hub, or the md5 of its local weights."""
+    weights = sorted(Path(backbone.name).glob("*.safetensors"))
+    return backbone.revision or ".".join(file_digest(path, "md5") for path in weights)
 
 
 def versions() -> dict[str, str]:

@@ -12,7 +12,7 @@ from llava_dvc.files import new_folder, read_json
 from llava_dvc.model.adapter import save_adapter
 from llava_dvc.model.backbone import backbone_encoder, load_backbone
 from llava_dvc.model.counting import default_max_count
-from llava_dvc.recipe import Recipe, adapter_sha256, versions
+from llava_dvc.recipe import LARGEST_COUNT, Recipe, adapter_sha256, versions
 from llava_dvc.stage_runner import run_stage
 from llava_dvc.tracking.run import open_run, trainer_callback
 from llava_dvc.training.arguments import is_main_process
@@ -48,7 +48,7 @@ def main(cfg: Config, prepared: Path, adapter: Path) -> None:
             image=cfg.image,
             question=question_text(val[0]["messages"]),
             decode="median",
-            max_count=default_max_count(train["count"]),
+            max_count=min(default_max_count(train["count"]), LARGEST_COUNT),
             temperature=tuned.temperature,
             versions=versions(),
         )

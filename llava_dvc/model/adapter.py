@@ -1,6 +1,10 @@
 """The LoRA method and its target layers. Reads and writes the adapter's folder."""
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel
@@ -9,10 +13,32 @@ from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
 from llava_dvc import config, errors
+from llava_dvc.load_errors import first_line
+from llava_dvc.model.adapter_check import (
+    CURRENT_NAMES,
+    adapter_section,
+    expected_shapes,
+    read_settings,
+    require_finite,
+    require_processor,
+    require_settings,
+    require_tensors,
+)
 from llava_dvc.model.backbone import load_backbone, load_encoder
 from llava_dvc.model.encoder import Encoder
 from llava_dvc.model.model_patches import blocks_read
-from llava_dvc.recipe import WEIGHTS, Recipe
+from llava_dvc.recipe import (
+    ADAPTER_CONFIG,
+    MANIFEST,
+    PROCESSOR_FILES,
+    WEIGHTS,
+    Recipe,
+    backbone_digest,
+    read_manifest,
+    read_object,
+    require_unchanged,
+    weight_shapes,
+)
 
 LANGUAGE = r"model\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
 PROJECTOR = r"model\.multi_modal_projector\.linear_[12]"
@@ -62,13 +88,71 @@ def save_adapter(
 
 
 def load_adapter(folder: Path) -> tuple[PeftModel, Encoder, Recipe]:
-    """Backbone and adapter in evaluation mode, the encoder they were trained with, the recipe."""
+    """Backbone and adapter in evaluation mode, the encoder they were trained with, the recipe.
+
+    Raises UserError with one line when the adapter is not whole, or does not fit the backbone. All
+    that needs no backbone is checked before it is loaded.
+    """
     recipe = Recipe.read(folder)
-    if not (folder / WEIGHTS).is_file():  # PEFT would take a pickle instead
-        raise errors.weights_not_found(folder / WEIGHTS)
-    model = PeftModel.from_pretrained(load_backbone(recipe.backbone), folder)
+    stored, shapes = read_settings(folder, recipe), weight_shapes(folder)
+    encoder = load_adapter_encoder(folder, recipe.image)
+    require_unchanged(folder)
+    with backbone_of_manifest(folder, recipe.backbone):
+        backbone = load_backbone(recipe.backbone)
+    require_processor(folder, encoder, backbone)
+    built = stored_config(folder / ADAPTER_CONFIG, stored, backbone)
+    require_tensors(folder / WEIGHTS, shapes, expected_shapes(backbone, built))
+    model = PeftModel.from_pretrained(backbone, folder, config=built, key_mapping=CURRENT_NAMES)
+    require_finite(folder, model)
     merge_float32_layers(model)
-    return model.eval(), load_encoder(folder, recipe.image), recipe
+    return model.eval(), encoder, recipe
+
+
+def stored_config(
+    path: Path, stored: dict[str, Any], model: LlavaForConditionalGeneration
+) -> LoraConfig:
+    """Our own PEFT config with the settings of an adapter_config.json.
+
+    The file's `target_modules` are compared as text with those that we write. They are never run as
+    a regex.
+    """
+    section = adapter_section(path, stored)
+    layers = [{"projector": p, "vision": v} for p in (True, False) for v in (True, False)]
+    configs = [peft_config(section.model_copy(update=part), model) for part in layers]
+    same = [one for one in configs if one.target_modules == stored.get("target_modules")]
+    [built, *_] = same or configs
+    require_settings(path, stored, built)
+    return built
+
+
+def load_adapter_encoder(folder: Path, image: config.Image) -> Encoder:
+    """The encoder of an adapter's folder. Raises UserError when the processor cannot be loaded."""
+    for name in PROCESSOR_FILES:
+        read_object(folder / name)
+    try:
+        return load_encoder(folder, image)
+    except errors.UserError:
+        raise
+    except Exception as error:  # transformers and tokenizers raise any kind for a broken file
+        reason = f"no processor of LLaVA: {first_line(error)}"
+        raise errors.unreadable_adapter_file(folder / PROCESSOR_FILES[0], reason) from error
+
+
+@contextmanager
+def backbone_of_manifest(folder: Path, backbone: config.Backbone) -> Iterator[None]:
+    """Raises UserError after the block when a manifest names another backbone.
+
+    Digests a local backbone in a thread, while the block loads it.
+    """
+    if not (folder / MANIFEST).exists():
+        yield
+        return
+    wanted = read_manifest(folder)["inputs_md5"].get("backbone")
+    with ThreadPoolExecutor(1) as pool:
+        digest = pool.submit(backbone_digest, backbone)
+        yield
+        if digest.result() != wanted:
+            raise errors.other_backbone(folder / MANIFEST, backbone.name)
 
 
 def merge_float32_layers(model: PeftModel) -> None:

@@ -10,12 +10,10 @@ from typing import Any
 
 from llava_dvc import config
 from llava_dvc.errors import UserError
-from llava_dvc.files import WORST, file_digest, files_in, read_json, write_json
+from llava_dvc.files import WORST, file_digest, files_in, write_json
 from llava_dvc.publishing.card import CardFacts, write_card
-from llava_dvc.recipe import Recipe
+from llava_dvc.recipe import MANIFEST, Recipe, backbone_digest, manifest_entry, read_manifest
 
-MANIFEST = "manifest.json"
-MANIFEST_KEYS = {"adapter_sha256", "inputs_md5", "evaluate", "files"}
 MERGED = "merged"
 """Subfolder of the merged model. It has its own repository, card and manifest."""
 
@@ -62,11 +60,7 @@ def add_card_and_manifest(
 
 def manifest_entries(folder: Path) -> list[dict[str, Any]]:
     """Returns path, size and sha256 of every published file, except the manifest."""
-    return [
-        {"path": name, "size": path.stat().st_size, "sha256": file_digest(path, "sha256")}
-        for name, path in published_files(folder).items()
-        if name != MANIFEST
-    ]
+    return [manifest_entry(folder, name) for name in published_files(folder) if name != MANIFEST]
 
 
 def verify_manifest(folder: Path) -> dict[str, Any]:
@@ -74,12 +68,7 @@ def verify_manifest(folder: Path) -> dict[str, Any]:
 
     Raises UserError when the manifest is missing, or when a file differs from it.
     """
-    manifest: dict[str, Any] = read_json(folder / MANIFEST)
-    if not manifest.keys() >= MANIFEST_KEYS:
-        raise UserError(
-            f"{folder / MANIFEST}: is not a manifest of llava-dvc. Name a folder that the publish "
-            "stage built."
-        )
+    manifest = read_manifest(folder)
     listed = {entry["path"]: entry for entry in manifest["files"]}
     present = {entry["path"]: entry for entry in manifest_entries(folder)}
     names = sorted(listed.keys() | present.keys())
@@ -104,10 +93,8 @@ def input_digests(backbone: config.Backbone, **files: Path) -> dict[str, str]:
 
     For a backbone from the Hub this is its commit, for a local folder the md5 of its weights.
     """
-    weights = sorted(Path(backbone.name).glob("*.safetensors"))
-    local = ".".join(file_digest(path, "md5") for path in weights)
     named = {name: file_digest(path, "md5") for name, path in files.items()}
-    return {**named, "backbone": backbone.revision or local}
+    return {**named, "backbone": backbone_digest(backbone)}
 
 
 def published_files(folder: Path) -> dict[str, Path]:

@@ -12,11 +12,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-
 from llava_dvc.errors import UserError
-from llava_dvc.files import read_json
-from llava_dvc.recipe import WEIGHTS, Recipe
+from llava_dvc.recipe import ADAPTER_CONFIG, Recipe, read_object, require_unchanged, weight_shapes
 
 MAX_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The values that vLLM's option --max-lora-rank takes."""
@@ -35,9 +32,8 @@ def vllm_serve_command(adapter: Path) -> str:
     Raises UserError when vLLM would refuse the adapter or ignore a part of it.
     """
     recipe = Recipe.read(adapter)
-    config = read_json(adapter / "adapter_config.json")
-    with safe_open(adapter / WEIGHTS, "np") as weights:
-        names = list(weights.keys())
+    config, names = read_object(adapter / ADAPTER_CONFIG), list(weight_shapes(adapter))
+    require_unchanged(adapter)
     reasons = unsupported_features(config, names)
     if recipe.image.drop_border:
         reasons.append(

@@ -1,0 +1,107 @@
+"""The types and bounds of recipe.json, and the one line of each refusal."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llava_dvc.errors import UserError
+from llava_dvc.recipe import Recipe
+from tests.recipes import recipe
+
+
+@pytest.fixture
+def folder(cfg, tmp_path: Path) -> Path:
+    recipe(cfg).write(tmp_path)
+    return tmp_path
+
+
+def change(folder: Path, *keys: str, value: Any) -> None:
+    values = section = json.loads((folder / "recipe.json").read_text())
+    for key in keys[:-1]:
+        section = section[key]
+    section[keys[-1]] = value
+    (folder / "recipe.json").write_text(json.dumps(values))
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        Recipe.read(folder)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert len(text) < 600
+    assert text.startswith(f"{folder / 'recipe.json'}: ")
+    return text.removeprefix(f"{folder / 'recipe.json'}: ")
+
+
+AGAIN = "; take the whole adapter again, or build it with `dvc repro`"
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "line"),
+    [
+        ("temperature", 0, "temperature: is 0: Input should be greater than or equal to 0.001"),
+        ("temperature", -1.5, "temperature: is -1.5: Input should be greater than or equal to 0."),
+        ("temperature", float("nan"), "temperature: is nan: Input should be a finite number"),
+        ("temperature", float("inf"), "temperature: is inf: Input should be a finite number"),
+        ("temperature", 1e-308, "temperature: is 1e-308: Input should be greater than or equal"),
+        ("temperature", "1.5", "temperature: is '1.5': Input should be a valid number"),
+        ("temperature", True, "temperature: is True: Expected a number"),
+        ("max_count", 0, "max_count: is 0: Input should be greater than or equal to 1"),
+        ("max_count", 10_000, "max_count: is 10000: Input should be less than or equal to 9999"),
+        ("max_count", 60.5, "max_count: is 60.5: Input should be a valid integer"),
+        ("max_count", "60", "max_count: is '60': Input should be a valid integer"),
+        ("max_count", None, "max_count: is None: Input should be a valid integer"),
+        ("decode", "beam", "decode: is 'beam': Input should be 'median', 'mean', 'mode' or 'gree"),
+        ("decode", ["median"], "decode: is ['median']: Input should be"),
+        ("question", " ", "question: is ' ': Value error, it must be a question without <image>"),
+        ("question", "<image> How many?", "question: is '<image> How many?': Value error, it must"),
+        ("question", "\ud800", "cannot be read ("),
+        ("backbone.threads", 10**6, "backbone: is {"),
+        ("backbone.device", "tpu", "backbone.device: is 'tpu': Input should be 'cpu' or 'cuda'"),
+        ("backbone.name", "", "backbone.name: is '': String should have at least 1 character"),
+        ("image", None, "image: is None: Input should be "),
+        ("image.geometry", "crop\n" * 999, "image.geometry: is 'crop\\ncrop"),
+        ("extra\nkey", 1, "extra key: is 1: Extra inputs are not permitted"),
+    ],
+)
+def test_a_wrong_value_is_refused(folder, keys, value, line):
+    change(folder, *keys.split("."), value=value)
+    said = refusal(folder)
+    assert said.startswith(line)
+    assert said.endswith(AGAIN)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (b"", "cannot be read (not JSON: "),
+        (b"{", "cannot be read (not JSON: "),
+        (b"[]", "cannot be read (not a JSON object)"),
+        (b"\xff\xfe{}", "cannot be read (not JSON: "),
+        (b"{}", "backbone: missing"),
+        (b'{"max_count": ' + b"9" * 5000 + b"}", "cannot be read (not JSON: "),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:a\n", "is a Git LFS pointer, "),
+    ],
+)
+def test_a_broken_recipe_is_refused(folder, text, line):
+    (folder / "recipe.json").write_bytes(text)
+    assert refusal(folder).startswith(line)
+
+
+def test_a_folder_without_recipe_is_refused(folder):
+    (folder / "recipe.json").unlink()
+    assert refusal(folder) == "not found; run `dvc repro`, or name an adapter's folder"
+
+
+def test_a_file_in_place_of_the_folder_is_refused(folder):
+    with pytest.raises(UserError, match="name an adapter's folder"):
+        Recipe.read(folder / "recipe.json")
+
+
+def test_what_train_writes_is_read(folder, cfg):
+    assert Recipe.read(folder) == recipe(cfg)
+    before = (folder / "recipe.json").read_bytes()
+    Recipe.read(folder).write(folder)
+    assert (folder / "recipe.json").read_bytes() == before
