@@ -16,6 +16,7 @@ from pathlib import Path
 from llava_dvc import Counter
 from llava_dvc.dataset import load_split
 from llava_dvc.serving.predict import count_paths
+from llava_dvc.serving.sources import Source
 
 
 def main() -> None:
@@ -27,14 +28,14 @@ def main() -> None:
     arguments = parser.parse_args()
     counter = Counter.from_pretrained(arguments.adapter)
     rows = load_split(arguments.prepared, "eval")
-    paths = [arguments.frames / name for name in rows["frame"]]
-    counter.count(paths[:8])
+    sources = [Source(arguments.frames / name, is_video=False) for name in rows["frame"]]
+    counter.count([source.path for source in sources[:8]])
 
     def run_evaluate() -> None:
         counter.predictor.predict(rows["image"], counter.batch_size)
 
     def run_predict() -> None:
-        assert len(list(count_paths(counter, paths, 1.0, []))) == len(rows)
+        assert len(list(count_paths(counter, sources, 1.0, []))) == len(rows)
 
     seconds: dict[str, list[float]] = {"evaluate": [], "predict": []}
     for _ in range(arguments.rounds):

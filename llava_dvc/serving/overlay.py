@@ -9,7 +9,9 @@ import matplotlib
 from matplotlib.axes import Axes
 from PIL import Image, ImageDraw, ImageFont
 
+from llava_dvc.errors import UserError
 from llava_dvc.serving.counter import Count
+from llava_dvc.serving.sources import SourceFrame
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -29,11 +31,51 @@ class TimelinePoint:
     high: int
 
 
-def save_annotated(image: Image.Image, count: Count, folder: Path, name: str) -> Path:
-    """Writes `image` with its count in the corner into `folder`; returns the path of the JPEG.
+class AnnotatedFolder:
+    """Writes frames with their counts drawn on them. No two frames become one file."""
 
-    The file is named after `name`, the name of the frame.
-    """
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._names: set[str] = set()
+        self._videos: dict[Path, str] = {}
+
+    def save(self, frame: SourceFrame, count: Count) -> Path:
+        """Writes a JPEG named after the frame, and returns its path: `cam1_a.jpg` for
+        `cam1/a.jpg`.
+        """
+        path = self._folder / self._file_name(frame)
+        try:
+            draw_count(frame.image, count).save(path, quality=92)
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise UserError(
+                f"{path}: cannot be written ({reason}). Choose another folder."
+            ) from None
+        return path
+
+    def _file_name(self, frame: SourceFrame) -> str:
+        flat = "_".join(part for part in frame.path.parts if part.strip("./"))
+        if frame.seconds is None:
+            stem = flat[:-4] if flat.lower().endswith(".jpg") else flat
+            if flat.lower().endswith(".jpeg"):
+                return self._unused(flat[:-5], flat[-5:])
+            return self._unused(stem, flat[-4:] if stem != flat else ".jpg")
+        if frame.path not in self._videos:
+            self._videos[frame.path] = self._unused(flat, "_")[:-1]
+        return self._unused(f"{self._videos[frame.path]}_{frame.stamp}s", ".jpg")
+
+    def _unused(self, stem: str, end: str) -> str:
+        """Returns `stem` and `end`, with a number between them if another frame has that name."""
+        name, number = stem + end, 1
+        while name.casefold() in self._names:  # case counts for nothing on Windows and macOS
+            number += 1
+            name = f"{stem}_{number}{end}"
+        self._names.add(name.casefold())
+        return name
+
+
+def draw_count(image: Image.Image, count: Count) -> Image.Image:
+    """Returns a copy of `image` with its count in the corner."""
     annotated = image.copy()
     pen = ImageDraw.Draw(annotated, "RGBA")
     size = max(14, annotated.height // 16)
@@ -46,18 +88,7 @@ def save_annotated(image: Image.Image, count: Count, folder: Path, name: str) ->
         (left - margin, top - margin, right + margin, bottom + margin), margin, fill=(0, 0, 0, 170)
     )
     pen.text(corner, text, (255, 255, 255), font)
-    path = folder / _annotated_name(name)
-    annotated.save(path, quality=92)
-    return path
-
-
-def _annotated_name(name: str) -> str:
-    """Returns a file name for the frame `name`, unique across folders: `cam1_a.jpg`."""
-    path, mark, seconds = name.partition("#t=")
-    flat = "_".join(part for part in Path(path).parts if part.strip("./"))
-    if mark:
-        return f"{flat}_{float(seconds):08.2f}s.jpg"
-    return flat if flat.lower().endswith((".jpg", ".jpeg")) else f"{flat}.jpg"
+    return annotated
 
 
 def save_timeline(points: Sequence[TimelinePoint], path: Path) -> None:

@@ -1,5 +1,6 @@
 """`llava-dvc predict`: counts the people in image files and videos."""
 
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -9,9 +10,16 @@ from tqdm import tqdm
 
 from llava_dvc.errors import UserError
 from llava_dvc.serving.counter import Count, Counter
-from llava_dvc.serving.overlay import TimelinePoint, save_annotated, save_timeline
+from llava_dvc.serving.overlay import AnnotatedFolder, TimelinePoint, save_timeline
 from llava_dvc.serving.row_writer import RowFormat, RowWriter
-from llava_dvc.serving.sources import SourceFrame, estimate_total, find_sources, read_sources
+from llava_dvc.serving.sources import (
+    Source,
+    SourceFrame,
+    estimate_total,
+    find_sources,
+    read_sources,
+)
+from llava_dvc.serving.video.sampling import DamagedVideo
 
 BATCHES_PER_CALL = {"cpu": 4, "cuda": 16}
 """Batches counted in one call. On a GPU each call starts worker processes that resize frames."""
@@ -32,42 +40,43 @@ def count_files(
     `row_format` None is a table on a terminal and CSV elsewhere. `every` is the time in seconds
     between two frames of a video. `annotated` is a folder for the frames with their counts drawn
     on them. `timeline` is a PNG file for a plot of the count over time. Raises UserError after
-    the last row when a file is unreadable.
+    the last row when a file is unreadable or read only in part.
     """
     _prepare_outputs(every, annotated, timeline)
-    paths = find_sources(patterns)
+    sources = find_sources(patterns)
+    drawn = AnnotatedFolder(annotated) if annotated else None
     counter = Counter.from_pretrained(adapter)
-    errors: list[str] = []
+    errors: list[UserError] = []
     points: list[TimelinePoint] = []
-    writer = RowWriter(row_format or ("table" if sys.stdout.isatty() else "csv"), paths)
-    with tqdm(total=estimate_total(paths, every), unit="frame", disable=None) as progress:
-        for frame, count in count_paths(counter, paths, every, errors):
+    writer = RowWriter(row_format or ("table" if sys.stdout.isatty() else "csv"), sources)
+    with tqdm(total=estimate_total(sources, every), unit="frame", disable=None) as progress:
+        for frame, count in count_paths(counter, sources, every, errors):
             writer.write_row(frame, count)
-            if annotated:
-                save_annotated(frame.image, count, annotated, frame.name)
+            if drawn:
+                drawn.save(frame, count)
             points.append(TimelinePoint(frame.seconds, count.low, count.count, count.high))
             progress.update()
     if timeline and points:
         save_timeline(points, timeline)
-    _raise_unreadable(errors, len(paths))
+    _raise_unreadable(errors, len(sources))
 
 
 def count_paths(
-    counter: Counter, paths: Sequence[Path], every: float, errors: list[str]
+    counter: Counter, sources: Sequence[Source], every: float, errors: list[UserError]
 ) -> Iterator[tuple[SourceFrame, Count]]:
-    """Yields every frame of `paths` in order, with its count.
+    """Yields every frame of `sources` in order, with its count.
 
-    Appends to `errors` why a file is unreadable.
+    Appends to `errors` why a file is unreadable, or read only in part.
     """
     size = counter.batch_size * BATCHES_PER_CALL[counter.recipe.backbone.device]
-    frames = read_sources(paths, every, min(size, MAX_PREFETCH), errors)
+    frames = read_sources(sources, every, min(size, MAX_PREFETCH), errors)
     while chunk := list(islice(frames, size)):
         yield from zip(chunk, counter.count([frame.image for frame in chunk]), strict=True)
 
 
 def _prepare_outputs(every: float, annotated: Path | None, timeline: Path | None) -> None:
     """Checks the options and makes the folders before the model is loaded."""
-    if every <= 0:
+    if not (math.isfinite(every) and every > 0):
         raise UserError(f"--every: is {every:g}. Set it to seconds above 0.")
     if timeline and timeline.suffix.lower() != ".png":
         raise UserError(f"--timeline: is {timeline}. Choose a name that ends in .png.")
@@ -80,9 +89,13 @@ def _prepare_outputs(every: float, annotated: Path | None, timeline: Path | None
             ) from None
 
 
-def _raise_unreadable(errors: Sequence[str], files: int) -> None:
+def _raise_unreadable(errors: Sequence[UserError], files: int) -> None:
     """Raises UserError that lists `errors`, if there are any."""
     if errors:
         more = [f"... and {len(errors) - SHOWN_ERRORS} more"] if len(errors) > SHOWN_ERRORS else []
         head = f"{len(errors)} of {files} files are unreadable. All others are counted."
-        raise UserError("\n".join([head, *errors[:SHOWN_ERRORS], *more]))
+        if any(isinstance(error, DamagedVideo) for error in errors):
+            head = (
+                f"{len(errors)} of {files} files are unreadable or have gaps. All else is counted."
+            )
+        raise UserError("\n".join([head, *map(str, errors[:SHOWN_ERRORS]), *more]))

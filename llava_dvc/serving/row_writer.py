@@ -5,14 +5,12 @@ import io
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 from tqdm import tqdm
 
 from llava_dvc.serving.counter import Count
-from llava_dvc.serving.sources import SourceFrame
-from llava_dvc.serving.video import is_video
+from llava_dvc.serving.sources import Source, SourceFrame
 
 RowFormat = Literal["table", "csv", "jsonl"]
 MAX_WIDTH = 48  # characters of a frame's name in the table
@@ -22,9 +20,9 @@ TIME_WIDTH = 9  # characters of `#t=3600.5`, which follows the path of a video
 class RowWriter:
     """Writes the header when it is made, then one row a call."""
 
-    def __init__(self, row_format: RowFormat, paths: Sequence[Path]) -> None:
+    def __init__(self, row_format: RowFormat, sources: Sequence[Source]) -> None:
         self._format = row_format
-        longest = max(len(str(path)) + TIME_WIDTH * is_video(path) for path in paths)
+        longest = max(len(str(one.path)) + TIME_WIDTH * one.is_video for one in sources)
         self._width = min(longest, MAX_WIDTH)
         if row_format == "table":
             _print_line(f"{'frame':<{self._width}}  count  80 %      most likely")

@@ -1,97 +1,173 @@
 """The files that `llava-dvc predict` counts, and the frames in them."""
 
 import glob
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
 from pathlib import Path
 
 from PIL import Image
+from tqdm import tqdm
 
-from llava_dvc.data.images import read_image
+from llava_dvc.data.images import IMAGE_FORMATS, read_image
 from llava_dvc.data.labels import natural_key
 from llava_dvc.errors import UserError
 from llava_dvc.serving.prefetch import map_in_order, prefetch
-from llava_dvc.serving.video import VIDEO_SUFFIXES, estimate_frames, is_video, sample_video
+from llava_dvc.serving.video.file_kind import file_kind
+from llava_dvc.serving.video.sampling import estimate_frames, sample_video
 
-IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 SHOWN_PATHS = 5
-"""Paths that one error message names."""
+"""Paths that one message names."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file with frames: an image or a video."""
+
+    path: Path
+    is_video: bool
 
 
 @dataclass(frozen=True)
 class SourceFrame:
     """An image file, or one frame of a video."""
 
-    name: str
-    """The path; `clip.mp4#t=12` for the frame of a video at 12 seconds."""
+    path: Path
     image: Image.Image
-    seconds: float | None
+    seconds: float | None = None
     """Time since the first frame of the video; None for an image file."""
+    stamp: str = ""
+    """The time for the name of a file: names of one video sort in order. Empty for an image."""
+
+    @property
+    def name(self) -> str:
+        """The path; `clip.mp4#t=12` for the frame of a video at 12 seconds."""
+        if self.seconds is None:
+            return str(self.path)
+        return f"{self.path}#t=" + f"{self.seconds:.6f}".rstrip("0").rstrip(".")
 
 
-def find_sources(patterns: Sequence[str]) -> list[Path]:
-    """Returns the files of all `patterns`, each once: files, folders (their images) and globs.
+def print_note(text: str) -> None:
+    """Prints a note above the progress bar, to standard error."""
+    tqdm.write(f"note: {text}", file=sys.stderr)
+
+
+def find_sources(patterns: Sequence[str]) -> list[Source]:
+    """Returns the files of all `patterns`, each once: files, folders (what is in them) and globs.
 
     The files of a folder or a glob are in natural order. Raises UserError when a pattern has none.
+    Prints which files are neither pictures nor videos.
     """
-    paths: dict[Path, None] = {}
+    sources: dict[Path, Source] = {}
     missing = []
     for pattern in patterns:
-        matches = _matching_files(pattern)
-        paths |= dict.fromkeys(matches)
-        missing += [] if matches else [pattern]
+        paths = _matching_files(pattern)
+        kinds = {path: file_kind(path) for path in paths}
+        others = [path for path in paths if kinds[path] is None]
+        sources |= {path: Source(path, kind == "video") for path, kind in kinds.items() if kind}
+        if len(others) < len(paths):
+            _note_others(others)
+        elif paths or Path(pattern).is_dir():
+            raise UserError(_no_frames(pattern, others))
+        else:
+            missing.append(pattern)
     if missing:
         total = f" ({len(missing)} in all)" if len(missing) > 1 else ""
         raise UserError(f"{', '.join(missing[:SHOWN_PATHS])}: not found{total}. Correct the path.")
-    return list(paths)
+    return list(sources.values())
 
 
 def _matching_files(pattern: str) -> list[Path]:
+    """Returns all files of a pattern. A glob that matches a folder stands for what is in it."""
     path = Path(pattern)
     if path.is_file():
         return [path]
-    suffixes = IMAGE_SUFFIXES if path.is_dir() else IMAGE_SUFFIXES | VIDEO_SUFFIXES
-    names = path.rglob("*") if path.is_dir() else map(Path, glob.iglob(pattern, recursive=True))
-    files = [name for name in names if name.suffix.lower() in suffixes and name.is_file()]
+    matches = [path] if path.is_dir() else map(Path, glob.iglob(pattern, recursive=True))
+    files: dict[Path, None] = {}
+    for match in matches:
+        if match.is_file():
+            files[match] = None
+        elif match.is_dir() and "**" not in pattern:  # `**` matches the files in it too
+            files |= dict.fromkeys(name for name in match.rglob("*") if name.is_file())
     return sorted(files, key=lambda name: natural_key(name.as_posix()))
 
 
-def estimate_total(paths: Sequence[Path], every: float) -> int:
-    """Returns how many frames `paths` hold, as far as the headers of the videos tell."""
-    return sum(estimate_frames(path, every) if is_video(path) else 1 for path in paths)
+def _note_others(others: Sequence[Path]) -> None:
+    if others:
+        files = "1 file is" if len(others) == 1 else f"{len(others)} files are"
+        print_note(f"{files} neither picture nor video and not counted: {_listed(others)}")
+
+
+def _no_frames(pattern: str, others: Sequence[Path]) -> str:
+    """Returns why a path that exists gives no frame."""
+    formats = ", ".join(IMAGE_FORMATS)
+    if others == [Path(pattern)]:
+        return (
+            f"{pattern}: is neither a picture ({formats}) nor a video that libav reads. Convert it."
+        )
+    found = f"only other files ({_listed(others)})" if others else "no file"
+    return f"{pattern}: holds {found}. Put pictures ({formats}) or videos into it."
+
+
+def _listed(paths: Sequence[Path]) -> str:
+    more = f" and {len(paths) - SHOWN_PATHS} more" if len(paths) > SHOWN_PATHS else ""
+    return ", ".join(map(str, paths[:SHOWN_PATHS])) + more
+
+
+def estimate_total(sources: Sequence[Source], every: float) -> int:
+    """Returns how many frames `sources` hold, as far as the headers of the videos tell."""
+    return sum(estimate_frames(one.path, every) if one.is_video else 1 for one in sources)
 
 
 def read_sources(
-    paths: Sequence[Path], every: float, size: int, errors: list[str]
+    sources: Sequence[Source], every: float, size: int, errors: list[UserError]
 ) -> Iterator[SourceFrame]:
-    """Yields the frames of `paths` in order: all images, and a video's frame every `every` seconds.
+    """Yields the frames of `sources` in order: images, and a video's frame every `every` seconds.
 
     Other threads decode up to `size` frames in advance. Appends to `errors` why a file is
-    unreadable.
+    unreadable, or read only in part.
     """
-    for are_videos, group in groupby(paths, is_video):
+    for are_videos, group in groupby(sources, lambda source: source.is_video):
+        paths = [source.path for source in group]
         if are_videos:
-            frames = prefetch(chain.from_iterable(_read_video(path, every) for path in group), size)
+            frames = prefetch(chain.from_iterable(_read_video(path, every) for path in paths), size)
         else:
-            frames = map_in_order(_read_image, group, size)
+            frames = map_in_order(_read_image, paths, size)
         for frame in frames:
             if isinstance(frame, UserError):
-                errors.append(str(frame))
+                errors.append(frame)
+            elif isinstance(frame, str):
+                print_note(frame)
             else:
                 yield frame
 
 
-def _read_image(path: Path) -> SourceFrame | UserError:
+def _read_image(path: Path) -> SourceFrame | UserError | str:
     try:
-        return SourceFrame(str(path), read_image(path), None)
+        return SourceFrame(path, read_image(path))
     except UserError as error:
         return error
 
 
-def _read_video(path: Path, every: float) -> Iterator[SourceFrame | UserError]:
+def _read_video(path: Path, every: float) -> Iterator[SourceFrame | UserError | str]:
+    """Yields the frames of a video, then its notes, then its error."""
+    notes: list[str] = []
+    length = len(str(int(estimate_frames(path, every) * every)))
+    error = None
     try:
-        for seconds, image in sample_video(path, every):
-            yield SourceFrame(f"{path}#t={seconds:g}", image, seconds)
-    except UserError as error:
+        for seconds, image in sample_video(path, every, notes):
+            yield SourceFrame(path, image, seconds, _stamp(seconds, every, length))
+    except UserError as caught:
+        error = caught
+    yield from notes
+    if error:
         yield error
+
+
+def _stamp(seconds: float, every: float, length: int) -> str:
+    """Returns `00012.00` for 12 seconds: digits enough for a video of `length` digits, and for
+    steps of `every` seconds.
+    """
+    decimals = 2 if every >= 0.02 else 3 if every >= 0.005 else 6
+    return f"{seconds:0{max(5, length) + 1 + decimals}.{decimals}f}"

@@ -8,7 +8,9 @@ from llava_dvc.serving.sources import find_sources
 
 def test_globs_folders_and_files_are_found_once_in_natural_order(images, clip, monkeypatch):
     monkeypatch.chdir(images.parent)
-    found = [path.as_posix() for path in find_sources(["cam/10.png", "cam", "*.mp4", "cam/*"])]
+    found = [
+        source.path.as_posix() for source in find_sources(["cam/10.png", "cam", "*.mp4", "cam/*"])
+    ]
     assert found == ["cam/10.png", "cam/1.png", "cam/2.png", "clip.mp4"]
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from llava_dvc.errors import UserError
-from llava_dvc.serving.video import estimate_frames, sample_video
+from llava_dvc.serving.video.sampling import estimate_frames, sample_video
 
 
 def test_a_frame_is_sampled_every_so_many_seconds(clip):

@@ -1,0 +1,43 @@
+"""Seconds since the first frame, from the time stamps of a camera that may be wrong."""
+
+DEFAULT_RATE = 25.0  # frames a second, for a stream that gives no rate
+MAX_REORDER = 5
+"""Frames. A stamp that goes back by less is a frame in the wrong place, not a new clock."""
+MAX_GAP = 30 * 3600.0
+MAX_DISCONTINUOUS_GAP = 10.0
+"""Seconds without a frame. The command `ffmpeg` takes a longer gap for a jump of the clock. The
+second limit is for formats whose clock may start again, MPEG-TS for example."""
+
+
+class Clock:
+    """Turns time stamps into seconds that never go back.
+
+    After a jump the seconds continue at the frame rate from the frame before.
+    """
+
+    def __init__(self, rate: float | None, discontinuous: bool) -> None:
+        self.jumps: list[float] = []
+        """The seconds at which the stamps jump."""
+        self._step = 1 / (rate or DEFAULT_RATE)
+        limit = MAX_DISCONTINUOUS_GAP if discontinuous else MAX_GAP
+        self._max_gap = max(limit, 10 * self._step)
+        self._origin: float | None = None
+        self._seconds: float | None = None
+
+    def seconds(self, stamp: float | None) -> float:
+        """Returns the seconds of the next frame. `stamp` is None for a frame without a stamp."""
+        last = self._seconds
+        expected = 0.0 if last is None else last + self._step
+        if stamp is None:
+            self._seconds = expected
+            return expected
+        if self._origin is None:
+            self._origin = stamp - expected
+        seconds = stamp - self._origin
+        if last is not None:
+            if not -MAX_REORDER * self._step <= seconds - last <= self._max_gap:
+                self.jumps.append(expected)
+                self._origin, seconds = stamp - expected, expected
+            seconds = max(seconds, last)
+        self._seconds = seconds
+        return seconds

@@ -1,0 +1,122 @@
+"""Decodes a video past its errors, and tells which frames show what the camera saw."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import av
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+MAX_READ_ERRORS = 100  # in a row: a file that ends too early gives one for each missing packet
+MAX_THREADS = 4
+FRAME_THREADED = {"h264", "hevc"}  # in other decoders, threads hide errors
+
+DAMAGE = re.compile(
+    r"frame num gap|could not find ref|requested reference|missing reference"
+    r"|reference picture missing|error while decoding|error splitting|invalid nal unit size",
+    re.IGNORECASE,
+)
+"""Messages of libav: a packet is broken, or a frame needs another one that is lost. libav then
+draws something similar instead, and says it nowhere else."""
+
+
+class Decoder:
+    """Yields the frames of one stream, each with True if it is intact.
+
+    A frame is not intact from an error or a lost packet until the next key frame, because each
+    frame only stores what changes.
+    """
+
+    def __init__(self, container: InputContainer, stream: VideoStream) -> None:
+        self.errors = 0
+        self._container, self._stream = container, stream
+        self._context = stream.codec_context
+        self._context.copy_opaque = True  # a frame then knows the number of its packet
+        self._context.thread_count = MAX_THREADS
+        threaded = self._context.name in FRAME_THREADED
+        stream.thread_type = "AUTO" if threaded else "SLICE"
+        self._delay = MAX_THREADS if threaded else 0  # packets that are decoded at once
+        self._last_error = -1 - self._delay
+        self._damage: tuple[int, int] | None = None
+        """The first and the last packet that may be broken, since the last key frame."""
+
+    def __iter__(self) -> Iterator[tuple[VideoFrame, bool]]:
+        started = False
+        with _libav_log() as log:
+            try:
+                for number, packet in enumerate(self._packets()):
+                    frames = self._decode(packet, number)
+                    # Before the first frame, a recording that starts anywhere misses references.
+                    if started and any(DAMAGE.search(message) for *_, message in log):
+                        self._add_error(number - self._delay, number)
+                    log.clear()
+                    for frame in frames:
+                        started = True
+                        yield frame, self._is_intact(frame)
+            finally:
+                self._context.flush_buffers()  # ends the threads' work, and so their messages
+
+    def _packets(self) -> Iterator["Packet[Any]"]:
+        """Yields all packets that can be read, then an empty one: the decoder gives what it has."""
+        errors = 0
+        while errors < MAX_READ_ERRORS:
+            try:
+                for packet in self._container.demux(self._stream):
+                    if packet.size:
+                        errors = 0
+                        yield packet
+                break
+            except (av.FFmpegError, OSError):
+                errors += 1
+                self.errors += errors == 1
+        end: Any = Packet()
+        end.time_base = self._stream.time_base
+        yield end
+
+    def _decode(self, packet: "Packet[Any]", number: int) -> list[VideoFrame]:
+        packet.opaque = number
+        # These two number their frames, and report a loss. Elsewhere the container knows it best.
+        if packet.is_corrupt and self._context.name not in FRAME_THREADED:
+            self._add_error(number, number)
+        try:
+            return self._context.decode(packet)
+        except (av.FFmpegError, OSError):
+            self._add_error(number - self._delay, number)
+            return []
+
+    def _add_error(self, first: int, last: int) -> None:
+        """Counts an error in one of the packets `first` to `last`."""
+        if last > self._last_error + self._delay:  # threads report an error several times
+            self.errors += 1
+        self._last_error = max(self._last_error, last)
+        start, end = self._damage or (first, last)
+        self._damage = min(start, first), max(end, last)
+
+    def _is_intact(self, frame: VideoFrame) -> bool:
+        number: Any = frame.opaque
+        if frame.is_corrupt:
+            self._add_error(number, number)
+        if self._damage is None:
+            return True
+        if frame.key_frame and number > self._damage[1]:
+            self._damage = None
+            return True
+        return bool(number < self._damage[0])
+
+
+@contextmanager
+def _libav_log() -> Iterator[list[Any]]:
+    """Collects the messages of libav, each as its level, its source and its text."""
+    av.logging.set_level(av.logging.DEBUG)  # H.264 reports lost references at this level
+    repeated = av.logging.get_skip_repeated()
+    av.logging.set_skip_repeated(False)
+    try:
+        with av.logging.Capture(local=False) as log:
+            yield log
+    finally:
+        av.logging.set_level(None)
+        av.logging.set_skip_repeated(repeated)

@@ -1,0 +1,188 @@
+"""Frames of a video, one every so many seconds."""
+
+import math
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+from av.container import InputContainer
+from av.format import Flags
+from av.video.stream import VideoStream
+from PIL.Image import Image
+
+from llava_dvc.errors import UserError
+from llava_dvc.serving.video.clock import Clock
+from llava_dvc.serving.video.decoder import Decoder
+from llava_dvc.serving.video.file_kind import open_video, video_streams
+from llava_dvc.serving.video.picture import TimedFrame, deinterlace, upright_image
+
+TOLERANCE = 1e-3  # seconds: a frame's time is a fraction, 24/25 for example, and not exact
+FINE_STEP = 0.005  # seconds: below, the times of frames have six decimals instead of three
+MAX_ASPECT = 8  # of a pixel: the widest in use has 2
+SHOWN_SPANS = 5
+MIN_INTACT = 1.0  # seconds between two spans of damage
+
+
+class DamagedVideo(UserError):
+    """Frames of a video are left out. All others are yielded."""
+
+
+class VideoReader:
+    """One open video. Iterating yields its frames; then `spans` and `notes` say what was found."""
+
+    def __init__(self, path: Path, container: InputContainer) -> None:
+        self._path = path
+        stream = self._stream = _first_video(path, container)
+        self._container_aspect = _own_aspect(stream)
+        rate = stream.average_rate or stream.guessed_rate
+        flags: Any = Flags.ts_discont  # typed as a set of flags, but a plain enum
+        discontinuous = bool(container.format.flags & flags.value)
+        self._clock = Clock(float(rate) if rate else None, discontinuous)
+        self._decoder = Decoder(container, stream)
+        self._others = len(video_streams(container)) - 1
+        self._spans: list[tuple[float, float | None]] = []
+        self._frames = 0
+
+    def __iter__(self) -> Iterator[TimedFrame]:
+        """Yields the intact frames."""
+        for timed in deinterlace(self._timed_frames()):
+            if timed.intact:
+                yield timed
+
+    def image(self, timed: TimedFrame) -> Image:
+        """Returns the picture of a frame. Raises UserError when its shape is absurd."""
+        aspect = self._container_aspect or self._stream.codec_context.sample_aspect_ratio
+        aspect = Fraction(aspect or 1)
+        if not Fraction(1, MAX_ASPECT) <= aspect <= MAX_ASPECT:
+            ratio = f"{aspect.numerator}:{aspect.denominator}"
+            raise UserError(
+                f"{self._path}: its sample aspect ratio is {ratio}. Correct it in the file."
+            )
+        return upright_image(timed.frame, aspect)
+
+    def notes(self) -> list[str]:
+        """Returns what a user should know, although every frame is counted."""
+        notes = []
+        if self._others:
+            notes.append(f"{self._path}: holds {self._others + 1} videos. The first is counted.")
+        if jumps := self._clock.jumps:
+            notes.append(
+                f"{self._path}: its clock jumps at {_plain(jumps[0])} s"
+                + (f" and {len(jumps) - 1} times after that" if jumps[1:] else "")
+                + ". The times continue from the frame before."
+            )
+        return notes
+
+    def check(self) -> None:
+        """Raises UserError when no frame came, or when frames were left out."""
+        errors = f"{self._decoder.errors} decoding error{'s' * (self._decoder.errors != 1)}"
+        if not self._frames and self._decoder.errors:
+            raise UserError(
+                f"{self._path}: cannot be read as a video ({errors}). Replace the file."
+            )
+        if not self._frames:
+            raise UserError(f"{self._path}: holds no frame. Replace the file.")
+        if self._decoder.errors:
+            raise DamagedVideo(
+                f"{self._path}: {errors}, {self._span_text()}. The frames of this time are left "
+                "out. Copy the file again from its source."
+            )
+
+    def _timed_frames(self) -> Iterator[TimedFrame]:
+        """Yields all frames, and notes from when to when frames are damaged."""
+        seconds, errors = 0.0, 0
+        for frame, intact in self._decoder:
+            before, seconds = seconds, self._clock.seconds(frame.time)
+            self._frames += 1
+            if self._decoder.errors > errors or not intact:
+                self._open_span(before)
+            if intact and self._spans and self._spans[-1][1] is None:
+                self._spans[-1] = self._spans[-1][0], seconds
+            errors = self._decoder.errors
+            yield TimedFrame(seconds, frame, intact)
+        if self._decoder.errors > errors:
+            self._open_span(seconds)
+
+    def _open_span(self, start: float) -> None:
+        """Begins a span of damage, or continues the last one if that has just ended."""
+        if self._spans and start - (self._spans[-1][1] or start) < MIN_INTACT:
+            start = self._spans.pop()[0]
+        self._spans.append((start, None))
+
+    def _span_text(self) -> str:
+        parts = [
+            f"from {_plain(start)} s to " + ("the end" if end is None else f"{_plain(end)} s")
+            for start, end in self._spans[:SHOWN_SPANS]
+        ]
+        more = len(self._spans) - SHOWN_SPANS
+        return ", ".join(parts) + (f" and {more} times more" if more > 0 else "")
+
+
+def sample_video(
+    path: Path, every: float, notes: list[str] | None = None
+) -> Iterator[tuple[float, Image]]:
+    """Yields the first frame, then the first frame after each `every` seconds.
+
+    A frame is its time in seconds since the first frame, and its image. The times rise. Appends to
+    `notes` what a user should know. Raises UserError when the file is not a video or holds no
+    frame, and DamagedVideo after the last frame when frames were left out.
+    """
+    try:
+        with open_video(path) as container:
+            reader = VideoReader(path, container)
+            for seconds, timed in _due_frames(reader, every):
+                yield seconds, reader.image(timed)
+    except (av.FFmpegError, OSError) as error:
+        reason = error.strerror or type(error).__name__
+        raise UserError(
+            f"{path}: cannot be read as a video ({reason}). Replace the file."
+        ) from None
+    if notes is not None:
+        notes += reader.notes()
+    reader.check()
+
+
+def estimate_frames(path: Path, every: float) -> int:
+    """Returns how many frames `sample_video` yields, from the file's header; 0 if unknown."""
+    try:
+        with open_video(path) as container:
+            return max(0, math.ceil((container.duration or 0) / av.time_base / every))
+    except (av.FFmpegError, OSError):
+        return 0
+
+
+def _due_frames(reader: VideoReader, every: float) -> Iterator[tuple[float, TimedFrame]]:
+    """Yields the frames that are due, each with a time that no other frame has."""
+    digits = 3 if every >= FINE_STEP else 6
+    tolerance = min(TOLERANCE, every / 10)
+    due, last = 0.0, -1.0
+    for timed in reader:
+        if timed.seconds >= due - tolerance:
+            seconds = round(timed.seconds, digits)
+            if seconds <= last:
+                seconds = round(last + 10**-digits, digits)
+            yield seconds, timed
+            last = seconds
+            due = (math.floor((timed.seconds + tolerance) / every) + 1) * every
+
+
+def _first_video(path: Path, container: InputContainer) -> VideoStream:
+    streams = video_streams(container)
+    if not streams:
+        raise UserError(f"{path}: holds sound or text, but no video. Remove the file.")
+    if streams[0].codec_context is None:
+        raise UserError(f"{path}: libav has no decoder for its video. Convert it to H.264.")
+    return streams[0]
+
+
+def _own_aspect(stream: VideoStream) -> Fraction | None:
+    """Returns the aspect ratio of a pixel if the container has one of its own, which is valid."""
+    stated = stream.sample_aspect_ratio
+    return stated if stated != stream.codec_context.sample_aspect_ratio else None
+
+
+def _plain(seconds: float) -> str:
+    """Writes seconds without an exponent and with at most three decimals."""
+    return f"{seconds:.3f}".rstrip("0").rstrip(".")
