@@ -176,7 +176,7 @@ def _add_result_commands(commands: Any) -> None:
 def _add_predict(commands: Any) -> None:
     command = commands.add_parser("predict", help="count the people in images and videos")
     command.add_argument(
-        "paths", nargs="+", metavar="PATH", help="an image, a folder of images, a video, or a glob"
+        "paths", nargs="+", metavar="PATH", help="an image, a video, a folder of both, or a glob"
     )
     _add_adapter_option(command)
     command.add_argument(

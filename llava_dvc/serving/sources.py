@@ -15,7 +15,7 @@ from llava_dvc.data.labels import natural_key
 from llava_dvc.errors import UserError
 from llava_dvc.serving.prefetch import map_in_order, prefetch
 from llava_dvc.serving.video.file_kind import file_kind
-from llava_dvc.serving.video.sampling import estimate_frames, sample_video
+from llava_dvc.serving.video.sampling import FINE_STEP, estimate_frames, sample_video
 
 SHOWN_PATHS = 5
 """Paths that one message names."""
@@ -34,18 +34,13 @@ class SourceFrame:
     """An image file, or one frame of a video."""
 
     path: Path
+    name: str
+    """The path; `clip.mp4#t=12` for the frame of a video at 12 seconds."""
     image: Image.Image
     seconds: float | None = None
     """Time since the first frame of the video; None for an image file."""
     stamp: str = ""
     """The time for the name of a file: names of one video sort in order. Empty for an image."""
-
-    @property
-    def name(self) -> str:
-        """The path; `clip.mp4#t=12` for the frame of a video at 12 seconds."""
-        if self.seconds is None:
-            return str(self.path)
-        return f"{self.path}#t=" + f"{self.seconds:.6f}".rstrip("0").rstrip(".")
 
 
 def print_note(text: str) -> None:
@@ -145,7 +140,7 @@ def read_sources(
 
 def _read_image(path: Path) -> SourceFrame | UserError | str:
     try:
-        return SourceFrame(path, read_image(path))
+        return SourceFrame(path, str(path), read_image(path))
     except UserError as error:
         return error
 
@@ -157,7 +152,8 @@ def _read_video(path: Path, every: float) -> Iterator[SourceFrame | UserError | 
     error = None
     try:
         for seconds, image in sample_video(path, every, notes):
-            yield SourceFrame(path, image, seconds, _stamp(seconds, every, length))
+            name = f"{path}#t={_time(seconds, every)}"
+            yield SourceFrame(path, name, image, seconds, _stamp(seconds, every, length))
     except UserError as caught:
         error = caught
     yield from notes
@@ -165,9 +161,17 @@ def _read_video(path: Path, every: float) -> Iterator[SourceFrame | UserError | 
         yield error
 
 
+def _time(seconds: float, every: float) -> str:
+    """Returns `12` or `12.5`. Below steps of a second all have as many decimals, because tools that
+    sort by numbers take 12.5 for less than 12.25.
+    """
+    text = f"{seconds:.{3 if every >= FINE_STEP else 6}f}"
+    return text.rstrip("0").rstrip(".") if every >= 1 else text
+
+
 def _stamp(seconds: float, every: float, length: int) -> str:
     """Returns `00012.00` for 12 seconds: digits enough for a video of `length` digits, and for
     steps of `every` seconds.
     """
-    decimals = 2 if every >= 0.02 else 3 if every >= 0.005 else 6
+    decimals = 2 if every >= 0.02 else 3 if every >= FINE_STEP else 6
     return f"{seconds:0{max(5, length) + 1 + decimals}.{decimals}f}"

@@ -13,6 +13,7 @@ from PIL import Image
 
 from llava_dvc import cli
 from llava_dvc.serving.counter import Counter
+from tests.serving.video import clips
 
 
 @pytest.fixture
@@ -80,6 +81,28 @@ def test_unreadable_files_are_listed_after_all_others_are_counted(predict, image
     assert [line.partition(":")[0] for line in failed] == ["cam/3.png", "cam/4.png", "bad.mp4"]
 
 
+def test_a_damaged_video_is_counted_around_the_damage(predict, clip):
+    def change(number, packet):
+        if number == 16:
+            packet.update(bytes(packet.size))
+
+    clips.copy_packets(
+        clips.write_clip(clip.with_name("whole.mp4"), clips.moving(75), gop=15),
+        clip.with_name("bad.mp4"),
+        change,
+    )
+    output, error = predict("bad.mp4", "clip.mp4", "--every", "0.2")
+    times = [row["frame"] for row in rows(output) if row["frame"].startswith("bad")]
+    assert 10 <= len(times) < 15
+    assert len(rows(output)) == len(times) + 25
+    head, line = error.splitlines()
+    assert head == "error: 1 of 2 files are unreadable or have gaps. All else is counted."
+    assert line.startswith("bad.mp4: 1 decoding error, from 0.")
+    assert line.endswith(
+        " s. The frames of this time are left out. Copy the file again from its source."
+    )
+
+
 def test_annotate_draws_the_count_on_the_frame(predict, images, clip):
     Image.new("RGB", (320, 240), "white").save(images / "white.png")
     predict("cam/white.png", "clip.mp4", "--annotate", "seen")
@@ -101,6 +124,8 @@ def test_timeline_is_written(predict, clip):
     ("arguments", "error"),
     [
         (["--every", "0"], "--every: is 0. Set it to seconds above 0."),
+        (["--every", "nan"], "--every: is nan. Set it to seconds above 0."),
+        (["--every", "inf"], "--every: is inf. Set it to seconds above 0."),
         (["--timeline", "count.txt"], "--timeline: is count.txt. Choose a name that ends in .png."),
         (
             ["--annotate", "clip.mp4"],

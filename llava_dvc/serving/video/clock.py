@@ -3,6 +3,8 @@
 DEFAULT_RATE = 25.0  # frames a second, for a stream that gives no rate
 MAX_REORDER = 5
 """Frames. A stamp that goes back by less is a frame in the wrong place, not a new clock."""
+MAX_STOPPED = 1e-3
+"""Seconds. If more than MAX_REORDER frames in a row are nearer, the clock stands still."""
 MAX_GAP = 30 * 3600.0
 MAX_DISCONTINUOUS_GAP = 10.0
 """Seconds without a frame. The command `ffmpeg` takes a longer gap for a jump of the clock. The
@@ -12,7 +14,7 @@ second limit is for formats whose clock may start again, MPEG-TS for example."""
 class Clock:
     """Turns time stamps into seconds that never go back.
 
-    After a jump the seconds continue at the frame rate from the frame before.
+    After a jump the seconds continue from the frame before, by the time that a frame takes.
     """
 
     def __init__(self, rate: float | None, discontinuous: bool) -> None:
@@ -21,6 +23,7 @@ class Clock:
         self._step = 1 / (rate or DEFAULT_RATE)
         limit = MAX_DISCONTINUOUS_GAP if discontinuous else MAX_GAP
         self._max_gap = max(limit, 10 * self._step)
+        self._stopped = 0  # frames in a row
         self._origin: float | None = None
         self._seconds: float | None = None
 
@@ -35,9 +38,20 @@ class Clock:
             self._origin = stamp - expected
         seconds = stamp - self._origin
         if last is not None:
-            if not -MAX_REORDER * self._step <= seconds - last <= self._max_gap:
-                self.jumps.append(expected)
+            if self._is_wrong(seconds - last):
                 self._origin, seconds = stamp - expected, expected
             seconds = max(seconds, last)
         self._seconds = seconds
         return seconds
+
+    def _is_wrong(self, gap: float) -> bool:
+        """Says if the clock jumps or stands still, `gap` seconds after the frame before."""
+        if not -MAX_REORDER * self._step <= gap <= self._max_gap:
+            self.jumps.append((self._seconds or 0) + self._step)
+            return True
+        if gap >= MAX_STOPPED and gap <= 1:
+            self._step = gap
+        self._stopped = self._stopped + 1 if 0 <= gap < min(MAX_STOPPED, self._step / 10) else 0
+        if self._stopped == MAX_REORDER + 1:
+            self.jumps.append((self._seconds or 0) + self._step)
+        return self._stopped > MAX_REORDER

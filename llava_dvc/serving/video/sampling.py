@@ -53,8 +53,9 @@ class VideoReader:
 
     def image(self, timed: TimedFrame) -> Image:
         """Returns the picture of a frame. Raises UserError when its shape is absurd."""
-        aspect = self._container_aspect or self._stream.codec_context.sample_aspect_ratio
-        aspect = Fraction(aspect or 1)
+        stream = self._stream
+        coded = stream.codec_context.sample_aspect_ratio or stream.sample_aspect_ratio
+        aspect = Fraction(self._container_aspect or coded or 1)
         if not Fraction(1, MAX_ASPECT) <= aspect <= MAX_ASPECT:
             ratio = f"{aspect.numerator}:{aspect.denominator}"
             raise UserError(
@@ -69,7 +70,7 @@ class VideoReader:
             notes.append(f"{self._path}: holds {self._others + 1} videos. The first is counted.")
         if jumps := self._clock.jumps:
             notes.append(
-                f"{self._path}: its clock jumps at {_plain(jumps[0])} s"
+                f"{self._path}: its clock jumps or stops at {_plain(jumps[0])} s"
                 + (f" and {len(jumps) - 1} times after that" if jumps[1:] else "")
                 + ". The times continue from the frame before."
             )
