@@ -17,7 +17,8 @@ FRAME_THREADED = {"h264", "hevc"}  # in other decoders, threads hide errors
 
 DAMAGE = re.compile(
     r"frame num gap|could not find ref|requested reference|missing reference"
-    r"|reference picture missing|error while decoding|error splitting|invalid nal unit size",
+    r"|reference picture missing|error while decoding|error splitting|invalid nal unit size"
+    r"|skipping invalid undecodable|outside the valid range",
     re.IGNORECASE,
 )
 """Messages of libav: a packet is broken, or a frame needs another one that is lost. libav then
