@@ -11,6 +11,7 @@ from llava_dvc.data.decode_cache import DecodeCache
 from llava_dvc.data.frames import scan_data
 from llava_dvc.data.prepare import (
     build_report,
+    camera_warning,
     frame_numbers,
     leak_warning,
     report_on_failure,
@@ -36,18 +37,19 @@ def main(cfg: Config, data: Path, prepared: Path) -> None:
     with new_folder(prepared) as folder:
         write_splits(folder, split_rows(frames, conversations, split, cfg.seed))
         write_json(folder / "report.json", report)
-    warn(skipped, leak_warning(report, cfg.split.strategy), prepared)
+    warn(skipped, prepared)
+    for warning in (leak_warning, camera_warning):
+        if text := warning(report, cfg.split.strategy):
+            sys.stderr.write(f"{text}\n")
     log(cfg, report, prepared)
 
 
-def warn(skipped: Sequence[DataProblem], leak: str | None, prepared: Path) -> None:
+def warn(skipped: Sequence[DataProblem], prepared: Path) -> None:
     if skipped:
         sys.stderr.write(
             f"warning: {len(skipped)} rows or files skipped: {summarize_kinds(skipped)}. "
             f"{prepared}/report.json lists them.\n"
         )
-    if leak:
-        sys.stderr.write(f"{leak}\n")
 
 
 def log(cfg: Config, report: dict[str, Any], prepared: Path) -> None:

@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import repeat
+from itertools import count, repeat
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from llava_dvc.data.split import FrameSplit, interpolate_labels
 from llava_dvc.dataset import FEATURES, Row
 from llava_dvc.files import new_folder, sha256, write_json
 from llava_dvc.metrics import baseline_metrics
+
+PARTS = ("train", "val", "eval")
 
 LEAK_REMEDIES = {
     "random": "Set split.strategy to temporal",
@@ -58,12 +60,13 @@ def build_dataset(
 def frame_numbers(frames: Sequence[Frame]) -> list[int]:
     """The number in time of each frame: NNNNNN of seq_NNNNNN.jpg.
 
-    If any frame has another name, positions counted from 1.
+    If any frame has another name, positions within its camera, counted from 1.
     """
     matches = [re.fullmatch(r"seq_(\d{6})\.jpg", frame.name) for frame in frames]
     if all(matches):
         return [int(match[1]) for match in matches if match]
-    return list(range(1, len(frames) + 1))
+    positions: dict[str | None, Iterator[int]] = {}
+    return [next(positions.setdefault(frame.camera, count(1))) for frame in frames]
 
 
 def build_report(
@@ -75,9 +78,10 @@ def build_report(
     leaks. `best_constant` scores the median label of eval as the answer for every frame.
     """
     counts = np.array([frame.count for frame in frames])
+    cameras = [frame.camera for frame in frames]
     parts = {"train": split.train, "val": split.val, "eval": split.eval}
     actual = counts[split.eval]
-    guess = interpolate_labels(frame_numbers(frames), counts, split)
+    guess = interpolate_labels(frame_numbers(frames), cameras, counts, split)
     return {
         "data_md5": data_md5(data),
         "frames": len(frames),
@@ -88,9 +92,19 @@ def build_report(
             name: {"frames": len(rows), "mean": round(float(counts[rows].mean()), 6)}
             for name, rows in parts.items()
         },
+        **_camera_report(cameras, split),
         "blind_interpolation": baseline_metrics(actual, guess),
         "best_constant": baseline_metrics(actual, np.full(len(actual), np.median(actual))),
     }
+
+
+def _camera_report(cameras: Sequence[str | None], split: FrameSplit) -> dict[str, Any]:
+    """The frames of each camera in each split. Empty if there are not several cameras."""
+    names = sorted({camera or "" for camera in cameras})
+    if len(names) < 2:
+        return {}
+    frames = {part: Counter(cameras[i] or "" for i in rows) for part, rows in vars(split).items()}
+    return {"cameras": {name: {part: n[name] for part, n in frames.items()} for name in names}}
 
 
 def problem_report(problems: Sequence[DataProblem]) -> dict[str, Any]:
@@ -127,6 +141,22 @@ def leak_warning(report: dict[str, Any], strategy: str) -> str | None:
         "labels before and after them, without looking at an image. Such a guess errs by "
         f"{blind:.2f} people, the best constant by {constant:.2f}. The errors on this split do not "
         f"say how well a model counts. {LEAK_REMEDIES[strategy]}."
+    )
+
+
+def camera_warning(report: dict[str, Any], strategy: str) -> str | None:
+    """A warning if a camera has too few frames for a part of its own in every split."""
+    lacking = [
+        f"{camera} has none in {' and '.join(part for part in PARTS if not frames[part])}"
+        for camera, frames in report.get("cameras", {}).items()
+        if not all(frames[part] for part in PARTS)
+    ]
+    if strategy != "temporal" or not lacking:
+        return None
+    more = f" ({len(lacking)} cameras in all)" if len(lacking) > 1 else ""
+    return (
+        "warning: split.strategy: is temporal, which splits the frames of each camera in time, but "
+        f"{lacking[0]}{more}. Add frames, lower split.gap, or set split.strategy to camera."
     )
 
 

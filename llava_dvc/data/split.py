@@ -17,6 +17,9 @@ TRAIN, VAL, EVAL, LEFT_OUT = range(4)
 Parts = NDArray[np.int_]
 """For each frame TRAIN, VAL, EVAL or LEFT_OUT, in order of time."""
 
+Positions = NDArray[np.intp]
+"""Positions in the list of frames."""
+
 
 @dataclass(frozen=True)
 class FrameSplit:
@@ -33,12 +36,13 @@ def split_frames(
 ) -> FrameSplit:
     """Splits frames by the section `split` of params.yaml; raises UserError if a split is empty.
 
-    `numbers` are the frames' numbers in time, `cameras` their cameras. `eval` and `val` are shares
-    of all frames. The strategies:
+    `numbers` are the frames' numbers in time, `cameras` their cameras. Numbers that repeat count
+    within a camera; the list is then in order of name. `eval` and `val` are shares of all frames.
+    `gap` counts frames of one camera. The strategies:
 
-    temporal: first train, then val, then eval. `gap` frames before val and before eval are left
-    out, and train has so many fewer. With `train_until`, eval has the frames after that number,
-    without the gap.
+    temporal: within every camera first train, then val, then eval. `gap` frames before val and
+    before eval are left out, and train has so many fewer. With `train_until`, eval has the frames
+    after that number, without the gap.
     blocked: neighbouring frames stay together in blocks of 50, or of the smaller share if that is
     fewer. `seed` shuffles the blocks. Gaps are taken from train first, then from val.
     random: `seed` shuffles single frames, without gaps. Neighbours get into different splits, so
@@ -46,48 +50,67 @@ def split_frames(
     camera: `seed` shuffles whole cameras. eval, then val, takes cameras until it has its share.
     """
     n = len(numbers)
-    order = np.argsort(numbers, kind="stable")
+    order = np.argsort(_timeline(numbers), kind="stable")
+    by_camera = _frames_by_camera(cameras, order)
+    parts = np.empty(n, dtype=int)
     match settings.strategy:
         case "temporal":
-            until = settings.train_until
-            known = None if until is None else int((np.array(numbers) <= until).sum())
-            parts_in_time = _split_in_time(n, settings, known)
+            for frames in by_camera:
+                parts[frames] = _split_in_time(np.asarray(numbers)[frames], settings)
         case "blocked":
-            parts_in_time = _split_blocks(n, settings, seed)
+            parts[order] = _shuffle_blocks(n, settings, seed)
+            for frames in by_camera:
+                parts[frames] = _leave_gaps(parts[frames], settings.gap)
         case "random":
-            parts_in_time = _shuffle(n, settings, seed)
+            parts[order] = _shuffle(n, settings, seed)
         case "camera":
-            parts_in_time = _split_cameras([cameras[i] for i in order], settings, seed)
-    parts = np.empty(n, dtype=int)
-    parts[order] = parts_in_time
+            parts[order] = _split_cameras([cameras[i] for i in order], settings, seed)
     train, val, held_out, left_out = (
         np.flatnonzero(parts == part).tolist() for part in (TRAIN, VAL, EVAL, LEFT_OUT)
     )
     split = FrameSplit(train, val, held_out, left_out)
-    _require_frames(split, n, settings)
+    _require_frames(split, n, settings, len(by_camera))
     return split
 
 
 def interpolate_labels(
-    times: ArrayLike, counts: ArrayLike, split: FrameSplit
+    numbers: Sequence[int], cameras: Sequence[str | None], counts: ArrayLike, split: FrameSplit
 ) -> NDArray[np.float64]:
     """A count for each eval frame, interpolated in time from the labels of train and val.
 
     It looks at no image. A small error shows that the split leaks. Before the first and after the
-    last known label the nearest label is taken.
+    last known label the nearest label is taken. The labels are those of the same camera, or of all
+    cameras if the camera is only in eval.
     """
-    when, people = np.asarray(times, dtype=float), np.asarray(counts, dtype=float)
-    known = np.array(split.train + split.val)
-    known = known[np.argsort(when[known], kind="stable")]
-    guess: NDArray[np.float64] = np.interp(when[split.eval], when[known], people[known])
-    return guess
+    when, people = np.asarray(_timeline(numbers), dtype=float), np.asarray(counts, dtype=float)
+    guess = np.empty(len(when))
+    labelled = np.isin(np.arange(len(when)), split.train + split.val)
+    for frames in _frames_by_camera(cameras, np.argsort(when, kind="stable")):
+        known = frames[labelled[frames]] if labelled[frames].any() else np.flatnonzero(labelled)
+        known = known[np.argsort(when[known], kind="stable")]
+        guess[frames] = np.interp(when[frames], when[known], people[known])
+    return guess[split.eval]
 
 
-def _split_in_time(n: int, settings: config.Split, known: int | None) -> Parts:
-    """The first `known` frames train or validate; None means that `eval` decides."""
-    gap = settings.gap
+def _timeline(numbers: Sequence[int]) -> Sequence[int]:
+    """Numbers over all cameras: positions in the list if `numbers` count within each camera."""
+    return numbers if len(set(numbers)) == len(numbers) else range(1, len(numbers) + 1)
+
+
+def _frames_by_camera(cameras: Sequence[str | None], order: Positions) -> list[Positions]:
+    """Positions of each camera's frames, in `order`."""
+    names = np.array([camera or "" for camera in cameras])[order]
+    return [order[names == name] for name in np.unique(names)]
+
+
+def _split_in_time(numbers: NDArray[np.int_], settings: config.Split) -> Parts:
+    """Parts of one camera's frames; `numbers` ascend."""
+    n, gap, until = len(numbers), settings.gap, settings.train_until
     parts = np.full(n, LEFT_OUT)
-    eval_start = n - round(settings.eval * n) if known is None else known + gap
+    if until is None:
+        eval_start = n - round(settings.eval * n)
+    else:
+        eval_start = int((numbers <= until).sum()) + gap
     val_end = eval_start - gap
     val_start = max(val_end - round(settings.val * n), 0)
     parts[max(eval_start, 0) :] = EVAL
@@ -96,11 +119,15 @@ def _split_in_time(n: int, settings: config.Split, known: int | None) -> Parts:
     return parts
 
 
-def _split_blocks(n: int, settings: config.Split, seed: int) -> Parts:
+def _shuffle_blocks(n: int, settings: config.Split, seed: int) -> Parts:
+    """Parts of `n` frames, without gaps."""
     size = max(1, min(BLOCK, int(n * min(settings.eval, settings.val))))
     blocks = max(1, n // size)
-    parts = _shuffle(blocks, settings, seed)[np.arange(n) * blocks // max(n, 1)]
-    gap = settings.gap
+    return _shuffle(blocks, settings, seed)[np.arange(n) * blocks // max(n, 1)]
+
+
+def _leave_gaps(parts: Parts, gap: int) -> Parts:
+    """`parts` of one camera's frames with `gap` frames left out between splits."""
     parts[(parts == VAL) & _is_near(parts == EVAL, gap)] = LEFT_OUT
     parts[(parts == TRAIN) & _is_near((parts == EVAL) | (parts == VAL), gap)] = LEFT_OUT
     return parts
@@ -146,15 +173,17 @@ def _split_cameras(cameras: Sequence[str | None], settings: config.Split, seed: 
     return np.array([part_of[str(camera)] for camera in cameras])
 
 
-def _require_frames(split: FrameSplit, n: int, settings: config.Split) -> None:
+def _require_frames(split: FrameSplit, n: int, settings: config.Split, cameras: int) -> None:
     parts = {"train": split.train, "val": split.val, "eval": split.eval}
     empty = [name for name, positions in parts.items() if not positions]
     if empty:
         until = settings.train_until
         boundary = "" if until is None else f", split.train_until {until}"
+        of_cameras = settings.strategy == "temporal" and cameras > 1
         raise UserError(
             f"params.yaml: split.eval {settings.eval}, split.val {settings.val}, split.gap "
-            f"{settings.gap}{boundary} leave {' and '.join(empty)} without a frame, of {n}. Lower "
+            f"{settings.gap}{boundary} leave {' and '.join(empty)} without a frame, of {n}"
+            f"{f' of {cameras} cameras, each split in time' if of_cameras else ''}. Lower "
             f"split.gap, change the shares{' or split.train_until' if boundary else ''}, or add "
-            "frames."
+            f"frames{', or set split.strategy to camera' if of_cameras else ''}."
         )

@@ -8,7 +8,13 @@ import pytest
 from llava_dvc import config
 from llava_dvc.conversation import PLACEHOLDER, Conversation
 from llava_dvc.data.frames import Frame
-from llava_dvc.data.prepare import build_dataset, build_report, leak_warning
+from llava_dvc.data.prepare import (
+    build_dataset,
+    build_report,
+    camera_warning,
+    frame_numbers,
+    leak_warning,
+)
 from llava_dvc.data.split import split_frames
 from tests.conftest import frame
 
@@ -49,3 +55,35 @@ def test_a_split_that_leaks_is_warned_of(frames, tmp_path):
     )
     assert warning("temporal", frames) is None
     assert warning("random", [replace(row, count=4) for row in frames]) is None
+
+
+def test_the_report_has_the_frames_of_each_camera(frames, tmp_path):
+    report = build_report(frames, split("temporal", frames, 2), tmp_path)
+    each = {"train": 136, "val": 20, "eval": 40, "left_out": 4}
+    assert report["cameras"] == {"a": each, "b": each}
+    for camera in ("hall", None):
+        alone = [replace(row, camera=camera) for row in frames]
+        assert "cameras" not in build_report(alone, split("temporal", alone, 2), tmp_path)
+
+
+def test_a_camera_without_a_part_is_warned_of(frames, tmp_path):
+    few = [*frames, replace(frames[0], name="seq_000999.jpg", camera="door")]
+    report = build_report(few, split("temporal", few, 2), tmp_path)
+    assert camera_warning(report, "temporal") == (
+        "warning: split.strategy: is temporal, which splits the frames of each camera in time, but "
+        "door has none in train and val and eval. Add frames, lower split.gap, or set "
+        "split.strategy to camera."
+    )
+    assert camera_warning(report, "camera") is None
+    whole = build_report(frames, split("temporal", frames, 2), tmp_path)
+    assert camera_warning(whole, "temporal") is None
+
+
+def test_frames_with_names_of_their_own_are_numbered_within_their_camera(frames):
+    cameras = ["a", "b", "a", "a", "b"]
+    rows = [
+        replace(row, name=f"{camera}/{n}.jpg", camera=camera)
+        for n, (row, camera) in enumerate(zip(frames, cameras, strict=False))
+    ]
+    assert frame_numbers(rows) == [1, 1, 2, 3, 2]
+    assert frame_numbers(frames[:3]) == [0, 1, 2]

@@ -21,7 +21,8 @@ def five(numbers, train_until=None):
 
 def blind_mae(times, counts, parts):
     """MAE on eval of the interpolated labels."""
-    return np.abs(interpolate_labels(times, counts, parts) - np.take(counts, parts.eval)).mean()
+    guess = interpolate_labels(times, [None] * len(times), counts, parts)
+    return np.abs(guess - np.take(counts, parts.eval)).mean()
 
 
 def all_positions(part: FrameSplit) -> list[int]:
@@ -154,3 +155,86 @@ def test_a_camera_is_on_one_side_only():
 def test_a_camera_split_needs_three_named_cameras(cameras):
     with pytest.raises(UserError, match=r"is camera, but data/labels\.csv names"):
         split(strategy="camera", cameras=cameras)
+
+
+# --- several cameras --------------------------------------------------------------------------
+
+
+def camera_parts(parts: FrameSplit, cameras: list[str], camera: str) -> list[list[int]]:
+    """The positions in train, val and eval that belong to one camera."""
+    return [
+        [place for place in part if cameras[place] == camera]
+        for part in (parts.train, parts.val, parts.eval)
+    ]
+
+
+LAYOUTS = {
+    "one after the other": ["a"] * 50 + ["b"] * 100,
+    "in turn": ["a", "b", "b"] * 50,
+    "overlapping": ["a"] * 30 + ["b", "a"] * 20 + ["b"] * 80,
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_temporal_split_is_in_time_within_every_camera(layout):
+    cameras = LAYOUTS[layout]
+    parts = split(n=150, gap=3, cameras=cameras)
+    for camera, n in (("a", 50), ("b", 100)):
+        train, val, held_out = camera_parts(parts, cameras, camera)
+        own = [place for place in range(150) if cameras[place] == camera]
+        vals, evals = n // 10, n // 5
+        assert held_out == own[n - evals :]
+        assert val == own[n - evals - 3 - vals : n - evals - 3]
+        assert train == own[: n - evals - vals - 6]
+    assert all_positions(parts) == list(range(150))
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_gap_between_blocks_counts_frames_of_one_camera(layout, seed):
+    cameras = LAYOUTS[layout]
+    parts = split(n=150, strategy="blocked", gap=3, cameras=cameras, seed=seed)
+    for camera in "ab":
+        own = [place for place in range(150) if cameras[place] == camera]
+        places = [[own.index(i) for i in part] for part in camera_parts(parts, cameras, camera)]
+        for one, other in ((0, 1), (0, 2), (1, 2)):
+            distances = np.abs(np.subtract.outer(places[one], places[other]))
+            assert not distances.size or distances.min() > 3
+    assert all_positions(parts) == list(range(150))
+
+
+@pytest.mark.parametrize("strategy", ["temporal", "blocked", "random"])
+def test_one_camera_splits_as_none(strategy):
+    plain = split(n=333, strategy=strategy, gap=3)
+    assert split(n=333, strategy=strategy, gap=3, cameras=["hall"] * 333) == plain
+
+
+def test_train_until_is_a_number_within_each_camera():
+    settings = config.Split(strategy="temporal", eval=0.2, val=0.2, gap=0, train_until=3)
+    parts = split_frames([1, 2, 3, 4, 5, 1, 2, 3, 4], ["a"] * 5 + ["b"] * 4, settings, seed=0)
+    assert parts == FrameSplit(train=[0, 1, 5, 6], val=[2, 7], eval=[3, 4, 8], left_out=[])
+
+
+def test_a_split_in_time_of_tiny_cameras_names_the_other_strategy():
+    reason = (
+        "leave train and val and eval without a frame, of 40 of 40 cameras, each split in time. "
+        "Lower split.gap, change the shares, or add frames, or set split.strategy to camera."
+    )
+    with pytest.raises(UserError, match=reason):
+        split(n=40, gap=2, cameras=[f"cam{i}" for i in range(40)])
+
+
+def test_labels_are_interpolated_within_their_camera():
+    parts = FrameSplit(train=[0, 1, 4, 5], val=[], eval=[2, 3, 6], left_out=[])
+    cameras = ["a", "b", "a", "b", "a", "b", "c"]
+    guess = interpolate_labels(range(7), cameras, [10, 80, 0, 0, 20, 90, 0], parts)
+    assert guess.tolist() == [15, 85, 90]  # camera c has no label: the nearest of any camera
+
+
+def test_a_leak_between_cameras_in_turn_is_seen():
+    walks = np.cumsum(np.random.default_rng(0).choice([-1, 1], size=(2, 300)), axis=1)
+    counts = np.add(walks, [[20], [200]]).T.ravel()
+    cameras = ["a", "b"] * 300
+    parts = split(n=600, strategy="random", cameras=cameras)
+    guess = interpolate_labels(range(600), cameras, counts, parts)
+    assert np.abs(guess - counts[parts.eval]).mean() < 1
