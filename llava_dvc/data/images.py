@@ -2,6 +2,7 @@
 
 prepare, train, evaluate and predict see the same pixels: turned upright by the EXIF tag, then
 converted to RGB by Pillow. An image that could become RGB in more than one way is refused.
+Metadata that cannot be read is ignored, because the pixels do not depend on it.
 """
 
 import warnings
@@ -28,8 +29,29 @@ IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "CMYK"}
 """Pillow's modes of 8 bits a colour. It clips 16-bit grey at 255 instead of scaling it."""
 
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns an image upright, by its EXIF orientation."""
+
+_PNG_EXIF = (b"eXIf", b"Raw profile type", b"com.adobe.xmp")
+"""A PNG without these bytes has no orientation."""
+
+_BRANDS = {"AVIF": (b"avif", b"avis"), "HEIC": (b"hei", b"hev", b"mif1", b"msf1")}
+"""Marks of an ISO media file (ISO/IEC 23008-12) that tell what is in it; AVIF may have both."""
+
+_STARTS = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n"}
+
 # Pillow warns above a limit of its own, which is higher than MAX_PIXELS.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# Pillow's warnings about broken metadata do not name the file.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.(Jpeg|Tiff)ImagePlugin")
 
 
 class ImageError(UserError):
@@ -72,19 +94,89 @@ def decode_image(content: bytes) -> Image.Image:
             _check_header(image)
             image.load()
             _check_opaque(image)
-            turned = image.getexif().get(ExifTags.Base.Orientation) is not None
-            return (ImageOps.exif_transpose(image) if turned else image).convert("RGB")
-    except ImageError:
-        raise
+            return upright_rgb(image)
     except UnidentifiedImageError:
-        names = ", ".join(IMAGE_FORMATS)
-        raise ImageError("no picture", f"is not in a known image format ({names})") from None
+        raise _unidentified(content) from None
     except Image.DecompressionBombError:
         raise ImageError("too large", f"has more than {MAX_PIXELS:,} pixels") from None
     except Exception as error:  # Pillow raises almost any exception on broken bytes
-        reason = " ".join(str(error).split()) or type(error).__name__
-        kind = "truncated" if "truncated" in reason.lower() else "broken"
-        raise ImageError(kind, f"cannot be decoded ({reason})") from None
+        raise _image_error(error) from None
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """A copy of a Pillow image in RGB, turned upright by its EXIF tag; raises ImageError.
+
+    The copy has no metadata, so that nobody reads it again. `image` stays as it is.
+    """
+    try:
+        image.load()
+        turn = _turn_of(image)
+        rgb = (image if turn is None else image.transpose(turn)).convert("RGB")
+    except Exception as error:
+        raise _image_error(error) from None
+    rgb.info = {}
+    return rgb
+
+
+def stored_bytes(content: bytes) -> bytes:
+    """The bytes for prepared/ of an image that `decode_image` accepts: `content`, if possible.
+
+    `datasets` stops at metadata that is ignored here. It gets a PNG of the pixels instead.
+    """
+    if _has_plain_metadata(content):
+        return content
+    file = BytesIO()
+    decode_image(content).save(file, "PNG")
+    return file.getvalue()
+
+
+def _has_plain_metadata(content: bytes) -> bool:
+    """Whether `datasets` can turn the image upright. Decodes it only if that is necessary."""
+    try:
+        with Image.open(BytesIO(content), formats=IMAGE_FORMATS) as image:
+            if image.format == "PNG" and not any(mark in content for mark in _PNG_EXIF):
+                return True
+            if image.format not in ("JPEG", "MPO"):  # others may have metadata after the pixels
+                image.load()
+            if image.getexif().get(ExifTags.Base.Orientation) is not None:
+                ImageOps.exif_transpose(image)
+    except Exception:
+        return False
+    return True
+
+
+def _turn_of(image: Image.Image) -> Image.Transpose | None:
+    """What turns `image` upright; None if it is upright or its metadata cannot be read."""
+    try:
+        return TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:
+        return None
+
+
+def _image_error(error: Exception) -> ImageError:
+    """The error itself if it is an ImageError, else one with its text."""
+    if isinstance(error, ImageError):
+        return error
+    reason = " ".join(str(error).split()) or type(error).__name__
+    kind = "truncated" if "truncated" in reason.lower() else "broken"
+    return ImageError(kind, f"cannot be decoded ({reason})")
+
+
+def _unidentified(content: bytes) -> ImageError:
+    """The error of a file that no decoder takes; it says how to convert a phone's format."""
+    brands = content[8:64] if content[4:8] == b"ftyp" else b""
+    for name, marks in _BRANDS.items():
+        if any(mark in brands for mark in marks):
+            reason = (
+                f"is {name}, which cannot be read; convert it to JPEG, for example with "
+                f"`magick photo.{name.lower()} photo.jpg`"
+            )
+            return ImageError("no picture", reason)
+    for name, start in _STARTS.items():
+        if content.startswith(start):
+            return ImageError("broken", f"is a {name} with a broken header; save it again")
+    names = ", ".join(IMAGE_FORMATS)
+    return ImageError("no picture", f"is not in a known image format ({names})")
 
 
 def _check_header(image: Image.Image) -> None:

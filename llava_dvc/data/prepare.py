@@ -15,6 +15,7 @@ from datasets import Dataset, DatasetDict
 from llava_dvc.conversation import Conversation
 from llava_dvc.data.data_errors import DataError, DataProblem, count_kinds, problem_rows
 from llava_dvc.data.frames import Frame
+from llava_dvc.data.images import stored_bytes
 from llava_dvc.data.split import FrameSplit, interpolate_labels
 from llava_dvc.dataset import FEATURES, Row
 from llava_dvc.files import new_folder, sha256, write_json
@@ -176,7 +177,7 @@ def _rows_of(
         yield {
             "frame": frame.name,
             # The bytes and a bare name: an absolute path would make two clones differ.
-            "image": {"path": frame.path.name, "bytes": frame.path.read_bytes()},
+            "image": {"path": frame.path.name, "bytes": stored_bytes(frame.path.read_bytes())},
             "count": frame.count,
             "camera": frame.camera,
             "messages": conversation.messages(frame.count),

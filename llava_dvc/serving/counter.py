@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, overload
 
 from peft import PeftModel
-from PIL import Image, ImageOps
+from PIL import Image
 
 from llava_dvc.checks.loading import load_checked_adapter
-from llava_dvc.data.images import read_image
+from llava_dvc.data.images import read_image, upright_rgb
 from llava_dvc.evaluation.decoding import DecodedCounts, decode_answers
 from llava_dvc.model.counting import CountPredictor
 from llava_dvc.model.encoder import Encoder
@@ -134,7 +134,7 @@ class Pictures(Sequence[Image.Image]):
             return Pictures(self._images[place])
         image = self._images[place]
         if isinstance(image, Image.Image):
-            return ImageOps.exif_transpose(image).convert("RGB")
+            return upright_rgb(image)
         return read_image(Path(image))
 
     def only(self, places: Sequence[int]) -> "Pictures":

@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from llava_dvc.data.images import MAX_BYTES, ImageError, decode_image, read_image, read_image_bytes
+from llava_dvc.data.images import (
+    MAX_BYTES,
+    ImageError,
+    decode_image,
+    read_image,
+    read_image_bytes,
+    stored_bytes,
+)
 from llava_dvc.dataset import load_split, write_split
 from llava_dvc.errors import UserError
 from tests.conftest import conversation, frame
@@ -74,6 +81,7 @@ def as_loaded(content: bytes, folder: Path) -> Image.Image:
 @pytest.mark.parametrize("name", ACCEPTED)
 def test_every_stage_sees_the_same_pixels(name, tmp_path):
     content = ACCEPTED[name]
+    assert stored_bytes(content) == content
     seen = decode_image(content)
     assert seen.mode == "RGB"
     loaded = as_loaded(content, tmp_path)
@@ -143,6 +151,24 @@ REFUSED: dict[str, tuple[bytes, str, str]] = {
     "floats": (saved(Image.new("F", (30, 30)), "TIFF"), "depth", "has colours of mode F"),
     "alpha": (saved(half_clear(), "PNG"), "transparent", "has transparent pixels"),
     "clear palette": (palette_png(0), "transparent", "has transparent pixels"),
+    "heic": (
+        b"\0\0\0\x24ftypheic\0\0\0\0mif1MiHEmiafheic" + bytes(99),
+        "no picture",
+        "is HEIC, which cannot be read; convert it to JPEG, for example with `magick photo.heic",
+    ),
+    "heic of another brand": (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heix", "no picture", "is HEIC, "),
+    "avif": (
+        b"\0\0\0\x20ftypavif\0\0\0\0avifmif1miafMA1B" + bytes(99),
+        "no picture",
+        "is AVIF, which cannot be read; convert it to JPEG, for example with `magick photo.avif",
+    ),
+    "avif of another brand": (b"\0\0\0\x18ftypmif1\0\0\0\0mif1avif", "no picture", "is AVIF, "),
+    "broken png header": (
+        ACCEPTED["palette"][:20] + b"?" + ACCEPTED["palette"][21:],
+        "broken",
+        "is a PNG with a broken header; save it again",
+    ),
+    "a video": (b"\0\0\0\x18ftypisom\0\0\0\0isommp42", "no picture", "is not in a known"),
     "animated": (
         saved(frame(3), "WEBP", save_all=True, append_images=[frame(4)]),
         "animated",
