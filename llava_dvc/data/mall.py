@@ -10,10 +10,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import zipfile
-import zlib
-from collections.abc import Iterable, Mapping
-from pathlib import Path, PurePosixPath
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from scipy.io import loadmat
@@ -21,9 +19,11 @@ from scipy.io import loadmat
 from llava_dvc.conversation import PLACEHOLDER, Conversation
 from llava_dvc.data.data_errors import DataError
 from llava_dvc.data.frames import read_frames
-from llava_dvc.data.labels import frame_name, read_labels, write_labels
+from llava_dvc.data.labels import Label, frame_name, read_labels, write_labels
 from llava_dvc.data.messages import format_conversation, read_conversations
+from llava_dvc.data.named_frames import stage_named_frames
 from llava_dvc.data.pairing import check_pairing
+from llava_dvc.data.zip_archive import unpack_zip
 from llava_dvc.errors import UserError
 
 QUESTIONS = (
@@ -35,11 +35,7 @@ QUESTIONS = (
     "이 CCTV 화면에 보이는 사람은 모두 몇 명인가요? 숫자로만 답하세요.",
 )
 
-MAX_UNPACKED = 4 << 30
-"""Bytes that may be unpacked from a zip; the data set has about 90 MB."""
-
 _FRAME = re.compile(r"seq_([0-9]{6})\.jpg")
-_UNPACKED = ("labels.csv", "mall_gt.mat")
 _REPLACEABLE = ("frames", "labels.csv", "messages.txt")
 
 
@@ -52,8 +48,9 @@ def default_messages() -> str:
 def import_mall(source: Path, data: Path) -> int:
     """Replaces the frames and labels in `data` by those in `source`; returns the number of frames.
 
-    `source` is a folder or a .zip. An existing messages.txt is kept. `data` is replaced in one step
-    after all checks. Raises UserError with the reason. Call `dvc_add` next.
+    `source` is a folder or a .zip. It has the form of Mall, or any other form that `data` may
+    have. An existing messages.txt is kept; else that of `source` is taken, if it has one. `data` is
+    replaced in one step after all checks. Raises UserError with the reason. Call `dvc_add` next.
     """
     _require_replaceable(data)
     # A folder beside `data` is on the same disk, so that the last step is a rename.
@@ -63,15 +60,24 @@ def import_mall(source: Path, data: Path) -> int:
             root = source if source.is_dir() else unpack_zip(source, unpacked)
             labels_from = stage_frames(root, staged)
             frames = read_frames(staged, exclude=())
-            check_pairing(frames, labels_from)
+            if labels_from:
+                check_pairing(frames, labels_from)
+            _stage_messages(root, data, staged)
         except UserError as error:
             raise _with_paths(error, {unpacked: source, staged: source}) from None
-        if (data / "messages.txt").is_file():
-            shutil.copyfile(data / "messages.txt", staged / "messages.txt")
-        else:
-            (staged / "messages.txt").write_text(default_messages(), encoding="utf-8")
         _replace_folder(data, staged, Path(folder, "replaced"))
     return len(frames)
+
+
+def _stage_messages(root: Path, data: Path, staged: Path) -> None:
+    """Copies messages.txt from `data`, else from below `root`, else writes the default."""
+    kept = data / "messages.txt"
+    given = kept if kept.is_file() else _find_one(root, "messages.txt")
+    if given:
+        shutil.copyfile(given, staged / "messages.txt")
+    else:
+        (staged / "messages.txt").write_text(default_messages(), encoding="utf-8")
+    read_conversations(staged)
 
 
 def dvc_add(data: Path) -> None:
@@ -93,46 +99,18 @@ def dvc_add(data: Path) -> None:
         )
 
 
-def unpack_zip(archive: Path, folder: Path) -> Path:
-    """Unpacks the frames and labels of a zip into `folder`, and returns that."""
-    if not archive.is_file():
-        raise UserError(f"{archive}: no such folder or .zip file. Check the path.")
-    try:
-        with zipfile.ZipFile(archive) as file:
-            for member in _select_members(archive, file.infolist()):
-                file.extract(member, folder)
-    except (zipfile.BadZipFile, RuntimeError, EOFError, zlib.error) as error:
-        raise UserError(f"{archive}: cannot be unpacked ({error}). Download it again.") from None
-    return folder
-
-
-def _select_members(archive: Path, members: Iterable[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:
-    """The members that are frames or labels; raises UserError on an unsafe path or size."""
-    selected = []
-    for member in members:
-        path = PurePosixPath(member.filename.replace("\\", "/"))
-        if path.is_absolute() or ".." in path.parts or ":" in member.filename:
-            raise UserError(
-                f"{archive}: member {member.filename!r} would be unpacked outside the folder. Do "
-                "not use this file."
-            )
-        if path.name in _UNPACKED or _FRAME.fullmatch(path.name):
-            selected.append(member)
-    size = sum(member.file_size for member in selected)
-    if size > MAX_UNPACKED:
-        raise UserError(
-            f"{archive}: unpacks to {size:,} bytes, more than {MAX_UNPACKED:,}. Unpack it yourself "
-            "and import the folder."
-        )
-    return selected
-
-
-def stage_frames(root: Path, staged: Path) -> str:
+def stage_frames(root: Path, staged: Path) -> str | None:
     """Copies the frames below `root` to `staged` and writes their labels.csv.
 
     Returns the name of the file that the labels come from: "mall_gt.mat", or "labels.csv" when
-    there is no other.
+    there is no other. None for frames with names or cameras of their own, which are not Mall's.
     """
+    table = _find_one(root, "labels.csv")
+    if table and not _find_one(root, "mall_gt.mat"):
+        labels = read_labels(table)
+        if labels and not _have_form_of_mall(labels):
+            stage_named_frames(root, table, labels, staged)
+            return None
     frames = _find_frames(root)
     labels_from, counts = _find_counts(root)
     if unpaired := sorted(frames.keys() ^ counts.keys()):
@@ -149,14 +127,18 @@ def stage_frames(root: Path, staged: Path) -> str:
     return labels_from
 
 
+def _have_form_of_mall(labels: Sequence[Label]) -> bool:
+    return all(_FRAME.fullmatch(label.name) and label.camera is None for label in labels)
+
+
 def _find_frames(root: Path) -> dict[int, Path]:
     """Paths by number; all frames must be in one folder, at any depth."""
     paths = [path for path in sorted(root.rglob("seq_*.jpg")) if _FRAME.fullmatch(path.name)]
     folders = sorted({path.parent for path in paths})
     if not folders:
         raise UserError(
-            f"{root}: has no frames such as frames/seq_000001.jpg. Check the path, or rename the "
-            "frames."
+            f"{root}: has no frames such as frames/seq_000001.jpg. Check the path, or put a "
+            "labels.csv with `frame,count` beside frames that have other names."
         )
     if len(folders) > 1:
         raise UserError(

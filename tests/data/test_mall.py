@@ -1,4 +1,5 @@
 import logging
+import unicodedata
 import zipfile
 from pathlib import Path
 
@@ -244,6 +245,110 @@ def test_a_missing_part_of_the_source_is_named(source, data, tmp_path):
         mall.import_mall(tmp_path / "empty", data)
 
 
+# --- frames with names or cameras of their own --------------------------------------------------
+
+
+def own_frames(folder: Path, names: list[str], header: str = "frame,count", more: str = "") -> Path:
+    """Frames with these names and a labels.csv, in which frame n has n people."""
+    for number, name in enumerate(names):
+        picture(folder / name, shade=20 * number)
+    lines = [header, *(f"{name},{number}{more}" for number, name in enumerate(names))]
+    (folder / "labels.csv").write_text("\n".join(lines), encoding="utf-8")
+    return folder
+
+
+NAMES = ["2024-05-01 10:00:00.jpg", "cam2/첫 번째.jpg", "cam2/b.png", "été.jpg"]
+
+
+def names_and_counts(data: Path) -> dict[str, int]:
+    return {frame.name: frame.count for frame in read_frames(data, exclude=())}
+
+
+@pytest.mark.parametrize("place", ["frames", "images", ".", "deep/er"])
+@pytest.mark.parametrize("form", ["folder", "parent", "zip"])
+def test_frames_with_names_of_their_own_arrive(tmp_path, data, place, form):
+    folder = own_frames(tmp_path / "in" / "mine" / place, NAMES)
+    (folder / "labels.csv").rename(tmp_path / "in" / "mine" / "labels.csv")
+    (tmp_path / "in" / "mine" / ".DS_Store").write_bytes(b"x")
+    given = {"folder": tmp_path / "in" / "mine", "parent": tmp_path / "in"}.get(form)
+    given = given or zipped(tmp_path / "in" / "mine", tmp_path / "in.zip")
+    assert mall.import_mall(given, data) == 4
+    assert names_and_counts(data) == {name: n for n, name in enumerate(NAMES)}
+    assert (data / "messages.txt").read_text(encoding="utf-8") == mall.default_messages()
+
+
+@pytest.mark.parametrize(
+    ("header", "names"),
+    [
+        ("frame,count,camera", ["cam1/1.jpg", "cam2/1.jpg"]),
+        ("frame,count,camera", ["seq_000001.jpg", "seq_000002.jpg"]),
+    ],
+)
+def test_cameras_arrive(tmp_path, data, header, names):
+    folder = own_frames(tmp_path / "in" / "frames", names, header, ",door")
+    (folder / "labels.csv").rename(tmp_path / "in" / "labels.csv")
+    assert mall.import_mall(tmp_path / "in", data) == 2
+    assert [frame.camera for frame in read_frames(data, ())] == ["door", "door"]
+    assert (data / "labels.csv").read_bytes() == (tmp_path / "in" / "labels.csv").read_bytes()
+
+
+def test_ids_with_cameras_arrive(source, data):
+    (source / "labels.csv").write_text("id,camera,count\n1,a,5\n2,b,6\n3,a,7\n4,b,8\n")
+    assert mall.import_mall(source, data) == 4
+    assert [(x.camera, x.count) for x in read_frames(data, ())][:2] == [("a", 5), ("b", 6)]
+
+
+def test_many_named_frames_are_not_taken_for_mall(video, tmp_path, data):
+    paths, _ = video
+    (tmp_path / "in").mkdir()
+    for path in paths[:310]:
+        (tmp_path / "in" / path.name).write_bytes(path.read_bytes())
+    lines = [f"{path.name},{7 * int(path.stem) % 13}" for path in paths[:310]]
+    (tmp_path / "in" / "labels.csv").write_text("\n".join(["frame,count", *lines]))
+    assert mall.import_mall(tmp_path / "in", data) == 310
+
+
+def test_accents_in_another_form_are_the_same_name(tmp_path, data):
+    names = ["한국.jpg", "été.jpg"]
+    folder = own_frames(tmp_path / "in", names)
+    for name in names:
+        (folder / name).rename(folder / unicodedata.normalize("NFD", name))
+    assert mall.import_mall(folder, data) == 2
+    assert set(names_and_counts(data)) == set(names)
+
+
+def test_the_sources_messages_arrive(tmp_path, data):
+    folder = own_frames(tmp_path / "in", ["a.jpg"])
+    line = mall.default_messages().splitlines()[3]
+    (folder / "messages.txt").write_text(line, encoding="utf-8")
+    mall.import_mall(folder, data)
+    assert (data / "messages.txt").read_text(encoding="utf-8") == line
+    (folder / "messages.txt").write_text("no JSON", encoding="utf-8")
+    (data / "messages.txt").unlink()
+    with pytest.raises(UserError, match=r"in/messages.txt:1: not JSON"):
+        mall.import_mall(folder, data)
+
+
+def test_named_frames_and_labels_must_match(tmp_path, data):
+    folder = own_frames(tmp_path / "in", ["a.jpg", "b.jpg"])
+    picture(folder / "c.jpg", shade=99)
+    with pytest.raises(UserError, match=r"in/frames/c.jpg: has no label in .*in/labels.csv"):
+        mall.import_mall(folder, data)
+    (folder / "c.jpg").unlink()
+    (folder / "b.jpg").unlink()
+    with pytest.raises(UserError, match=r"labels.csv:3: frame .*b.jpg does not exist"):
+        mall.import_mall(folder, data)
+    (folder / "a.jpg").rename(folder / "x.jpg")
+    reason = r"in: has none of the 2 frames in labels.csv, such as a.jpg. Check the path"
+    with pytest.raises(UserError, match=reason):
+        mall.import_mall(folder, data)
+    for place in ("one", "two"):
+        picture(folder / place / "a.jpg", shade=1)
+    with pytest.raises(UserError, match=r"in: has frames in .*in/one and in .*in/two. Keep one"):
+        mall.import_mall(folder, data)
+    assert not data.exists()
+
+
 def test_two_frame_folders_or_label_files_are_refused(source, data):
     authors_labels(source)
     picture(source / "more" / "seq_000001.jpg", shade=1)
@@ -282,32 +387,6 @@ def test_errors_name_the_source_not_a_temporary_folder(source, data, tmp_path):
     ) as caught:
         mall.import_mall(archive, data)
     assert "import-mall-" not in str(caught.value)
-
-
-@pytest.mark.parametrize("name", ["../seq_000001.jpg", "/tmp/seq_000001.jpg", "a\\..\\..\\x.jpg"])
-def test_a_zip_with_paths_outside_its_folder_is_refused(tmp_path, name):
-    with zipfile.ZipFile(tmp_path / "mall.zip", "w") as file:
-        file.writestr(name, b"x")
-    with pytest.raises(UserError, match=r"member .* would be unpacked outside the folder"):
-        mall.unpack_zip(tmp_path / "mall.zip", tmp_path / "unpacked")
-    assert [path.name for path in tmp_path.iterdir()] == ["mall.zip"]
-
-
-def test_only_what_is_needed_is_unpacked(source, tmp_path, monkeypatch):
-    authors_labels(source)
-    (source / "images.npy").write_bytes(bytes(5000))
-    archive = zipped(source, tmp_path / "mall.zip")
-    mall.unpack_zip(archive, tmp_path / "unpacked")
-    assert not list((tmp_path / "unpacked").rglob("images.npy"))
-    monkeypatch.setattr(mall, "MAX_UNPACKED", 1000)
-    with pytest.raises(UserError, match=r"unpacks to [\d,]+ bytes, more than 1,000"):
-        mall.unpack_zip(archive, tmp_path / "again")
-
-
-def test_a_broken_zip_is_one_line(tmp_path):
-    (tmp_path / "mall.zip").write_bytes(b"PK no zip")
-    with pytest.raises(UserError, match=r"mall.zip: cannot be unpacked"):
-        mall.unpack_zip(tmp_path / "mall.zip", tmp_path / "unpacked")
 
 
 # --- dvc add ----------------------------------------------------------------------------------
