@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from llava_dvc.checks.hardware import require_hardware
+from llava_dvc.checks.label_range import require_label_range
 from llava_dvc.checks.preflight import RequestedModel, require_model
 from llava_dvc.config import Config
 from llava_dvc.conversation import question_text
@@ -23,6 +24,7 @@ from llava_dvc.training.count_trainer import CountTrainer, TrainingSpec, TunedAd
 def main(cfg: Config, prepared: Path, adapter: Path) -> None:
     train, val = load_split(prepared, "train"), load_split(prepared, "val")
     data_md5 = read_json(prepared / "report.json")["data_md5"]
+    require_label_range(cfg, prepared)
     require_hardware(cfg.backbone)
     backbone = load_backbone(cfg.backbone)
     encoder = backbone_encoder(cfg.backbone, cfg.image)

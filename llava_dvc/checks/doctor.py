@@ -9,6 +9,7 @@ from PIL import Image
 
 from llava_dvc.checks.check import Check
 from llava_dvc.checks.hardware import hardware_checks
+from llava_dvc.checks.label_range import check_label_range
 from llava_dvc.checks.preflight import CAMERA_SIZE, RequestedModel, model_checks
 from llava_dvc.config import Config
 from llava_dvc.conversation import PLACEHOLDER, Conversation
@@ -19,7 +20,10 @@ from llava_dvc.training.count_trainer import CountTrainer, TrainingSpec
 
 
 def all_checks(cfg: Config, prepared: Path) -> Iterator[Check]:
-    """Yields the hardware checks, then the model checks if no hardware check has a fault."""
+    """Yields the check of the labels and those of the hardware, then the model checks if no
+    hardware check has a fault.
+    """
+    yield check_label_range(cfg, prepared)
     loadable = True
     for check in hardware_checks(cfg.backbone):
         loadable &= check.fault is None

@@ -462,7 +462,7 @@ def test_doctor_without_faults(doctor, rows, tmp_path):
     assert code is None
     assert {result for result, _ in found.values()} == {"ok"}
     assert found["labels"] == ["ok", "3</s>, 12</s>"]
-    assert len(found) == 14
+    assert len(found) == 15
     rows.select([3, 4]).save_to_disk(tmp_path / "prepared" / "train")
     assert doctor()[1]["labels"] == ["ok", "40</s>, 31</s>"]
 
@@ -474,7 +474,7 @@ def test_doctor_of_a_missing_folder(doctor):
     assert result == "FAULT"
     line = "backbone.name: backbones/none/config.json does not exist. Run `dvc pull"
     assert text.startswith(line)
-    assert len(found) == 3
+    assert len(found) == 4
 
 
 def test_doctor_of_a_faulty_model(doctor, monkeypatch):

@@ -1,0 +1,37 @@
+"""Checks that `evaluate.max_count` allows every label: evaluate would refuse after the training."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from llava_dvc.checks.check import Check, raise_first_fault
+from llava_dvc.config import Config
+from llava_dvc.data.labels import scan_labels
+from llava_dvc.dataset import load_split
+from llava_dvc.errors import count_above_max
+
+DATA = Path("data")
+
+
+def require_label_range(cfg: Config, prepared: Path) -> None:
+    """Raises UserError if a label in `prepared` is above `evaluate.max_count`."""
+    raise_first_fault([check_label_range(cfg, prepared)])
+
+
+def check_label_range(cfg: Config, prepared: Path, data: Path = DATA) -> Check:
+    """The largest label in `prepared`, or in `data` if prepare has not run."""
+    count, frame = max(_counts(cfg, prepared, data), default=(0, ""))
+    limit = cfg.evaluate.max_count
+    found = f"{count} people at most, evaluate.max_count is {limit}" if frame else "no labels yet"
+    fault = str(count_above_max(limit, frame, count)) if count > limit else None
+    return Check("label range", found, fault)
+
+
+def _counts(cfg: Config, prepared: Path, data: Path) -> Iterator[tuple[int, str]]:
+    splits = [name for name in ("train", "val", "eval") if (prepared / name).is_dir()]
+    if splits:
+        for name in splits:
+            rows = load_split(prepared, name).select_columns(["count", "frame"])
+            yield from zip(rows["count"][:], rows["frame"][:], strict=True)
+    elif (data / "labels.csv").is_file():
+        for label in scan_labels(data / "labels.csv", cfg.data.exclude).rows:
+            yield label.count, label.name

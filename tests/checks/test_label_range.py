@@ -1,0 +1,82 @@
+"""Labels above evaluate.max_count are known before the first step."""
+
+import sys
+
+import pytest
+import yaml
+
+from llava_dvc import cli
+from llava_dvc.checks import doctor
+from llava_dvc.checks.label_range import check_label_range
+from llava_dvc.errors import UserError
+from stages import train as stage
+
+FAULT = "evaluate.max_count: is 39, but seq_000003.jpg has 40 people; raise it"
+
+
+@pytest.fixture
+def low(cfg):
+    """Settings whose max_count is one below the largest label, 40."""
+    return cfg.model_copy(update={"evaluate": cfg.evaluate.model_copy(update={"max_count": 39})})
+
+
+@pytest.fixture
+def prepared(tmp_path, rows):
+    def save(**splits):
+        for name in ("train", "val", "eval"):
+            rows.select(splits.get(name, [0, 1])).save_to_disk(tmp_path / "prepared" / name)
+        return tmp_path / "prepared"
+
+    return save
+
+
+@pytest.mark.parametrize("split", ["train", "val", "eval"])
+def test_a_label_above_max_count_is_a_fault(low, cfg, prepared, split):
+    folder = prepared(**{split: [2, 3, 4]})
+    assert check_label_range(low, folder).fault == FAULT
+    check = check_label_range(cfg, folder)
+    assert (check.fault, check.found) == (None, "40 people at most, evaluate.max_count is 60")
+
+
+def test_train_refuses_before_it_loads(low, prepared, monkeypatch, tmp_path):
+    folder = prepared(eval=[3])
+    (folder / "report.json").write_text('{"data_md5": "0"}')
+    for name in ("require_hardware", "load_backbone"):
+        monkeypatch.setattr(stage, name, lambda *_: pytest.fail("too late"))
+    with pytest.raises(UserError) as caught:
+        stage.main(low, folder, tmp_path / "adapter")
+    assert str(caught.value) == FAULT
+
+
+def run_doctor(settings, tmp_path, monkeypatch, capsys) -> tuple[object, str]:
+    """Exit code and the row about the labels, in the folder `tmp_path`, without other checks."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["llava-dvc", "doctor"])
+    monkeypatch.setattr(doctor, "hardware_checks", lambda _: [])
+    monkeypatch.setattr(doctor, "_load_trainer", lambda *_: None)
+    monkeypatch.setattr(doctor, "model_checks", lambda *_: [])
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings.model_dump()))
+    code = None
+    try:
+        cli.main()
+    except SystemExit as stop:
+        code = stop.code
+    return code, next(x for x in capsys.readouterr().out.splitlines() if "label range" in x)
+
+
+def test_doctor_says_so(low, prepared, tmp_path, monkeypatch, capsys):
+    prepared(eval=[3])
+    code, line = run_doctor(low, tmp_path, monkeypatch, capsys)
+    assert code == "error: 1 of these would stop a training"
+    assert line.split(maxsplit=3)[2:] == ["FAULT", FAULT]
+
+
+def test_doctor_reads_the_labels_before_prepare_has_run(low, tmp_path, monkeypatch, capsys):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "labels.csv").write_text("id,count\n1,12\n3,40\nx,99\n")
+    code, line = run_doctor(low, tmp_path, monkeypatch, capsys)
+    assert code == "error: 1 of these would stop a training"
+    assert FAULT in line
+    (tmp_path / "data" / "labels.csv").unlink()
+    code, line = run_doctor(low, tmp_path, monkeypatch, capsys)
+    assert (code, line.split()[2:]) == (None, ["ok", "no", "labels", "yet"])
