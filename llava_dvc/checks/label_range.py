@@ -19,14 +19,14 @@ def require_label_range(cfg: Config, prepared: Path) -> None:
 
 def check_label_range(cfg: Config, prepared: Path, data: Path = DATA) -> Check:
     """The largest label in `prepared`, or in `data` if prepare has not run."""
-    count, frame = max(_counts(cfg, prepared, data), default=(0, ""))
+    count, frame = max(_labelled_frames(cfg, prepared, data), default=(0, ""))
     limit = cfg.evaluate.max_count
     found = f"{count} people at most, evaluate.max_count is {limit}" if frame else "no labels yet"
     fault = str(count_above_max(limit, frame, count)) if count > limit else None
     return Check("label range", found, fault)
 
 
-def _counts(cfg: Config, prepared: Path, data: Path) -> Iterator[tuple[int, str]]:
+def _labelled_frames(cfg: Config, prepared: Path, data: Path) -> Iterator[tuple[int, str]]:
     splits = [name for name in ("train", "val", "eval") if (prepared / name).is_dir()]
     if splits:
         for name in splits:

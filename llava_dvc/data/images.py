@@ -8,6 +8,7 @@ Metadata that cannot be read is ignored, because the pixels do not depend on it.
 import warnings
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
@@ -148,7 +149,8 @@ def _has_plain_metadata(content: bytes) -> bool:
 def _turn_of(image: Image.Image) -> Image.Transpose | None:
     """What turns `image` upright; None if it is upright or its metadata cannot be read."""
     try:
-        return TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+        orientation: Any = image.getexif().get(ExifTags.Base.Orientation)
+        return TURNS.get(orientation)
     except Exception:
         return None
 
