@@ -93,7 +93,7 @@ def serve_command(arguments: argparse.Namespace) -> None:
     """Counts over HTTP until SIGTERM or Ctrl-C."""
     from llava_dvc.serving.server import serve
 
-    serve(arguments.adapter, arguments.host, arguments.port)
+    serve(arguments.adapter, arguments.host, arguments.port, arguments.allowed_host)
 
 
 def vllm_command(arguments: argparse.Namespace) -> None:
@@ -207,6 +207,14 @@ def _add_serving_commands(commands: Any) -> None:
     command.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1")
     command.add_argument(
         "--port", type=int, default=8000, help="default: 8000; 0 takes any free port"
+    )
+    command.add_argument(
+        "--allowed-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="another name under which clients reach the service, for example that of a proxy; "
+        "may be repeated (default: the names and addresses of this machine that --host opens)",
     )
     command.set_defaults(run=serve_command)
 

@@ -51,23 +51,33 @@ class RequestBatcher:
         self._thread.start()
 
     @contextmanager
-    def reserve(self, pixels: int) -> Iterator[None]:
-        """Reserves a place for a frame of `pixels` pixels, before it is decoded.
+    def reserve(self) -> Iterator[Callable[[int], None]]:
+        """Reserves a place for a frame; yields the function that adds its pixels to the place.
 
-        Raises QueueFull.
+        Both raise QueueFull. Call the function before the frame is decoded.
         """
+        held, released = 0, False
+
+        def hold_pixels(pixels: int) -> None:
+            nonlocal held
+            with self._lock:
+                # A decoder can be so late that the place is released.
+                if released or self._pixels + pixels > MAX_QUEUED_PIXELS:
+                    raise QueueFull
+                held += pixels
+                self._pixels += pixels
+
         with self._lock:
-            full = self.reserved >= MAX_QUEUED_FRAMES
-            if full or self._pixels + pixels > MAX_QUEUED_PIXELS:
+            if self.reserved >= MAX_QUEUED_FRAMES:
                 raise QueueFull
             self.reserved += 1
-            self._pixels += pixels
         try:
-            yield
+            yield hold_pixels
         finally:
             with self._lock:
                 self.reserved -= 1
-                self._pixels -= pixels
+                self._pixels -= held
+                released = True
 
     def enqueue(self, image: Image) -> "Future[Count]":
         """Adds a frame to the queue; returns the future of its count."""
@@ -103,9 +113,12 @@ class RequestBatcher:
     def _count_batch(self, batch: Sequence[QueuedFrame]) -> None:
         try:
             counts = self._count([frame.image for frame in batch])
-        except Exception as error:  # every request gets the error, and the thread goes on
-            for frame in batch:
-                frame.answer.set_exception(error)
+        except Exception as error:  # the thread goes on
+            if len(batch) == 1:
+                batch[0].answer.set_exception(error)
+                return
+            for frame in batch:  # one of them fails; the others must not
+                self._count_batch([frame])
             return
         self._on_batch(len(batch))
         for frame, count in zip(batch, counts, strict=True):

@@ -4,6 +4,7 @@ import asyncio
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import uvicorn
@@ -11,6 +12,7 @@ from PIL import Image
 
 from llava_dvc.errors import UserError
 from llava_dvc.serving.counter import Counter
+from llava_dvc.serving.guards.browser_guard import check_allowed_hosts, own_hosts
 from llava_dvc.serving.service import build_app
 
 MAX_CONNECTIONS = 256
@@ -18,16 +20,18 @@ GRACE_SECONDS = 1.0
 """Time after SIGTERM in which a request on an open connection is still accepted."""
 
 
-def serve(adapter: str | Path, host: str, port: int) -> None:
+def serve(adapter: str | Path, host: str, port: int, allowed_hosts: Sequence[str] = ()) -> None:
     """Loads `adapter` and serves it until SIGTERM or Ctrl-C.
 
-    Raises UserError when the port cannot be bound or the adapter cannot be loaded.
+    `allowed_hosts` are names of the service beside those of this machine. Raises UserError when one
+    of them is no name, the port cannot be bound or the adapter cannot be loaded.
     """
+    check_allowed_hosts(allowed_hosts)
     listener = bind_socket(host, port)  # before the model is loaded, which takes long
     counter = Counter.from_pretrained(adapter)
     counter.count([Image.new("RGB", (640, 480))])  # the first batch is slow
     config = uvicorn.Config(
-        build_app(counter),
+        build_app(counter, own_hosts(host, listener.getsockname()[0]), allowed_hosts),
         log_level="warning",
         access_log=False,
         limit_concurrency=MAX_CONNECTIONS,

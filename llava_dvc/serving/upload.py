@@ -1,26 +1,19 @@
 """The body of `POST /count`: what is accepted, and how it is read within limits."""
 
 import asyncio
-from io import BytesIO
 
 from fastapi import HTTPException, Request
-from PIL import Image
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartParser
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
-from starlette.types import Message, Receive
 
-from llava_dvc.data.images import IMAGE_FORMATS
+from llava_dvc.serving.guards.body_limit import MAX_BODY_BYTES
+from llava_dvc.serving.guards.browser_guard import shortened
 
-MAX_BODY_BYTES = 20_000_000
-MAX_DRAINED_BYTES = 10 * MAX_BODY_BYTES
-"""Read from a larger body before the connection is closed."""
 MAX_FRAME_PIXELS = 25_000_000
 """More than a 4K camera has; 75 MB when decoded."""
 UPLOAD_SECONDS = 30.0
-
-# Starlette writes an uploaded file over 1 MB to disk. A frame must stay in memory.
-MultiPartParser.spool_max_size = MAX_BODY_BYTES
 
 BINARY = {"type": "string", "format": "binary"}
 REQUEST_BODY = {
@@ -42,63 +35,60 @@ async def read_upload(request: Request) -> bytes:
 
     Raises HTTPException with status 400, 408, 413 or 415.
     """
-    limited = Request(request.scope, _limit_body(request.receive))
     try:
-        return await asyncio.wait_for(_read_image_bytes(limited), UPLOAD_SECONDS)
+        return await asyncio.wait_for(_read_image_bytes(request), UPLOAD_SECONDS)
     except TimeoutError:
         raise HTTPException(408, f"the upload took over {UPLOAD_SECONDS:g} s") from None
     except ClientDisconnect:
         raise HTTPException(400, "the connection closed before the upload was complete") from None
 
 
-def _limit_body(receive: Receive) -> Receive:
-    """Wraps `receive`: it raises a 413 when the body is over MAX_BODY_BYTES."""
-    received = 0
+class FrameFormParser(MultiPartParser):
+    """Starlette's parser for a form whose `file` is an image, with or without a `filename`.
 
-    async def receive_within_limit() -> Message:
-        nonlocal received
-        message = await receive()
-        received += len(message.get("body", b""))
-        if received <= MAX_BODY_BYTES:
-            return message
-        # A client that is still uploading does not read a response; drain the body first.
-        while message.get("more_body") and received < MAX_DRAINED_BYTES:
-            message = await receive()
-            received += len(message.get("body", b""))
-        raise HTTPException(413, f"the body is over {MAX_BODY_BYTES:,} bytes; send less")
+    Starlette takes a part for a text unless it has a `filename`. Some clients send only
+    `filename*`, which RFC 7578 forbids, or no name at all.
+    """
 
-    return receive_within_limit
+    spool_max_size = MAX_BODY_BYTES  # Starlette's 1 MB: a larger file is written to disk
+
+    def on_headers_finished(self) -> None:
+        _, options = parse_options_header(self._current_part.content_disposition)
+        if options.get(b"name") == b"file":
+            self._current_part.content_disposition = b'form-data; name="file"; filename="frame"'
+        super().on_headers_finished()
 
 
 async def _read_image_bytes(request: Request) -> bytes:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type == "multipart/form-data":
-        async with request.form(max_files=1, max_fields=8) as form:
-            file = form.get("file")
-            if not isinstance(file, UploadFile):
-                raise HTTPException(400, "the form has no file; send the image as `file`")
-            return await file.read()
+        return await _read_form_file(request)
     if media_type not in ("", "application/octet-stream") and not media_type.startswith("image/"):
         raise HTTPException(
             415,
-            f"the body is {media_type}; send an image (Content-Type: image/jpeg) or a form with "
-            "the image as `file`",
+            f"the body is {shortened(media_type)}; send an image (Content-Type: image/jpeg) or a "
+            "form with the image as `file`",
         )
     return await request.body()
 
 
-def pixels_within_limit(data: bytes) -> int:
-    """Returns the number of pixels that the image's header states; 0 if the header is unreadable.
-
-    Raises HTTPException with status 413 over MAX_FRAME_PIXELS. Decodes nothing.
-    """
+async def _read_form_file(request: Request) -> bytes:
+    parser = FrameFormParser(request.headers, request.stream(), max_files=1, max_fields=8)
     try:
-        with Image.open(BytesIO(data), formats=IMAGE_FORMATS) as image:
-            pixels = image.width * image.height
-    except Exception:  # Pillow raises many types on broken bytes; decoding reports the reason
-        return 0
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise HTTPException(400, f"the form cannot be read: {error.message}") from None
+    file = form.get("file")
+    if not isinstance(file, UploadFile):
+        raise HTTPException(400, "the form has no file; send the image as `file`")
+    content = await file.read()
+    await form.close()
+    return content
+
+
+def require_frame_size(pixels: int) -> None:
+    """Raises HTTPException with status 413 over MAX_FRAME_PIXELS."""
     if pixels > MAX_FRAME_PIXELS:
         raise HTTPException(
             413, f"the image has {pixels:,} pixels; send at most {MAX_FRAME_PIXELS:,}"
         )
-    return pixels

@@ -89,6 +89,8 @@ class BlockedCounter:
     def __init__(self) -> None:
         self.release = threading.Event()
         self.batches: list[int] = []
+        self.fails = 1, 1
+        """The size of an image that cannot be counted."""
 
     def wait_for_batch(self) -> None:
         while not self.batches:
@@ -97,7 +99,7 @@ class BlockedCounter:
     def __call__(self, images) -> list[Count]:
         self.batches.append(len(images))
         assert self.release.wait(30)
-        if any(image.size == (1, 1) for image in images):
+        if any(image.size == self.fails for image in images):
             raise RuntimeError("out of memory")
         return [Count(image.width, 0, 0, 0.0, (1.0,), "") for image in images]
 

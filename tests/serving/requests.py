@@ -2,6 +2,7 @@
 
 import http.client
 import io
+import socket
 
 from PIL import Image
 
@@ -17,8 +18,8 @@ def encoded(image: Image.Image, kind: str = "JPEG") -> bytes:
     return file.getvalue()
 
 
-def form(body: bytes) -> bytes:
-    head = b'--edge\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+def form(body: bytes, disposition: str = 'form-data; name="file"; filename="a"') -> bytes:
+    head = f"--edge\r\nContent-Disposition: {disposition}\r\n\r\n".encode()
     return head + body + b"\r\n--edge--\r\n"
 
 
@@ -27,3 +28,10 @@ def post(server, body=None, headers=JPEG) -> tuple[int, str | None]:
     connection.request("POST", "/count", body or encoded(frame(1)), headers)
     answer = connection.getresponse()
     return answer.status, answer.getheader("Retry-After")
+
+
+def exchange(server, head: str, body: bytes = b"") -> bytes:
+    """Sends these bytes; returns what the server has answered when it closes the connection."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(head.replace("\n", "\r\n").encode() + b"\r\n\r\n" + body)
+        return b"".join(iter(lambda: connection.recv(65536), b""))

@@ -6,6 +6,7 @@ import json
 import re
 import socket
 import tempfile
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -16,6 +17,7 @@ from llava_dvc.serving import service as service_module
 from llava_dvc.serving import upload
 from llava_dvc.serving.counter import Counter
 from tests.conftest import frame
+from tests.serving.guards.broken_images import many_scans, tiny_tiles
 from tests.serving.requests import FORM, JPEG, encoded, form, post
 
 
@@ -36,6 +38,22 @@ def test_a_form_is_counted_as_a_body(service):
 
 
 @pytest.mark.parametrize(
+    "disposition",
+    [
+        "form-data; name=\"file\"; filename*=UTF-8''%EC%B9%B4.jpg",
+        'form-data; name="file"',
+        "form-data; name=file",
+        'form-data; name="file"; filename=""',
+        "form-data; filename*=UTF-8''a.jpg; Name=\"file\"; filename=a.jpg",
+    ],
+)
+def test_the_file_of_a_form_needs_no_filename(service, disposition):
+    body = encoded(frame(5, (1600, 1200)), "BMP")  # a text of a form is limited to 1 MB
+    status, answer = service.count(form(body, disposition), FORM)
+    assert (status, answer.get("detail")) == (200, None)
+
+
+@pytest.mark.parametrize(
     ("body", "headers", "status", "says"),
     [
         (b"", JPEG, 400, "^the image is empty$"),
@@ -49,7 +67,26 @@ def test_a_form_is_counted_as_a_body(service):
         ),
         (b"x" * 20_000_001, JPEG, 413, r"over 20,000,000 bytes"),
         (b"{}", {"Content-Type": "application/json"}, 415, "the body is application/json; send"),
+        (
+            b"{}",
+            {"Content-Type": "a" * 60_000},
+            415,
+            r"^the body is a{60}\.\.\.; send an image \(Content-Type: image/jpeg\) or a form with "
+            "the image as `file`$",
+        ),
         (b"xx", {"Content-Type": "multipart/form-data"}, 400, "boundary"),
+        (
+            many_scans((64, 48), 200),
+            JPEG,
+            413,
+            "^the image has more than 100 scans; save it as a baseline JPEG or a PNG$",
+        ),
+        (
+            tiny_tiles(1000, 1_000_000),
+            JPEG,
+            400,
+            "^the image takes too much time to decode; save it as a baseline JPEG or a PNG$",
+        ),
         (
             b'--edge\r\nContent-Disposition: form-data; name="image"\r\n\r\nx\r\n--edge--\r\n',
             FORM,
@@ -57,7 +94,19 @@ def test_a_form_is_counted_as_a_body(service):
             "send the image as `file`",
         ),
     ],
-    ids=["empty", "garbage", "truncated", "pixels", "bytes", "type", "form", "field"],
+    ids=[
+        "empty",
+        "garbage",
+        "truncated",
+        "pixels",
+        "bytes",
+        "type",
+        "long type",
+        "form",
+        "scans",
+        "time",
+        "field",
+    ],
 )
 def test_a_bad_upload_is_a_4xx_with_the_reason(service, body, headers, status, says):
     got, answer = service.count(body, headers)
@@ -67,7 +116,9 @@ def test_a_bad_upload_is_a_4xx_with_the_reason(service, body, headers, status, s
 
 def test_the_service_survives_a_broken_upload(service):
     with socket.create_connection(("127.0.0.1", service.port)) as connection:
-        connection.sendall(b"POST /count HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\nhalf")
+        connection.sendall(
+            b"POST /count HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\nhalf"
+        )
     assert service.count(encoded(frame(2)))[0] == 200
 
 
@@ -87,14 +138,57 @@ def test_health_metrics_and_description(service):
     assert set(responses) >= {"200", "400", "408", "413", "415", "503"}
 
 
+@pytest.mark.parametrize("path", ["/", "/docs", "/health", "/metrics", "/openapi.json"])
+def test_head_is_answered_as_get_without_the_body(service, path):
+    assert service.ask("HEAD", path) == (200, b"")
+    assert service.ask("GET", path)[0] == 200
+
+
+def test_a_costly_header_does_not_hold_the_event_loop(small_service):
+    costly = b"\xff\xd8" + b"\xff\xfe\0\2" * 4_900_000  # comments
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(post, small_service, costly)
+        slowest = 0.0
+        while not waiting.done():
+            start = time.monotonic()
+            connection = http.client.HTTPConnection("127.0.0.1", small_service.port, timeout=60)
+            connection.request("GET", "/health")
+            assert connection.getresponse().read()
+            slowest = max(slowest, time.monotonic() - start)
+    assert waiting.result() == (400, None)
+    assert slowest < 1
+
+
+def test_a_frame_that_cannot_be_counted_is_a_500_of_its_own(small_service, blocked):
+    narrow = encoded(Image.new("RGB", (16, 16)))
+    blocked.fails = 16, 16
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(post, small_service)
+        blocked.wait_for_batch()
+        bad, good = pool.submit(post, small_service, narrow), pool.submit(post, small_service)
+        wait_for_frames(small_service, 3)
+        blocked.release.set()
+        assert [one.result(30)[0] for one in (first, bad, good)] == [200, 500, 200]
+    connection = http.client.HTTPConnection("127.0.0.1", small_service.port, timeout=60)
+    connection.request("POST", "/count", narrow, JPEG)
+    assert json.loads(connection.getresponse().read())["detail"] == (
+        "the frame could not be counted (RuntimeError); the service's log has the reason"
+    )
+
+
+def wait_for_frames(server, frames: int) -> None:
+    """Returns once so many frames wait for an answer."""
+    metrics = b""
+    while f"waiting_frames {frames}.0".encode() not in metrics:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port)
+        connection.request("GET", "/metrics")
+        metrics = connection.getresponse().read()
+
+
 def test_a_full_queue_is_a_503_with_retry_after(small_service, blocked):
     with ThreadPoolExecutor(3) as pool:
         waiting: list[Future] = [pool.submit(post, small_service) for _ in range(3)]
-        metrics = b""
-        while b"waiting_frames 3.0" not in metrics:
-            connection = http.client.HTTPConnection("127.0.0.1", small_service.port)
-            connection.request("GET", "/metrics")
-            metrics = connection.getresponse().read()
+        wait_for_frames(small_service, 3)
         assert post(small_service) == (503, "5")
         blocked.release.set()
         assert [one.result(30) for one in waiting] == [(200, None)] * 3
@@ -119,5 +213,7 @@ def test_no_frame_is_written_to_disk(small_service, blocked, monkeypatch):
 def test_a_slow_upload_is_a_408(small_service, blocked, monkeypatch):
     monkeypatch.setattr(upload, "UPLOAD_SECONDS", 0.05)
     with socket.create_connection(("127.0.0.1", small_service.port)) as connection:
-        connection.sendall(b"POST /count HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\nhalf")
+        connection.sendall(
+            b"POST /count HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\nhalf"
+        )
         assert connection.recv(4096).startswith(b"HTTP/1.1 408 ")
