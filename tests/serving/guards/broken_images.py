@@ -68,18 +68,18 @@ def endless_tiff(folders: int) -> bytes:
 
 def costly_images() -> dict[str, bytes]:
     """Each cost a decoder in the service's own process many seconds, or much memory."""
-    zeros = zlib.compress(bytes(40_000_000))
+    zeros = zlib.compress(bytes(20_000_000))
     pixels = zlib.compress(bytes(65 * 64))
     return {
-        "scans": many_scans((640, 480), 60_000),
-        "scans of a large frame": many_scans((3000, 3000), 95),
-        "comments": b"\xff\xd8" + b"\xff\xfe\0\2" * 2_000_000,
-        "restart markers": progressive(frame(3))[:-2] + b"\xff\xd0" * 4_000_000,
-        "chunks": png(*[(b"tEXt", b"a\0b")] * 400_000, (b"IDAT", pixels)),
+        "scans": many_scans((640, 480), 20_000),
+        "scans of a large frame": many_scans((2000, 2000), 95),
+        "comments": b"\xff\xd8" + b"\xff\xfe\0\2" * 1_000_000,
+        "restart markers": progressive(frame(3))[:-2] + b"\xff\xd0" * 2_000_000,
+        "chunks": png(*[(b"tEXt", b"a\0b")] * 200_000, (b"IDAT", pixels)),
         "profile": png((b"iCCP", b"a\0\0" + zeros), (b"IDAT", pixels)),
         "text": png(*[(b"zTXt", b"a\0\0" + zeros)] * 20, (b"IDAT", pixels)),
-        "tiles": tiny_tiles(1500, 2_250_000),
-        "folders": endless_tiff(40_000),
+        "tiles": tiny_tiles(1000, 1_000_000),
+        "folders": endless_tiff(20_000),
     }
 
 
