@@ -10,6 +10,7 @@ from typing import Any
 from llava_dvc.config import flatten
 from llava_dvc.errors import UserError
 from llava_dvc.tracking.mlflow_store import connect, unreachable
+from llava_dvc.tracking.run import result_key
 
 ADAPTER = "models/adapter"
 METRICS = "metrics/evaluate.json"
@@ -26,11 +27,17 @@ class ExperimentRow:
     """DVC's md5 of the adapter; None when the experiment has not run."""
     data: str | None
     """DVC's md5 of the data."""
-    evaluate: dict[str, str]
-    """The evaluate section, with names and values as MLflow writes params."""
+    evaluate_section: dict[str, Any]
+    """Of params.yaml."""
     metrics: dict[str, float]
     error: str
     """DVC's message, or empty."""
+
+    @property
+    def evaluate(self) -> dict[str, str]:
+        """The evaluate section, with names and values as MLflow writes params."""
+        section = flatten({"evaluate": self.evaluate_section})
+        return {name: str(value) for name, value in section.items()}
 
 
 def experiment_table() -> str:
@@ -71,13 +78,12 @@ def parse_experiment(shown: dict[str, Any]) -> ExperimentRow:
     params = (data.get("params") or {}).get("params.yaml", {}).get("data") or {}
     metrics = (data.get("metrics") or {}).get(METRICS, {}).get("data") or {}
     error = shown.get("error") or {}
-    evaluate = flatten({"evaluate": params.get("evaluate", {})})
     return ExperimentRow(
         name=shown.get("name") or shown["rev"],
         revision="-" if shown["rev"] == "workspace" else shown["rev"][:7],
         adapter=((data.get("outs") or {}).get(ADAPTER) or {}).get("hash"),
         data=((data.get("deps") or {}).get("data") or {}).get("hash"),
-        evaluate={name: str(value) for name, value in evaluate.items()},
+        evaluate_section=params.get("evaluate", {}),
         metrics=flatten(metrics),
         error=" ".join(str(error.get("msg", "")).split()),
     )
@@ -113,11 +119,27 @@ def table_cells(row: ExperimentRow, run: Any) -> tuple[str, ...]:
 
 
 def status_note(row: ExperimentRow, run: Any) -> str:
-    """The last cell: why there is no run, or how the run differs from the row."""
+    """The last cell: why there is no run, or how the run and its tags differ from the row."""
     if run is None:
         is_evaluated = row.adapter and row.metrics
         return "no run of these settings" if is_evaluated else row.error or "not run"
+    wrong = wrong_tags(row, run)
+    if wrong:
+        return f"{wrong}; run `dvc repro -f -s evaluate`"
     different = [k for k, v in row.metrics.items() if run.data.metrics.get(k) != v]
     if different:
         return f"differs in {', '.join(different[:3])}"
     return "" if run.info.run_name == row.name else "the same result"
+
+
+def wrong_tags(row: ExperimentRow, run: Any) -> str:
+    """Which tags do not fit the row, or empty. With such tags, MLflow's table of results does not
+    show the run, or shows it with another adapter.
+    """
+    tags = run.data.tags
+    if tags.get("stage") != "result":
+        return f"its tag stage is {tags.get('stage', 'missing')}, not result"
+    key = result_key(tags.get("adapter", ""), row.evaluate_section, tags["data_md5"])
+    if tags["key.result"] != key:
+        return f"its tag adapter is {tags.get('adapter', 'missing')[:8]}, not the evaluated adapter"
+    return ""

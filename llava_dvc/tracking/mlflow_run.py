@@ -4,6 +4,7 @@ import json
 import re
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ class MlflowRun:
         """`client` is an MlflowClient, `run` the mlflow.entities.Run that it returned."""
         self.client = client
         self.run_id: str = run.info.run_id
-        self.tensorboard_folder: str = run.data.tags.get("tensorboard", run.info.run_name)
         self._experiment_id: str = run.info.experiment_id
         self._start_time = run.info.start_time / 1000  # seconds since the epoch
         self._last_steps: dict[str, int] = {}
@@ -95,6 +95,14 @@ class MlflowRun:
     def finish(self, status: str) -> None:
         """Ends the run with FINISHED, FAILED or KILLED."""
         self.client.set_terminated(self.run_id, status)
+
+    def tag_folders(self, names: Mapping[str, str]) -> None:
+        """Tags runs, by their ids, with the names of their folders in runs/."""
+        from mlflow.exceptions import MlflowException
+
+        for run_id, name in names.items():
+            with suppress(MlflowException):  # somebody has deleted the run
+                self.client.set_tag(run_id, "tensorboard", name)
 
     def _log_metrics(self, values: Mapping[str, float], step: int) -> None:
         from mlflow.entities import Metric

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from llava_dvc.config import Config, flatten
-from llava_dvc.files import state_root
 from llava_dvc.recipe import adapter_sha256
 from llava_dvc.tracking.background_queue import BackgroundQueue
 from llava_dvc.tracking.mlflow_run import SOURCE_TAGS, MlflowRun, metric_names
@@ -21,12 +20,16 @@ from llava_dvc.tracking.provenance import backbone_revision, dvc_md5, git_tags, 
 from llava_dvc.tracking.run_lookup import (
     RunIdentity,
     create_run,
+    find_repeated,
     find_run,
+    has_ended,
+    repeat_run,
     resume_run,
     run_name,
 )
 from llava_dvc.tracking.system_metrics import SystemMetrics
 from llava_dvc.tracking.tensorboard import EventWriter
+from llava_dvc.tracking.tensorboard_run import TensorboardRun
 
 TRAINER_METRICS = {  # transformers' names and ours
     "loss": "train/loss",
@@ -102,7 +105,8 @@ class Run:
     def __init__(self, identity: RunIdentity) -> None:
         self._identity = identity
         self._mlflow: MlflowRun | None = None  # until the background thread has opened it
-        self._events: EventWriter | None = None
+        self._held: list[Callable[[MlflowRun], None]] | None = None  # by a repeated training
+        self._tensorboard = TensorboardRun(identity)
         self._system = SystemMetrics()
         self.queue = BackgroundQueue(self._log_system_metrics, self._system.seconds_until_due)
         self.queue.submit(self._open)
@@ -116,6 +120,12 @@ class Run:
         self._log(lambda mlflow: mlflow.log_params(values))
 
     def tags(self, values: Mapping[str, str]) -> None:
+        """Sets tags. A training sets `adapter` at its end: the sha256 of what it made."""
+        if self._identity.stage == "train" and "adapter" in values:
+            self.queue.submit(lambda: self._settle(values["adapter"]))
+            self.queue.submit_local(
+                lambda: self._tensorboard.settle(values["adapter"], self.run_id)
+            )
         self._log(lambda mlflow: mlflow.set_tags(values))
 
     def metrics(self, values: Mapping[str, float]) -> None:
@@ -170,10 +180,9 @@ class Run:
     def close(self, status: str) -> None:
         """Ends the run, and waits for uploads as long as the tracker answers."""
         self.queue.submit(self._log_system_metrics)
-        self._log(lambda mlflow: mlflow.finish(status))
+        self._log(lambda mlflow: self._finish(mlflow, status))
         self.queue.close()
-        if self._events:
-            self._events.close()
+        self._tensorboard.close()
 
     def _open(self) -> None:
         client, experiment = connect()
@@ -181,30 +190,49 @@ class Run:
         found = find_run(client, experiment, self._identity)
         if found is None:
             self._mlflow = MlflowRun(client, create_run(client, experiment, self._identity))
+        elif self._identity.stage == "train" and has_ended(found):
+            self._held = []
         else:
             self._mlflow = MlflowRun(client, found)
             resume_run(self._mlflow, found, self._identity)
+
+    def _settle(self, adapter: str) -> None:
+        """Decides where a repeated training is logged: in the run that has an equal adapter, which
+        has all of it already, or in a run of its own.
+        """
+        if self._held is None:
+            return
+        client, experiment = connect()
+        found = find_repeated(client, experiment, self._identity, adapter)
+        if found is None:
+            new = MlflowRun(client, create_run(client, experiment, self._identity))
+            for call in self._held:
+                call(new)
+        else:
+            new = MlflowRun(client, found)
+            repeat_run(new, found, self._identity)
+        self._mlflow, self._held = new, None
 
     def _log(self, call: Callable[[MlflowRun], None], is_upload: bool = False) -> None:
         """Queues a call to MLflow. It runs after `_open`, or never when that fails."""
 
         def call_opened() -> None:
-            assert self._mlflow is not None
-            call(self._mlflow)
+            if self._held is not None:
+                self._held.append(call)
+            else:
+                assert self._mlflow is not None
+                call(self._mlflow)
 
         self.queue.submit(call_opened, is_upload)
 
     def _draw(self, draw: Callable[[EventWriter], None]) -> None:
         """Queues a write to TensorBoard, which also works without the tracker."""
 
-        def draw_locally() -> None:
-            if self._events is None:
-                opened = self._mlflow
-                name = opened.tensorboard_folder if opened else self._identity.name
-                self._events = EventWriter(state_root() / "runs" / name)
-            draw(self._events)
+        self.queue.submit_local(lambda: self._tensorboard.draw(draw, self.run_id))
 
-        self.queue.submit_local(draw_locally)
+    def _finish(self, mlflow: MlflowRun, status: str) -> None:
+        mlflow.finish(status)
+        mlflow.tag_folders(self._tensorboard.folder_names)
 
     def _log_system_metrics(self) -> None:
         values = self._system.sample() if self._mlflow else {}

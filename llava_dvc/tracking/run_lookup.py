@@ -41,14 +41,27 @@ def run_name(stage: str, key: str, git_revision: str) -> str:
 
 
 def find_run(client: Any, experiment: str, identity: RunIdentity) -> Any:
-    """The run with the key; else the adapter's training run without any key of this stage; else
-    None.
+    """The run with the key, one that has not ended first; else the adapter's training run without
+    any key of this stage; else None.
     """
     with_key = f"tags.`{identity.key_tag}` = '{identity.key}'"
-    runs = search_runs(client, experiment, with_key)
+    runs = sorted(search_runs(client, experiment, with_key), key=has_ended)
     if not runs and identity.adapter:
         trainings = find_trainings(client, experiment, identity.adapter)
         runs = [run for run in trainings if identity.key_tag not in run.data.tags]
+    return runs[0] if runs else None
+
+
+def has_ended(run: Any) -> bool:
+    """Whether a run holds a whole training. A repeated training must not change it."""
+    is_finished = run.info.status == "FINISHED" or "key.result" in run.data.tags
+    return "adapter" in run.data.tags and is_finished
+
+
+def find_repeated(client: Any, experiment: str, identity: RunIdentity, adapter: str) -> Any:
+    """The run of a training with the same key that has made an equal adapter, or None."""
+    query = f"tags.`{identity.key_tag}` = '{identity.key}' and tags.adapter = '{adapter}'"
+    runs = search_runs(client, experiment, query)
     return runs[0] if runs else None
 
 
@@ -83,4 +96,16 @@ def resume_run(run: MlflowRun, found: Any, identity: RunIdentity) -> None:
     if identity.stage != "train" and found.data.tags.get("dirty") == "true":
         tags["dirty"] = "true"
     run.client.update_run(run.run_id, status="RUNNING", name=name)
+    run.set_tags(tags)
+
+
+def repeat_run(run: MlflowRun, found: Any, identity: RunIdentity) -> None:
+    """Notes in a run that its training was repeated with an equal adapter.
+
+    The run keeps its stage: a result stays a result. A repeat with uncommitted changes proves less
+    than the first training, so its source is not noted.
+    """
+    is_dirty = identity.tags.get("dirty") == "true"
+    tags = {} if is_dirty else dict(identity.tags)
+    tags["stage"] = "result" if "key.result" in found.data.tags else identity.stage
     run.set_tags(tags)

@@ -25,8 +25,12 @@ class EventWriter:
     event. Prints one line when the disk is full, and raises nothing.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, replaces: str = "") -> None:
+        """`replaces` is the name of a stage whose earlier figures and images in `folder` are
+        replaced; empty for a training, which continues its curves.
+        """
         self._folder = folder
+        self._replaces = replaces
         self._records: RecordWriter | None = None
         self._has_failed = False
         self._last_steps: dict[str, int] = {}  # of each tag
@@ -55,13 +59,22 @@ class EventWriter:
         if self._records or self._has_failed:
             return
         name = f"events.out.tfevents.{int(time.time()):010}.{socket.gethostname()}.{os.getpid()}"
+        name += self._suffix
         try:
-            self._last_steps = read_last_steps(self._folder)
             self._folder.mkdir(parents=True, exist_ok=True)
+            if self._replaces:
+                for earlier in self._folder.glob(f"*tfevents*{self._suffix}"):
+                    earlier.unlink()
+            else:
+                self._last_steps = read_last_steps(self._folder)
             self._records = RecordWriter((self._folder / name).open("ab"))
         except OSError as error:
             self._fail(error)
         self._write_event(file_version="brain.Event:2")
+
+    @property
+    def _suffix(self) -> str:
+        return f".{self._replaces}" if self._replaces else ""
 
     def _write_event(self, **content: Any) -> None:
         if self._records and not self._has_failed:
@@ -73,9 +86,11 @@ class EventWriter:
 
     def _fail(self, error: OSError) -> None:
         self._has_failed = True
-        sys.stderr.write(
-            f"tensorboard: {self._folder}: {error.strerror}; the stage goes on without it\n"
-        )
+        warn_lost(self._folder, error)
+
+
+def warn_lost(folder: Path, error: OSError) -> None:
+    sys.stderr.write(f"tensorboard: {folder}: {error.strerror}; the stage goes on without it\n")
 
 
 def read_last_steps(folder: Path) -> dict[str, int]:

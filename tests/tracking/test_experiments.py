@@ -62,6 +62,23 @@ def test_each_row_has_its_run(shown, monkeypatch, capsys):
     assert " ".join(cells["keen-fox"][7:]) == "it broke"
 
 
+@pytest.mark.parametrize(
+    ("tag", "value", "note"),
+    [
+        ("stage", "train", "its tag stage is train, not result; run `dvc repro -f -s evaluate`"),
+        ("adapter", "0123456789", "its tag adapter is 01234567, not the evaluated adapter; run"),
+    ],
+)
+def test_a_run_whose_tags_do_not_fit_is_noticed(shown, store, tag, value, note):
+    client = store()
+    experiment = client.get_experiment_by_name("llava-dvc").experiment_id
+    (run,) = client.search_runs([experiment])
+    client.set_tag(run.info.run_id, tag, value)
+    lines = {line.split()[0]: line for line in experiments.experiment_table().splitlines()}
+    assert note in lines["brave-cat"]
+    assert note in lines["again"]
+
+
 def test_a_server_that_cannot_be_reached_is_a_user_error(shown, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://someone:secret@127.0.0.1:9")
     with pytest.raises(

@@ -214,3 +214,116 @@ def test_a_dirty_training_stays_dirty_after_its_evaluation(store, cfg, monkeypat
         with open_result(cfg, "sha", "d"):
             pass
         assert [run.data.tags["dirty"] for run in all_runs(store())] == [expected]
+
+
+def train(cfg, key="k1", adapter="sha", loss=1.0):
+    with open_train(cfg, key) as run:
+        for step in (1, 2):
+            run.step({"train/loss": loss}, step)
+        run.tags({"adapter": adapter})
+
+
+def break_off(cfg, error):
+    with open_train(cfg) as run:
+        run.step({"train/loss": 1.0}, 1)
+        raise error
+
+
+def evaluate(cfg, mae, adapter="sha"):
+    with open_result(cfg, adapter, "d") as run:
+        run.metrics({"mae": mae})
+
+
+def curve(folder, tag):
+    return [(e.step, e.value) for e in EventAccumulator(str(folder)).Reload().Scalars(tag)]
+
+
+def folders(tmp_path):
+    return sorted(folder.name for folder in (tmp_path / "runs").iterdir())
+
+
+@pytest.mark.parametrize("has_tracker", [True, False])
+def test_the_newest_result_of_a_name_is_seen_in_tensorboard(
+    store, cfg, tmp_path, monkeypatch, has_tracker
+):
+    monkeypatch.setenv("DVC_EXP_NAME", "hot")
+    if not has_tracker:
+        monkeypatch.setattr(tracking_run, "connect", lambda: 1 / 0)
+    for key, value in (("k1", 1.0), ("k2", 2.0), ("k3", 3.0)):
+        train(cfg, key, adapter=key, loss=value)
+        evaluate(cfg, value, adapter=key)
+    assert folders(tmp_path) == ["hot", "hot.1", "hot.2"]
+    for name, value in (("hot.1", 1.0), ("hot.2", 2.0), ("hot", 3.0)):
+        assert curve(tmp_path / "runs" / name, "result/mae") == [(0, value)]
+        assert curve(tmp_path / "runs" / name, "train/loss") == [(1, value), (2, value)]
+    if has_tracker:
+        tags = {r.data.tags["key.train"]: r.data.tags["tensorboard"] for r in all_runs(store())}
+        assert tags == {"k1": "hot.1", "k2": "hot.2", "k3": "hot"}
+    train(cfg, "k1", adapter="k1", loss=1.0)  # the first result again
+    evaluate(cfg, 1.0, adapter="k1")
+    assert folders(tmp_path) == ["hot", "hot.2", "hot.3"]
+    assert curve(tmp_path / "runs" / "hot", "result/mae") == [(0, 1.0)]
+    assert curve(tmp_path / "runs" / "hot.3", "result/mae") == [(0, 3.0)]
+
+
+def test_other_figures_of_the_same_result_replace_the_older_ones(store, cfg, tmp_path, monkeypatch):
+    """`dvc repro -f -s evaluate` after a change of code, or on another GPU."""
+    monkeypatch.setenv("DVC_EXP_NAME", "hot")
+    train(cfg)
+    for mae in (2.75, 9.5):
+        evaluate(cfg, mae)
+    assert folders(tmp_path) == ["hot"]
+    assert curve(tmp_path / "runs" / "hot", "result/mae") == [(0, 9.5)]
+    assert curve(tmp_path / "runs" / "hot", "train/loss") == [(1, 1.0), (2, 1.0)]
+
+
+def test_a_repeated_training_with_an_equal_adapter_changes_no_result(
+    store, cfg, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("DVC_EXP_NAME", "hot")
+    train(cfg)
+    evaluate(cfg, 2.0)
+    (before,) = all_runs(store())
+    with pytest.raises(KeyboardInterrupt):
+        break_off(cfg, KeyboardInterrupt())
+    train(cfg)
+    (after,) = all_runs(store())
+    assert after.data.tags == before.data.tags
+    assert after.data.tags["stage"] == "result"
+    assert (after.info.status, after.info.run_name) == ("FINISHED", "hot")
+    assert len(store().get_metric_history(after.info.run_id, "train/loss")) == 2
+    assert folders(tmp_path) == ["hot"]
+    assert curve(tmp_path / "runs" / "hot", "train/loss") == [(1, 1.0), (2, 1.0)]
+    assert curve(tmp_path / "runs" / "hot", "result/mae") == [(0, 2.0)]
+
+
+def test_a_killed_repeat_leaves_the_result_as_it_is(store, cfg):
+    train(cfg)
+    evaluate(cfg, 2.0)
+    with pytest.raises(RuntimeError):
+        break_off(cfg, RuntimeError())
+    (found,) = all_runs(store())
+    assert (found.info.status, found.data.tags["stage"]) == ("FINISHED", "result")
+
+
+def test_a_repeated_training_with_another_adapter_is_another_run(store, cfg, tmp_path, monkeypatch):
+    """A GPU does not always repeat a training exactly."""
+    monkeypatch.setenv("DVC_EXP_NAME", "hot")
+    for adapter, value in (("a1", 1.0), ("a2", 2.0)):
+        train(cfg, adapter=adapter, loss=value)
+        evaluate(cfg, value, adapter=adapter)
+    found = {r.data.tags["adapter"]: r for r in all_runs(store())}
+    assert {a: r.data.metrics["mae"] for a, r in found.items()} == {"a1": 1.0, "a2": 2.0}
+    assert {a: r.data.metrics["train/loss"] for a, r in found.items()} == {"a1": 1.0, "a2": 2.0}
+    assert {r.data.tags["stage"] for r in found.values()} == {"result"}
+    assert {r.data.params["train.epochs"] for r in found.values()} == {"1"}
+    assert {a: r.data.tags["tensorboard"] for a, r in found.items()} == {"a1": "hot.1", "a2": "hot"}
+    assert curve(tmp_path / "runs" / "hot", "train/loss") == [(1, 2.0), (2, 2.0)]
+
+
+def test_a_dirty_repeat_does_not_make_a_clean_result_dirty(store, cfg, monkeypatch):
+    for dirty in ("false", "true"):
+        tags = {"git_revision": "abc", "dirty": dirty}
+        monkeypatch.setattr(tracking_run, "git_tags", lambda tags=tags: tags)
+        train(cfg)
+    assert [run.data.tags["dirty"] for run in all_runs(store())] == ["false"]
