@@ -36,6 +36,9 @@ VIEW_STATE = {
         *(f"params.`{name}`" for name in ("train.learning_rate", "evaluate.decode")),
     ],
 }
+# sqlite:///mlflow.db, file:mlruns, mlruns; not sqlite:////tmp/mlflow.db, sqlite:///:memory:, http://
+RELATIVE_STORE = re.compile(r"(sqlite(?:\+\w+)?:///|file:|)(?![/:]|file:)([^:?]+(?:\?.*)?)")
+HOSTED_STORES = {"databricks", "databricks-uc", "uc"}
 ARTIFACT_PATH_COLUMNS = (  # tables and columns in which MLflow stores absolute artifact paths
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -47,7 +50,26 @@ ARTIFACT_PATH_COLUMNS = (  # tables and columns in which MLflow stores absolute 
 
 def tracking_uri() -> str:
     """MLFLOW_TRACKING_URI, or the local SQLite store if that is not set."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{database_path()}"
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+    return anchored(uri) if uri else f"sqlite:///{database_path()}"
+
+
+def registry_uri() -> str:
+    """MLFLOW_REGISTRY_URI, or the address of the tracking store if that is not set."""
+    uri = os.environ.get("MLFLOW_REGISTRY_URI", "").strip()
+    return anchored(uri) if uri else tracking_uri()
+
+
+def anchored(uri: str) -> str:
+    """`uri` with a relative path made absolute: it starts at the repository.
+
+    Otherwise a stage in a temporary workspace would log there, and DVC deletes the workspace.
+    """
+    match = RELATIVE_STORE.fullmatch(uri)
+    if match is None or uri in HOSTED_STORES:
+        return uri
+    scheme, path = match.groups()
+    return f"{scheme}{os.path.normpath(state_root() / path)}"
 
 
 def masked(text: str) -> str:
@@ -87,7 +109,7 @@ def connect() -> tuple[Any, str]:
         is_local = uri == f"sqlite:///{database_path()}"
         if is_local and not database_path().exists():
             create_database()
-        client = mlflow.MlflowClient(uri)
+        client = mlflow.MlflowClient(uri, registry_uri())
         experiment = client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
             return client, create_experiment(client, uri)

@@ -12,8 +12,10 @@ from llava_dvc.tracking.mlflow_store import (
     EXPERIMENT,
     is_reachable,
     masked,
+    registry_uri,
     relocate,
     rewrite_artifact_paths,
+    tracking_uri,
 )
 from llava_dvc.tracking.run import open_run
 from tests.results import DATA, log_result, predictions
@@ -116,3 +118,54 @@ def test_a_server_with_a_password_in_its_url_is_reachable(monkeypatch):
         threading.Thread(target=server.handle_request, daemon=True).start()
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://ada:p@127.0.0.1:{server.server_port}")
         assert is_reachable(5.0)
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("sqlite:///mlflow.db", "sqlite:///{root}/mlflow.db"),
+        ("sqlite:///./mlflow.db", "sqlite:///{root}/mlflow.db"),
+        ("sqlite:///stores/a b.db?timeout=20", "sqlite:///{root}/stores/a b.db?timeout=20"),
+        ("sqlite:///../mlflow.db", "sqlite:///{parent}/mlflow.db"),
+        ("sqlite+pysqlite:///mlflow.db", "sqlite+pysqlite:///{root}/mlflow.db"),
+        ("file:mlruns", "file:{root}/mlruns"),
+        ("file:./mlruns", "file:{root}/mlruns"),
+        ("mlruns", "{root}/mlruns"),
+        ("./mlruns", "{root}/mlruns"),
+        *((same, same) for same in (
+            "sqlite:////tmp/mlflow.db", "sqlite:///:memory:", "sqlite://", "http://tracker:5000/x",
+            "https://ada:p@tracker", "postgresql://db/mlflow", "file:///tmp/mlruns", "/tmp/mlruns",
+            "databricks", "databricks://profile", "databricks-uc",
+        )),
+    ],
+)  # fmt: skip
+def test_relative_stores_are_anchored_at_the_repository(tmp_path, monkeypatch, uri, expected):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    expected = expected.format(root=tmp_path, parent=tmp_path.parent)
+    for name, address in (("TRACKING", tracking_uri), ("REGISTRY", registry_uri)):
+        monkeypatch.setenv(f"MLFLOW_{name}_URI", uri)
+        assert address() == expected
+        monkeypatch.delenv(f"MLFLOW_{name}_URI")
+    assert registry_uri() == tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
+
+
+@pytest.mark.parametrize("uri", ["sqlite:///mlflow.db", "sqlite:///mine.db"])
+def test_a_run_in_a_temporary_workspace_is_in_the_repositorys_store(
+    store, cfg, tmp_path, monkeypatch, uri
+):
+    """As in `dvc exp run --temp`, which deletes the workspace."""
+    if uri.endswith("mine.db"):
+        (tmp_path / "mlflow.db").rename(tmp_path / "mine.db")
+    workspace = tmp_path / ".dvc" / "tmp" / "exps" / "tmpabc"
+    workspace.mkdir(parents=True)
+    monkeypatch.chdir(workspace)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", uri)
+    log_result(cfg, tmp_path, 1, predictions(1, 2.0))
+    assert list(workspace.iterdir()) == []
+    absolute = f"sqlite:///{tmp_path}/{uri.removeprefix('sqlite:///')}"
+    client = mlflow.MlflowClient(absolute, absolute)
+    experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
+    (run,) = client.search_runs([experiment])
+    assert run.info.artifact_uri.startswith((tmp_path / "mlartifacts").as_uri())
+    assert client.get_model_version_by_alias(registry.MODEL, "champion").run_id == run.info.run_id
