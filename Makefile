@@ -7,7 +7,11 @@ UV := $(shell command -v uv || echo .uv/bin/uv)
 RUN := $(UV) run --frozen --no-sync
 
 export UV_PROJECT_ENVIRONMENT := .venv
+# Nothing is reported to anyone. MLflow does not accept 1.
+export DO_NOT_TRACK := true
 export HF_HUB_DISABLE_TELEMETRY := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export DVC_NO_ANALYTICS := 1
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10

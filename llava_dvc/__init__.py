@@ -14,9 +14,12 @@ __all__ = ["Count", "Counter"]
 # OpenMP's default, to wait for the other threads by spinning, makes a step several times slower as
 # soon as anything else runs on the same cores, a second experiment for one.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# Nothing about a run is reported to anyone.
+# Nothing about a run is reported to anyone, also not by the processes that this one starts. The
+# Makefile and the notebook set the same.
+os.environ.setdefault("DO_NOT_TRACK", "true")  # MLflow does not accept 1
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("DVC_NO_ANALYTICS", "1")
 # Notes to the libraries' own maintainers, in every stage's output.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -1,8 +1,10 @@
 """What is never done, looked up in the code itself: running what came with a model or a file."""
 
 import ast
+import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,6 +22,12 @@ from tests.conftest import ROOT
 from tests.recipes import recipe
 
 SOURCES = sorted([*(ROOT / "llava_dvc").rglob("*.py"), *(ROOT / "stages").glob("*.py")])
+NOTEBOOK = ROOT / "notebooks" / "fine_tune_VLM_LlaVa.ipynb"
+REPORTING = (  # prints of MLflow, the Hub client and DVC whether it reports nothing
+    "from dvc.analytics import is_enabled; from huggingface_hub import constants; "
+    "from mlflow.telemetry.utils import is_telemetry_disabled; "
+    "print(is_telemetry_disabled(), constants.HF_HUB_DISABLE_TELEMETRY, not is_enabled())"
+)
 RUNS_CODE = {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 
 
@@ -76,16 +84,61 @@ def test_an_adapter_in_a_pickle_is_refused(backbone, encoder, cfg, tmp_path):
         load_adapter(tmp_path)
 
 
-def test_nothing_is_reported_to_anyone():
-    code = "import llava_dvc; from huggingface_hub import constants as c"
-    said = "import os; print(c.HF_HUB_DISABLE_TELEMETRY, os.environ['MLFLOW_DISABLE_TELEMETRY'])"
-    kept = {k: v for k, v in os.environ.items() if not k.endswith("DISABLE_TELEMETRY")}
-    done = subprocess.run(
-        [sys.executable, "-c", f"{code}; {said}"],
-        env=kept,
-        capture_output=True,
-        text=True,
-        check=True,
+@pytest.fixture
+def plain_environment():
+    """The environment of a user. It has no switch, and no variable of a CI or of pytest: with these
+    MLflow reports nothing in any case.
+    """
+    others = re.compile(
+        r".*TELEMETRY|DO_NOT_TRACK|DVC_NO_ANALYTICS|CI|GITHUB_.*|PYTEST_.*|DVC_TEST"
     )
-    assert done.stdout.split() == ["True", "true"]
-    assert "analytics = false" in (ROOT / ".dvc" / "config").read_text()
+    return {name: v for name, v in os.environ.items() if not others.fullmatch(name)}
+
+
+def printed(command, environment, folder):
+    done = subprocess.run(
+        command, env=environment, cwd=folder, capture_output=True, text=True, check=True
+    )
+    return done.stdout.split()
+
+
+def test_libraries_report_if_nobody_switches_it_off(plain_environment, tmp_path):
+    """Otherwise the next tests would prove nothing."""
+    said = printed([sys.executable, "-c", REPORTING], plain_environment, tmp_path)
+    assert said == ["False", "False", "False"]
+
+
+def test_commands_and_stages_report_nothing(plain_environment, tmp_path):
+    """Neither does a process that they start."""
+    environment = plain_environment | {"PYTHONPATH": str(ROOT)}
+    code = (
+        f"import llava_dvc, subprocess, sys; subprocess.run([sys.executable, '-c', {REPORTING!r}])"
+    )
+    assert printed([sys.executable, "-c", code], environment, tmp_path) == ["True", "True", "True"]
+
+
+def test_make_reports_nothing(plain_environment, tmp_path):
+    """`make ui` starts MLflow's server, which runs no code of ours."""
+    recipe_line = f"cd {tmp_path} && {shlex.join([sys.executable, '-c', REPORTING])}"
+    command = ["make", "--eval", f"shown:; @{recipe_line}", "shown"]
+    assert printed(command, plain_environment, ROOT) == ["True", "True", "True"]
+
+
+def test_the_notebook_reports_nothing(plain_environment, tmp_path):
+    cells = json.loads(NOTEBOOK.read_text())["cells"]
+    source = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+    before = source[: source.index("subprocess.run")]  # it starts no process before this
+    switches = [line for line in before.splitlines() if line.startswith("os.environ")]
+    child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {REPORTING!r}])"
+    code = "\n".join(["import os", *switches, child])
+    assert printed([sys.executable, "-c", code], plain_environment, tmp_path) == [
+        "True",
+        "True",
+        "True",
+    ]
+
+
+def test_dvc_reports_nothing_and_looks_for_no_update():
+    settings = (ROOT / ".dvc" / "config").read_text()
+    assert "analytics = false" in settings
+    assert "check_update = false" in settings
