@@ -20,7 +20,7 @@ from llava_dvc.publishing.folder import (
     version_tag,
 )
 from llava_dvc.recipe import WEIGHTS
-from llava_dvc.tracking.mlflow_store import connect, is_reachable, masked
+from llava_dvc.tracking.mlflow_store import connect, failure_reason, is_reachable
 from llava_dvc.tracking.provenance import git_tags
 from llava_dvc.tracking.run import result_key
 
@@ -122,6 +122,5 @@ def _tag_run(manifest: dict[str, Any], tags: dict[str, str]) -> str | None:
         registry.tag_version(client, manifest["adapter_sha256"], tags)
         return runs[0].info.run_id if runs else None
     except Exception as error:  # a tracker can raise anything
-        reason = masked(" ".join(str(error).split()))[:200]
-        sys.stderr.write(f"tracking: no tags on the run ({reason})\n")
+        sys.stderr.write(f"tracking: no tags on the run ({failure_reason(error)})\n")
         return None

@@ -11,7 +11,8 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import NamedTuple
 
-from llava_dvc.tracking.mlflow_store import is_reachable, masked, tracking_uri
+from llava_dvc.errors import UserError
+from llava_dvc.tracking.mlflow_store import failure_reason, is_reachable, masked, tracking_uri
 
 ATTEMPTS = 3
 CALL_TIMEOUT = 0.3  # seconds without a finished task before `close` checks the tracker
@@ -98,8 +99,11 @@ class BackgroundQueue:
             try:
                 call()
                 return
+            except UserError as error:  # a further attempt would not help
+                self._mark_lost(str(error).removeprefix(f"{masked(tracking_uri())}: "))
+                return
             except Exception as error:  # MLflow and its HTTP client raise errors of many types
-                reason = " ".join(str(error).split())[:200]
+                reason = failure_reason(error)
                 self._is_uploading = False
                 time.sleep(0.2 * attempt)
         self._mark_lost(reason)

@@ -39,6 +39,13 @@ VIEW_STATE = {
 # sqlite:///mlflow.db, file:mlruns, mlruns; not sqlite:////tmp/mlflow.db, sqlite:///:memory:, http://
 RELATIVE_STORE = re.compile(r"(sqlite(?:\+\w+)?:///|file:|)(?![/:]|file:)([^:?]+(?:\?.*)?)")
 HOSTED_STORES = {"databricks", "databricks-uc", "uc"}
+# MLflow's messages; the second is of a server that is not MLflow, or of MLflow under another path
+DELETED = re.compile(r"The (?P<kind>experiment|run) (?P<id>\w+) must be in the 'active' state")
+FOREIGN_ANSWER = re.compile(
+    r"failed with error code (?P<status>30\d|404|405)|not in a valid JSON format"
+    r"|INTERNAL_ERROR: Response: (?=.*Not Found)"
+)
+SERVER_ERROR = re.compile(r"(?:error code |too many )(?P<status>5\d\d)")
 ARTIFACT_PATH_COLUMNS = (  # tables and columns in which MLflow stores absolute artifact paths
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -77,14 +84,67 @@ def masked(text: str) -> str:
     return re.sub(r"(?<=://)[^/\s]+@", "", text)
 
 
+def experiment_name() -> str:
+    """MLFLOW_EXPERIMENT_NAME, or our own name if that is not set."""
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+
+
 def unreachable(error: Exception) -> UserError:
-    """The error that a command shows when the tracker does not answer."""
-    reason = " ".join(str(error).split())[:200]
-    return UserError(
-        masked(
-            f"{tracking_uri()}: cannot be reached ({reason}); start it, or unset "
-            "MLFLOW_TRACKING_URI for the local store"
+    """The error that a command shows when the tracker cannot be used."""
+    if isinstance(error, UserError):
+        return error
+    uri, reason = tracking_uri(), " ".join(str(error).split())[:200]
+    if uri.startswith("sqlite"):
+        problem = f"cannot be opened ({reason}); correct or unset MLFLOW_TRACKING_URI"
+    else:
+        problem = f"cannot be reached ({reason}); start it, or unset MLFLOW_TRACKING_URI"
+    problem = known_problem(error) or f"{problem} for the local store"
+    return UserError(masked(f"{uri}: {problem}"))
+
+
+def failure_reason(error: Exception) -> str:
+    """Why a call to the tracker failed, in one line, with the remedy if that is known."""
+    return masked(known_problem(error) or " ".join(str(error).split())[:200])
+
+
+def known_problem(error: Exception) -> str | None:
+    """A problem of the address, the login or a deleted experiment, and the remedy; else None."""
+    text = " ".join(str(error).split())
+    if deleted := DELETED.search(text):
+        return deleted_problem(deleted["kind"], deleted["id"])
+    if "unsupported URI" in text or "Could not parse SQLAlchemy URL" in text:
+        return (
+            "is not an address that MLflow knows; set MLFLOW_TRACKING_URI to one like "
+            "http://HOST:5000 or sqlite:///mlflow.db"
         )
+    if getattr(error, "error_code", None) in {"UNAUTHENTICATED", "PERMISSION_DENIED"}:
+        return (
+            "refuses access; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
+            "MLFLOW_TRACKING_TOKEN"
+        )
+    if failed := SERVER_ERROR.search(text):
+        return f"answers with an error ({failed['status']}); read the log of the server"
+    answer = FOREIGN_ANSWER.search(text)
+    if answer:
+        status = f" ({answer['status']})" if answer["status"] else ""
+        return (
+            f"answers, but not as MLflow{status}; the address is wrong: correct the host, the port "
+            "and the path in MLFLOW_TRACKING_URI"
+        )
+    return None
+
+
+def deleted_problem(kind: str, identifier: str) -> str:
+    """`kind` is experiment or run."""
+    store = (
+        "" if os.environ.get("MLFLOW_TRACKING_URI") else f"MLFLOW_TRACKING_URI={tracking_uri()} "
+    )
+    name = (
+        f"the experiment {experiment_name()}" if kind == "experiment" else f"the run {identifier}"
+    )
+    return (
+        f"{name} is deleted; restore it with `{store}mlflow {kind}s restore --{kind}-id "
+        f"{identifier}`, or set MLFLOW_EXPERIMENT_NAME to another name"
     )
 
 
@@ -98,7 +158,10 @@ def store_lock() -> FileLock:
 
 
 def connect() -> tuple[Any, str]:
-    """Returns an MLflow client and the id of our experiment. Creates the store on first use."""
+    """Returns an MLflow client and the id of our experiment. Creates the store on first use.
+
+    Raises UserError when the experiment is deleted.
+    """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -110,9 +173,12 @@ def connect() -> tuple[Any, str]:
         if is_local and not database_path().exists():
             create_database()
         client = mlflow.MlflowClient(uri, registry_uri())
-        experiment = client.get_experiment_by_name(EXPERIMENT)
+        experiment = client.get_experiment_by_name(experiment_name())
         if experiment is None:
             return client, create_experiment(client, uri)
+        if experiment.lifecycle_stage == "deleted":
+            problem = deleted_problem("experiment", experiment.experiment_id)
+            raise UserError(masked(f"{uri}: {problem}"))
         if is_local:
             repair_moved_store(experiment.artifact_location)
         return client, str(experiment.experiment_id)
@@ -142,7 +208,7 @@ def create_experiment(client: Any, uri: str) -> str:
         "mlflow.experimentKind": "custom_model_development",
         f"mlflow.sharedViewState.{VIEW}": json.dumps(VIEW_STATE),
     }
-    return str(client.create_experiment(EXPERIMENT, artifact_location=location, tags=tags))
+    return str(client.create_experiment(experiment_name(), artifact_location=location, tags=tags))
 
 
 def is_reachable(timeout: float) -> bool:
@@ -169,7 +235,7 @@ def repair_moved_store(location: str) -> None:
     is gone and ours exists. When both exist, the repository may be a copy: prints a hint instead.
     """
     recorded, current = Path(unquote(urlparse(location).path)), state_root() / ARTIFACTS
-    if recorded == current:
+    if recorded == current or recorded.name != ARTIFACTS:
         return
     if current.exists() and not recorded.exists():
         rewrite_artifact_paths(location, current.as_uri())
@@ -202,9 +268,9 @@ def read_artifact_location(database: Path) -> str:
     """The URL of our experiment's artifacts. Raises UserError when there is no experiment."""
     with closing(sqlite3.connect(database)) as connection:
         query = "SELECT artifact_location FROM experiments WHERE name = ?"
-        row = connection.execute(query, (EXPERIMENT,)).fetchone()
+        row = connection.execute(query, (experiment_name(),)).fetchone()
     if row is None:
-        raise UserError(f"{database}: holds no experiment {EXPERIMENT}; run `dvc repro`")
+        raise UserError(f"{database}: holds no experiment {experiment_name()}; run `dvc repro`")
     return str(row[0])
 
 

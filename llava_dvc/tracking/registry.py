@@ -164,12 +164,10 @@ def champion_folder() -> Path:
 
 def champion_version() -> Any:
     """Raises UserError when there is no champion or the tracker cannot be reached."""
-    from mlflow.exceptions import MlflowException
-
     try:
         client, _ = connect()
         version = version_by_alias(client, CHAMPION)
-    except (MlflowException, OSError) as error:
+    except Exception as error:  # a tracker can raise anything
         raise unreachable(error) from None
     if version is None:
         raise UserError(

@@ -1,13 +1,14 @@
 import shutil
 import sqlite3
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import mlflow
 import pytest
 
 from llava_dvc.errors import UserError
-from llava_dvc.tracking import registry
+from llava_dvc.tracking import experiments, registry
 from llava_dvc.tracking.mlflow_store import (
     EXPERIMENT,
     is_reachable,
@@ -169,3 +170,109 @@ def test_a_run_in_a_temporary_workspace_is_in_the_repositorys_store(
     (run,) = client.search_runs([experiment])
     assert run.info.artifact_uri.startswith((tmp_path / "mlartifacts").as_uri())
     assert client.get_model_version_by_alias(registry.MODEL, "champion").run_id == run.info.run_id
+
+
+def delete_experiment(store):
+    client = store()
+    experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
+    client.delete_experiment(experiment)
+    return experiment
+
+
+def tracking_line(capfd):
+    (line,) = [x for x in capfd.readouterr().err.splitlines() if x.startswith("tracking:")]
+    return line
+
+
+def test_a_deleted_experiment_has_a_remedy(store, cfg, tmp_path, monkeypatch, capfd):
+    log_result(cfg, tmp_path, 1, predictions(1, 2.0))
+    experiment = delete_experiment(store)
+    capfd.readouterr()
+    with open_run("train", cfg, {"train"}, "k", {"data_md5": DATA}):
+        pass
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    problem = (
+        f"the experiment llava-dvc is deleted; restore it with `MLFLOW_TRACKING_URI={uri} mlflow "
+        f"experiments restore --experiment-id {experiment}`, or set MLFLOW_EXPERIMENT_NAME to "
+        "another name"
+    )
+    lost = f"tracking: {uri} is lost ({problem}); the stage goes on without it"
+    assert tracking_line(capfd) == lost
+    monkeypatch.setattr(experiments, "exp_show", lambda: [])
+    for command in (experiments.experiment_table, registry.champion_folder):
+        with pytest.raises(UserError) as raised:
+            command()
+        assert str(raised.value) == f"{uri}: {problem}"
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "second")
+    log_result(cfg, tmp_path, 2, predictions(2, 2.0))
+    assert "tracking:" not in capfd.readouterr().err
+    second = store().get_experiment_by_name("second").experiment_id
+    (run,) = store().search_runs([second])
+    assert run.info.artifact_uri.startswith((tmp_path / "mlartifacts").as_uri())
+    assert relocate().endswith("already")
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
+    store().restore_experiment(experiment)
+    assert experiments.result_runs()
+
+
+@pytest.mark.parametrize("deleted", ["experiment", "run"])
+def test_a_deletion_during_a_stage_has_a_remedy(store, cfg, capfd, deleted):
+    with open_run("train", cfg, {"train"}, "k", {"data_md5": DATA}) as run:
+        while run.run_id is None:
+            time.sleep(0.01)
+        delete_experiment(store) if deleted == "experiment" else store().delete_run(run.run_id)
+        run.tags({"a": "b"})
+    line = tracking_line(capfd)
+    assert "is deleted; restore it with `MLFLOW_TRACKING_URI=sqlite:///" in line
+    assert "s restore --" in line
+    assert line.endswith("another name); the stage goes on without it")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "problem"),
+    [
+        (404, "<html>nginx</html>", r"answers, but not as MLflow \(404\); the address is wrong: "),
+        (404, '{"detail": "Not Found"}', "answers, but not as MLflow; the address is wrong: "),
+        (200, "<html>a page</html>", "answers, but not as MLflow; the address is wrong: "),
+        (302, "", r"answers, but not as MLflow \(302\); the address is wrong: "),
+        (401, "who?", "refuses access; set MLFLOW_TRACKING_USERNAME and"),
+        (403, '{"error_code": "PERMISSION_DENIED", "message": "no"}', "refuses access; set MLFLOW"),
+        (500, "oops", r"answers with an error \(500\); read the log of the server"),
+        (501, "oops", r"answers with an error \(501\); read the log of the server"),
+    ],
+)
+def test_an_answer_that_is_not_mlflows_names_the_cause(
+    store, cfg, monkeypatch, status, body, problem
+):
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *_):
+            pass
+
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with HTTPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        uri = f"http://127.0.0.1:{server.server_port}/missing"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        with pytest.raises(UserError, match=f"^{uri}: {problem}"):
+            experiments.result_runs()
+        server.shutdown()
+
+
+@pytest.mark.parametrize("uri", ["tracker:5000", "sqlite:mlflow.db", "htp://tracker"])
+def test_an_address_that_mlflow_does_not_know_is_a_user_error(store, monkeypatch, uri):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(UserError, match=f"^{uri}: is not an address that MLflow knows; set MLFLOW"):
+        experiments.result_runs()
+
+
+def test_a_file_that_is_no_store_is_a_user_error(store, tmp_path, monkeypatch):
+    (tmp_path / "notes.txt").write_text("no database " * 100)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///notes.txt")
+    with pytest.raises(UserError, match=r"notes\.txt: cannot be opened \(.*\); correct or unset"):
+        experiments.result_runs()
