@@ -1,19 +1,21 @@
-"""Scores the baselines that the adapter has to beat: metrics/baseline.json."""
+"""Scores the baselines that the adapter has to beat: metrics and answers frame by frame."""
 
 from pathlib import Path
+
+import pandas as pd
 
 from llava_dvc.checks.hardware import require_hardware
 from llava_dvc.config import Config, flatten
 from llava_dvc.dataset import load_split
 from llava_dvc.evaluation.baselines import ridge_features, train_mean, zero_shot
-from llava_dvc.files import read_json, write_json
+from llava_dvc.files import new_file, read_json, write_json
 from llava_dvc.metrics import baseline_metrics
 from llava_dvc.model.backbone import backbone_encoder, load_backbone
 from llava_dvc.stage_runner import run_stage
 from llava_dvc.tracking.run import digest, open_run
 
 
-def main(cfg: Config, prepared: Path, metrics: Path) -> None:
+def main(cfg: Config, prepared: Path, metrics: Path, answers_csv: Path) -> None:
     train, val, rows = (load_split(prepared, name) for name in ("train", "val", "eval"))
     report = read_json(prepared / "report.json")
     require_hardware(cfg.backbone)
@@ -30,6 +32,9 @@ def main(cfg: Config, prepared: Path, metrics: Path) -> None:
     scored["blind_interpolation"] = report["blind_interpolation"]
     scores = {name: scored[name] for name in order}
     write_json(metrics, scores)
+    table = pd.DataFrame({"frame": rows["frame"][:], "count": counts, **answers})
+    with new_file(answers_csv) as file:
+        table.round(6).to_csv(file, index=False)
 
     sections = {"image", "backbone"}
     key = digest(report, cfg.model_dump(include=sections))

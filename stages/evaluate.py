@@ -7,6 +7,7 @@ from typing import NamedTuple
 from llava_dvc.checks.loading import load_checked_adapter
 from llava_dvc.config import Config, flatten
 from llava_dvc.dataset import load_split
+from llava_dvc.evaluation.improvement import read_improvements
 from llava_dvc.evaluation.merged_weights import merge_and_compile
 from llava_dvc.evaluation.plots import draw_all
 from llava_dvc.evaluation.predictions import (
@@ -27,6 +28,7 @@ class Paths(NamedTuple):
     prepared: Path
     adapter: Path
     baseline: Path
+    answers: Path
     predictions: Path
     metrics: Path
     plots: Path
@@ -46,7 +48,8 @@ def main(cfg: Config, *paths: Path) -> None:
     with new_folder(path.plots) as folder:
         draw_all(frames, scores, rows["image"], folder)
     baselines = read_json(path.baseline)
-    sys.stdout.write(comparison_table(scores, baselines))
+    improvements = read_improvements(path.predictions, path.answers)
+    sys.stdout.write(comparison_table(scores, baselines, improvements))
 
     data_md5 = read_json(path.prepared / "report.json")["data_md5"]
     with open_result(cfg, adapter_sha256(path.adapter), data_md5) as run:

@@ -26,6 +26,7 @@ class Paths(NamedTuple):
     prepared: Path
     adapter: Path
     baseline: Path
+    answers: Path
     predictions: Path
     metrics: Path
     plots: Path
@@ -59,6 +60,8 @@ def main(cfg: Config, *paths: Path) -> None:
 
 
 def card_facts(cfg: Config, path: Paths) -> CardFacts:
+    from llava_dvc.evaluation.improvement import read_improvements  # imports pandas
+
     metrics = read_json(path.metrics)
     return CardFacts(
         repo=cfg.publish.repo,
@@ -66,6 +69,7 @@ def card_facts(cfg: Config, path: Paths) -> CardFacts:
         report=read_json(path.prepared / "report.json"),
         baseline=read_json(path.baseline),
         metrics=metrics,
+        improvements=read_improvements(path.predictions, path.answers),
         split=cfg.split,
         adapter=cfg.adapter,
         train=cfg.train,

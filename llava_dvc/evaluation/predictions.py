@@ -1,5 +1,7 @@
 """An adapter's answers on held-out frames: one row per frame, every metric, and a table to read."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ from datasets import Dataset
 from llava_dvc import config, errors
 from llava_dvc.conversation import parse_count, question_text
 from llava_dvc.evaluation.decoding import decode_answers
+from llava_dvc.evaluation.improvement import Improvement
 from llava_dvc.metrics import evaluation_metrics, metrics_by_camera
 from llava_dvc.model.counting import Answers, CountPredictor
 from llava_dvc.model.encoder import Encoder
@@ -73,23 +76,36 @@ def score_predictions(frames: pd.DataFrame, temperature: float) -> dict[str, Any
     return {**scores, "temperature": temperature}
 
 
-def comparison_table(scores: dict[str, Any], baselines: dict[str, dict[str, float]]) -> str:
+def comparison_table(
+    scores: dict[str, Any],
+    baselines: dict[str, dict[str, float]],
+    improvements: Mapping[str, Improvement] = MappingProxyType({}),
+) -> str:
     """The adapter beside its baselines, and what that means in a sentence."""
     lines = [f"{'':22}{'MAE':>8}{'RMSE':>8}{'exact':>8}"]
     for name, row in {**baselines, "adapter": scores}.items():
         lines.append(f"{name:22}{row['mae']:8.2f}{row['rmse']:8.2f}{row['accuracy']:8.1%}")
-    lines.append(verdict(scores["mae"], {name: row["mae"] for name, row in baselines.items()}))
+    rivals = {name: row["mae"] for name, row in baselines.items()}
+    lines.append(verdict(scores["mae"], rivals, improvements))
     return "\n".join(lines) + "\n"
 
 
-def verdict(mae: float, rivals: dict[str, float]) -> str:
-    """The table in a sentence. Blind interpolation sees no frame: beating it only shows that the
-    split is fair.
+def verdict(
+    mae: float,
+    rivals: dict[str, float],
+    improvements: Mapping[str, Improvement] = MappingProxyType({}),
+) -> str:
+    """The table in a sentence. `improvements` are known where there are answers frame by frame.
+
+    Blind interpolation sees no frame: beating it only shows that the split is fair.
     """
     blind = rivals["blind_interpolation"]
     name, best = min(
         ((n, m) for n, m in rivals.items() if n != "blind_interpolation"), key=lambda item: item[1]
     )
-    gap = f"{abs(best - mae):.2f} people {'better' if mae < best else 'worse'} than {name}"
+    gap = f"The adapter is {abs(best - mae):.2f} people {'better' if mae < best else 'worse'} than"
+    gap = f"{gap} {name}"
+    if name in improvements:
+        gap = f"Against {name}, the adapter is {improvements[name]}"
     leak = "" if mae < blind else "; the split leaks: interpolating labels blindly does as well"
-    return f"The adapter is {gap}{leak}."
+    return f"{gap}{leak}."

@@ -1,7 +1,8 @@
 """The model card of a published folder: metadata for the Hub, and text for people."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,15 @@ class CardFacts:
     adapter: config.Adapter
     train: config.Train
     adapter_sha256: str
+    improvements: Mapping[str, Any] = field(default_factory=dict)
+    """evaluation.improvement.Improvement by the name of a baseline; empty for the merged model."""
     merged: bool = False
     """True for the card of the merged model, False for the card of the adapter."""
+
+    @property
+    def best_baseline(self) -> str:
+        """The baseline to beat with the smallest MAE."""
+        return min(BASELINES_TO_BEAT, key=lambda name: self.baseline[name]["mae"])
 
     @property
     def model_name(self) -> str:

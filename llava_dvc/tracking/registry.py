@@ -22,6 +22,7 @@ from llava_dvc.tracking.mlflow_store import connect, masked, store_lock, trackin
 
 MODEL = "llava-people-counter"
 CHAMPION, CHALLENGER = "champion", "challenger"
+Difference = tuple[float, float, float]  # mean and 95 % interval, in people
 EVALUATION_FIELDS = ("decode", "max_count", "temperature")  # of the recipe, set by an evaluation
 
 
@@ -88,14 +89,29 @@ def compare_with_champion(
         return False, f"the {name} was evaluated on other data, which cannot be compared"
     with tempfile.TemporaryDirectory() as folder:
         path = client.download_artifacts(champion.run_id, predictions.name, folder)
-        difference = mae_difference(pd.read_csv(predictions), pd.read_csv(path))
+        new = pd.read_csv(predictions)
+        difference = mae_difference(new, pd.read_csv(path))
     if difference is None:
         return False, f"the {name} was evaluated on other frames, which cannot be compared"
-    mean, low, high = difference
-    return high < 0, f"{mean:+.2f} people against the {name}, 95 % of {low:+.2f} to {high:+.2f}"
+    return difference[2] < 0, in_words(difference, champion.version, len(new))
 
 
-def mae_difference(new: pd.DataFrame, old: pd.DataFrame) -> tuple[float, float, float] | None:
+def in_words(difference: Difference, champion: str, frames: int) -> str:
+    """`difference` as of `mae_difference`; `champion` is the number of its version.
+
+    Example: errs by 0.12 people more (95 %: 0.10 less to 0.34 more): not clear on 60 frames;
+    version 1 stays champion.
+    """
+    mean, low, high = (f"{abs(d):.2f}" for d in difference)
+    ends = ["more" if d > 0 else "less" for d in difference]
+    text = f"errs by {mean} people {ends[0]} (95 %: {low} {ends[1]} to {high} {ends[2]})"
+    if difference[1] <= 0 <= difference[2]:
+        text += f": not clear on {frames} frames"
+    outcome = "is no longer" if difference[2] < 0 else "stays"
+    return f"{text}; version {champion} {outcome} champion"
+
+
+def mae_difference(new: pd.DataFrame, old: pd.DataFrame) -> Difference | None:
     """MAE of `new` minus MAE of `old` in people, with its 95 % interval (paired, by blocks of
     frames). None when the frames or labels differ.
     """

@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard
 
 from llava_dvc import config
 from llava_dvc.errors import UserError
+from llava_dvc.evaluation.improvement import Improvement
 from llava_dvc.evaluation.predictions import comparison_table, verdict
 from llava_dvc.files import WORST, read_json
 from llava_dvc.publishing import card
@@ -237,6 +238,30 @@ def test_table_and_verdict():
     assert verdict(3.0, rivals).startswith("The adapter is 1.00 people better than zero_shot; the")
     assert "leaks" in verdict(3.0, rivals)
     assert verdict(4.5, rivals).startswith("The adapter is 0.50 people worse than zero_shot")
+
+
+UNCLEAR = Improvement(0.26, -0.1, 0.61, 60)
+
+
+@pytest.mark.parametrize(
+    ("improvement", "words"),
+    [
+        (UNCLEAR, "better by 0.26 people (-0.10 to 0.61, 95 %): not clear on 60 frames"),
+        (Improvement(2.0, 1.5, 2.5, 60), "better by 2.00 people (1.50 to 2.50, 95 %)"),
+        (Improvement(-2.0, -2.5, -1.5, 60), "worse by 2.00 people (1.50 to 2.50, 95 %)"),
+        (
+            Improvement(-0.2, -0.9, 0.5, 9),
+            "worse by 0.20 people (-0.50 to 0.90, 95 %): not clear on 9 frames",
+        ),
+    ],
+)
+def test_a_difference_says_how_sure_it_is(cfg, tmp_path, improvement, words):
+    known = {"ridge_features": improvement}
+    table = comparison_table(FIGURES, BASELINE, known)
+    assert table.splitlines()[-1] == f"Against ridge_features, the adapter is {words}."
+    folder = publish(cfg, tmp_path, improvements=known)
+    sentence = f"Against ridge features, the best of these baselines, it is {words}."
+    assert sentence in (folder / "README.md").read_text()
 
 
 def test_a_half_written_file_is_named(tmp_path):

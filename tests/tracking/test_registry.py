@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -54,7 +56,10 @@ def test_a_better_adapter_is_the_new_champion(store, cfg, tmp_path, capfd):
     _, better = log_result(cfg, tmp_path, 2, predictions(2, 1.0))
     assert roles(store()) == {"challenger": better, "champion": better}
     version = store().get_model_version(registry.MODEL, "2")
-    assert "people against the champion (version 1), 95 % of -" in version.description
+    number = r"\d\.\d\d"
+    words = rf"errs by {number} people less \(95 %: {number} less to {number} less\)"
+    words += "; version 1 is no longer"
+    assert re.search(f": {words} champion$", version.description)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +70,10 @@ def test_an_adapter_that_is_not_better_is_only_the_challenger(store, cfg, tmp_pa
     _, second = log_result(cfg, tmp_path, 2, predictions(4, noise))
     assert roles(store()) == {"challenger": second, "champion": first}
     version = store().get_model_version(registry.MODEL, "2")
-    assert ("-0.12 people" in version.description) == (noise == 1.95)
+    words = "errs by 0.12 people less" if noise == 1.95 else "people more (95 %: "
+    assert words in version.description
+    assert ("): not clear on 60 frames; version 1" in version.description) == (noise == 1.95)
+    assert version.description.endswith("; version 1 stays champion")
 
 
 def test_other_data_are_not_compared(store, cfg, tmp_path):
