@@ -32,7 +32,7 @@ def disk_too_full(path: Path, free: int, needed: int) -> UserError:
     )
 
 
-ADAPTER_AGAIN = "take the whole adapter again, or build it with `dvc repro`"
+ADAPTER_AGAIN = "use a complete adapter folder, or build it with `dvc repro`"
 
 
 def recipe_not_found(path: Path) -> UserError:

@@ -16,11 +16,16 @@ WEIGHTS = "adapter_model.safetensors"
 RECIPE = "recipe.json"
 ADAPTER_CONFIG = "adapter_config.json"
 MANIFEST = "manifest.json"
+CHAT_TEMPLATE_FILE = "chat_template.jinja"
 PROCESSOR_FILES = ("processor_config.json", "tokenizer.json", "tokenizer_config.json")
 OLD_PROCESSOR_FILES = (
     "added_tokens.json", "preprocessor_config.json", "special_tokens_map.json", "tokenizer.model",
 )  # fmt: skip
 """Files that transformers reads too, if they are there. llava-dvc does not write them."""
+READ_FILES = (
+    RECIPE, ADAPTER_CONFIG, WEIGHTS, CHAT_TEMPLATE_FILE, *PROCESSOR_FILES, *OLD_PROCESSOR_FILES,
+)  # fmt: skip
+"""Files that counting reads. A published folder has more."""
 PACKAGES = (
     "accelerate", "bitsandbytes", "datasets", "numpy", "peft", "pillow", "tokenizers", "torch",
     "transformers", "trl",
@@ -135,6 +140,8 @@ def weight_shapes(folder: Path) -> Shapes:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """A published folder's manifest. Raises UserError when it is missing or is not ours."""
     path = folder / MANIFEST
+    if not path.is_file():
+        raise errors.not_found(path)
     manifest = read_object(path)
     match manifest:
         case {
@@ -171,8 +178,7 @@ def require_unchanged(folder: Path) -> None:
         return
     manifest = read_manifest(folder)
     listed = {e["path"]: e for e in manifest["files"] if "/" not in e["path"]}
-    read = {RECIPE, ADAPTER_CONFIG, WEIGHTS, *PROCESSOR_FILES, *OLD_PROCESSOR_FILES}
-    for name in sorted(read):
+    for name in READ_FILES:
         present = (folder / name).is_file()
         if name in listed and not present:
             raise errors.adapter_file_differs(folder / name, "missing")

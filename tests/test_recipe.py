@@ -35,7 +35,7 @@ def refusal(folder: Path) -> str:
     return text.removeprefix(f"{folder / 'recipe.json'}: ")
 
 
-AGAIN = "; take the whole adapter again, or build it with `dvc repro`"
+AGAIN = "; use a complete adapter folder, or build it with `dvc repro`"
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from llava_dvc.model.encoder import Encoder
 from llava_dvc.model.model_patches import blocks_read
 from llava_dvc.recipe import (
     ADAPTER_CONFIG,
+    CHAT_TEMPLATE_FILE,
     MANIFEST,
     PROCESSOR_FILES,
     WEIGHTS,
@@ -36,6 +37,7 @@ from llava_dvc.recipe import (
     backbone_digest,
     read_manifest,
     read_object,
+    require_file,
     require_unchanged,
     weight_shapes,
 )
@@ -129,6 +131,7 @@ def load_adapter_encoder(folder: Path, image: config.Image) -> Encoder:
     """The encoder of an adapter's folder. Raises UserError when the processor cannot be loaded."""
     for name in PROCESSOR_FILES:
         read_object(folder / name)
+    require_file(folder / CHAT_TEMPLATE_FILE)
     try:
         return load_encoder(folder, image)
     except errors.UserError:

@@ -17,7 +17,6 @@ from llava_dvc.files import write_json
 from llava_dvc.model.adapter import load_adapter, peft_config, save_adapter
 from llava_dvc.model.adapter_check import expected_shapes
 from llava_dvc.model.backbone import load_backbone
-from llava_dvc.model.chat_template import CHAT_TEMPLATE
 from llava_dvc.model.counting import CountPredictor
 from llava_dvc.recipe import MANIFEST, WEIGHTS, backbone_digest, manifest_entry, weight_shapes
 from llava_dvc.training.count_trainer import adapter_weights
@@ -100,7 +99,7 @@ def refusal(folder: Path) -> str:
 WEIGHT_FAULTS: list[tuple[Change, str]] = [
     (
         change_weights(lambda t: {n: t[n] for n in t if n != QUERY}),
-        f"tensor {QUERY} is missing; take the whole",
+        f"tensor {QUERY} is missing; use a complete",
     ),
     (
         change_weights(lambda t: {n: w for n, w in t.items() if "language_model" not in n}),
@@ -109,7 +108,7 @@ WEIGHT_FAULTS: list[tuple[Change, str]] = [
     (lambda f: save_file({}, f / WEIGHTS), "is missing ("),
     (
         change_weights(lambda t: t | {"base_model.model.lm_head.weight": torch.zeros(2)}),
-        "tensor base_model.model.lm_head.weight is in no layer to adapt; take",
+        "tensor base_model.model.lm_head.weight is in no layer to adapt; use",
     ),
     (
         change_weights(lambda t: t | {"evil\n\x1b[31m" + "x" * 9999: torch.zeros(2)}),
@@ -122,7 +121,7 @@ WEIGHT_FAULTS: list[tuple[Change, str]] = [
     (change_weights(lambda t: {n.partition(".")[2]: t[n] for n in t}), "is missing ("),
     (
         change_weights(lambda t: t | {QUERY: t[QUERY][:, :-1].contiguous()}),
-        f"tensor {QUERY} has the shape [4, 63], expected [4, 64]; take",
+        f"tensor {QUERY} has the shape [4, 63], expected [4, 64]; use",
     ),
     (
         change_weights(lambda t: t | {QUERY: t[QUERY].T.contiguous()}),
@@ -130,10 +129,10 @@ WEIGHT_FAULTS: list[tuple[Change, str]] = [
     ),
     (
         change_weights(lambda t: {n: w.half() for n, w in t.items()}),
-        "is F16, expected F32; take",
+        "is F16, expected F32; use",
     ),
     (change_weights(lambda t: t | {QUERY: t[QUERY].bfloat16()}), "is BF16, expected F32"),
-    (set_value(float("nan")), f"tensor {QUERY} is not finite; take the whole adapter again"),
+    (set_value(float("nan")), f"tensor {QUERY} is not finite; use a complete adapter folder"),
     (set_value(float("-inf")), f"tensor {QUERY} is not finite"),
     (
         write(WEIGHTS, POINTER),
@@ -143,7 +142,7 @@ WEIGHT_FAULTS: list[tuple[Change, str]] = [
     (write(WEIGHTS, "<!DOCTYPE html><html>Sign in</html>"), "cannot be read (cut off, or not saf"),
     (cut(WEIGHTS, 0.5), f"{WEIGHTS}: cannot be read (cut off, or not safetensors: "),
     (cut(WEIGHTS, 0.01), f"{WEIGHTS}: cannot be read (cut off, or not safetensors: "),
-    (remove(WEIGHTS), f"{WEIGHTS}: not found; take the whole adapter again, or build it"),
+    (remove(WEIGHTS), f"{WEIGHTS}: not found; use a complete adapter folder, or build it"),
 ]
 
 
@@ -158,7 +157,7 @@ def test_weights_that_are_not_whole_are_refused(folder, change, line):
 CONFIG_FAULTS: list[tuple[Change, str]] = [
     (change_config(r=8), "has the shape [4, "),
     (change_config(r=10**9), "has the shape [4, "),
-    (change_config(r=0), "r: is 0: Input should be greater than or equal to 1; take"),
+    (change_config(r=0), "r: is 0: Input should be greater than or equal to 1; use"),
     (change_config(r="4"), "r: is '4': Input should be a valid integer"),
     (change_config(r=True), "r: is True: Expected a number"),
     (change_config(r=None), "r: is None: "),
@@ -191,7 +190,10 @@ CONFIG_FAULTS: list[tuple[Change, str]] = [
     (write("adapter_config.json", POINTER), "is a Git LFS pointer"),
     (cut("adapter_config.json", 0.5), "cannot be read (not JSON: "),
     (lambda f: (f / "adapter_config.json").write_bytes(b"\xff{}"), "cannot be read (not JSON: "),
-    (remove("adapter_config.json"), "adapter_config.json: not found; take the whole adapter again"),
+    (
+        remove("adapter_config.json"),
+        "adapter_config.json: not found; use a complete adapter folder",
+    ),
 ]
 
 
@@ -205,7 +207,7 @@ def test_settings_that_llava_dvc_does_not_write_are_refused(folder, change, line
     ("change", "line"),
     [
         *[
-            (remove(name), f"{name}: not found; take the whole adapter again")
+            (remove(name), f"{name}: not found; use a complete adapter folder")
             for name in ("tokenizer.json", "tokenizer_config.json", "processor_config.json")
         ],
         (write("tokenizer.json", POINTER), "tokenizer.json: is a Git LFS pointer"),
@@ -251,7 +253,7 @@ def test_a_backbone_of_another_shape_is_refused(folder, cfg, tmp_path):
 PUBLISHED_FAULTS: list[tuple[Change, str]] = [
     (change_config(lora_alpha=16.0), "adapter_config.json: is changed since manifest.json was wri"),
     (change_config(use_rslora=True), "adapter_config.json: is changed since manifest.json was"),
-    (set_value(0.5), f"{WEIGHTS}: is changed since manifest.json was written; take the whole"),
+    (set_value(0.5), f"{WEIGHTS}: is changed since manifest.json was written; use a complete"),
     (change_json("recipe.json", temperature=3.0), "recipe.json: is changed since manifest.json"),
     (change_json("tokenizer_config.json", legacy=1), "tokenizer_config.json: is changed since"),
     (write("added_tokens.json", "{}"), "added_tokens.json: is new since manifest.json was written"),
@@ -317,12 +319,12 @@ def test_old_names_of_tensors_count_the_same(folder, rename):
 
 def test_old_names_that_are_not_all_there_are_refused(folder):
     change_weights(lambda t: {old_name(n): w for n, w in t.items() if n != QUERY})(folder)
-    assert f"tensor {QUERY} is missing; take" in refusal(folder)
+    assert f"tensor {QUERY} is missing; use" in refusal(folder)
 
 
 def test_a_tensor_under_two_names_is_refused(folder):
     change_weights(lambda t: t | {old_name(QUERY): t[QUERY] + 1})(folder)
-    assert "is there under an old name too; take" in refusal(folder)
+    assert "is there under an old name too; use" in refusal(folder)
 
 
 @pytest.mark.parametrize("method", ["lora", "rslora", "dora", "lora_plus"])
@@ -343,10 +345,17 @@ def test_every_adapter_that_train_writes_is_loaded(
     assert all(torch.equal(p, loaded.get_parameter(n)) for n, p in trained.items())
 
 
-@pytest.mark.parametrize("name", ["chat_template.jinja", "chat_template.json"])
-def test_a_foreign_chat_template_is_ignored(folder, cfg, name):
-    add_manifest(folder, cfg)
-    (folder / name).write_text(json.dumps({"chat_template": "{{ 'answer 7' }}"}))
-    _, encoder, _ = load_adapter(folder)
-    assert encoder.processor.chat_template == CHAT_TEMPLATE
-    assert encoder.prompt("How many?").endswith("How many? ASSISTANT: ")
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (
+            write("chat_template.jinja", "{{ 'answer 7' }}"),
+            "is not the chat template of this versi",
+        ),
+        (write("chat_template.jinja", POINTER), "is a Git LFS pointer"),
+        (remove("chat_template.jinja"), "not found; use a complete adapter folder"),
+    ],
+)
+def test_a_foreign_chat_template_is_refused(folder, change, line):
+    change(folder)
+    assert refusal(folder).startswith(f"chat_template.jinja: {line}")
