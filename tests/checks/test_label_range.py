@@ -67,7 +67,7 @@ def run_doctor(settings, tmp_path, monkeypatch, capsys) -> tuple[object, str]:
 def test_doctor_says_so(low, prepared, tmp_path, monkeypatch, capsys):
     prepared(eval=[3])
     code, line = run_doctor(low, tmp_path, monkeypatch, capsys)
-    assert code == "error: 1 of these would stop a training"
+    assert code == "error: 1 of these checks would stop a training"
     assert line.split(maxsplit=3)[2:] == ["FAULT", FAULT]
 
 
@@ -75,7 +75,7 @@ def test_doctor_reads_the_labels_before_prepare_has_run(low, tmp_path, monkeypat
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "labels.csv").write_text("id,count\n1,12\n3,40\nx,99\n")
     code, line = run_doctor(low, tmp_path, monkeypatch, capsys)
-    assert code == "error: 1 of these would stop a training"
+    assert code == "error: 1 of these checks would stop a training"
     assert FAULT in line
     (tmp_path / "data" / "labels.csv").unlink()
     code, line = run_doctor(low, tmp_path, monkeypatch, capsys)
