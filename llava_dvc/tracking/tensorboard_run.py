@@ -28,7 +28,7 @@ class TensorboardRun:
         """Calls `call` with the event file, which is made at the first call."""
         if self._claim is None and not self._has_failed:
             self._change_folders(lambda: claim_folder(self._runs, self._identity, run_id))
-            self._settle(run_id)
+            self._settle_claim(run_id)
         if self._events is None and self._claim is not None:
             stage = self._identity.stage
             self._events = EventWriter(self._claim.folder, "" if stage == "train" else stage)
@@ -38,14 +38,14 @@ class TensorboardRun:
     def settle(self, adapter: str, run_id: str | None) -> None:
         """Notes the adapter's sha256 at the end of a training."""
         self._adapter = adapter
-        self._settle(run_id)
+        self._settle_claim(run_id)
 
     def close(self) -> None:
         if self._events:
             self._events.close()
             self._events = None
 
-    def _settle(self, run_id: str | None) -> None:
+    def _settle_claim(self, run_id: str | None) -> None:
         claim, adapter = self._claim, self._adapter
         if claim is not None and adapter is not None:
             self.close()
