@@ -24,11 +24,11 @@ def validation_lines(error: ValidationError, model: type[BaseModel]) -> Iterator
     details = error.errors()
     unknown = [d["loc"] for d in details if d["type"] == "extra_forbidden"]
     meant = {f"{_nearest_key(location, model)}: {MISSING}" for location in unknown}
-    lines = dict.fromkeys(_error_line(d, model) for d in details)
+    lines = dict.fromkeys(_setting_line(d, model) for d in details)
     yield from (line for line in lines if line not in meant)
 
 
-def _error_line(details: ErrorDetails, model: type[BaseModel]) -> str:
+def _setting_line(details: ErrorDetails, model: type[BaseModel]) -> str:
     key, annotation = _key_and_type(details["loc"], model)
     value = reprlib.repr(details["input"])
     words = _allowed_words(annotation)

@@ -25,7 +25,7 @@ DAMAGE = re.compile(
 draws something similar instead, and says it nowhere else."""
 
 
-class Decoder:
+class VideoDecoder:
     """Yields the frames of one stream, each with True if it is intact.
 
     A frame is not intact from an error or a lost packet until the next key frame, because each

@@ -14,7 +14,7 @@ from PIL.Image import Image
 
 from llava_dvc.errors import UserError
 from llava_dvc.serving.video.clock import Clock
-from llava_dvc.serving.video.decoder import Decoder
+from llava_dvc.serving.video.decoder import VideoDecoder
 from llava_dvc.serving.video.file_kind import open_video, video_streams
 from llava_dvc.serving.video.picture import TimedFrame, deinterlace, upright_image
 
@@ -40,7 +40,7 @@ class VideoReader:
         flags: Any = Flags.ts_discont  # typed as a set of flags, but a plain enum
         discontinuous = bool(container.format.flags & flags.value)
         self._clock = Clock(float(rate) if rate else None, discontinuous)
-        self._decoder = Decoder(container, stream)
+        self._decoder = VideoDecoder(container, stream)
         self._others = len(video_streams(container)) - 1
         self._spans: list[tuple[float, float | None]] = []
         self._frames = 0
