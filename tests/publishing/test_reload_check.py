@@ -60,8 +60,8 @@ class Work:
     def publish(self, **settings: object) -> Path:
         asked = self.cfg.publish.model_copy(update=settings)
         cfg = self.cfg.model_copy(update={"publish": asked})
-        inputs = [self.prepared, self.adapter, self.baseline, self.csv, self.metrics, self.plots]
-        publish.main(cfg, *inputs, self.published)
+        inputs = [self.prepared, self.adapter, self.baseline, self.answers]
+        publish.main(cfg, *inputs, self.csv, self.metrics, self.plots, self.published)
         return self.published
 
     def copy(self, folder: Path) -> "Work":
@@ -73,6 +73,7 @@ PATHS = {
     "prepared": "prepared",
     "adapter": "models/adapter",
     "baseline": "baseline.json",
+    "answers": "baseline.csv",
     "csv": "eval.csv",
     "metrics": "evaluate.json",
     "plots": "plots",
@@ -155,9 +156,12 @@ def evaluated(real: Config, data: Path, tmp_path_factory: pytest.TempPathFactory
         sizes = {name: {"frames": len(part), "mean": 20.0} for name, part in split.items()}
         write_json(work.prepared / "report.json", {"data_md5": "d.dir", "splits": sizes})
         write_json(work.baseline, {name: {**row, "mae": 90.0} for name, row in BASELINE.items()})
+        held_out = split["eval"].select_columns(["frame", "count"]).to_pandas()
+        answers = {name: held_out["count"] + 90.0 for name in BASELINE}
+        held_out.assign(**answers).to_csv(work.answers, index=False)
         make_adapter(real, work.adapter)
-        outs = [work.csv, work.metrics, work.plots]
-        evaluate.main(real, work.prepared, work.adapter, work.baseline, *outs)
+        inputs = [work.prepared, work.adapter, work.baseline, work.answers]
+        evaluate.main(real, *inputs, work.csv, work.metrics, work.plots)
         work.publish(merge=True)
     return work
 
