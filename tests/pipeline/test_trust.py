@@ -120,7 +120,7 @@ def test_commands_and_stages_report_nothing(plain_environment, tmp_path):
 def test_make_reports_nothing(plain_environment, tmp_path):
     """`make ui` starts MLflow's server, which runs no code of ours."""
     recipe_line = f"cd {tmp_path} && {shlex.join([sys.executable, '-c', REPORTING])}"
-    command = ["make", "--eval", f"shown:; @{recipe_line}", "shown"]
+    command = ["make", "--no-print-directory", "--eval", f"shown:; @{recipe_line}", "shown"]
     assert printed(command, plain_environment, ROOT) == ["True", "True", "True"]
 
 

@@ -12,8 +12,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 MAX_READ_ERRORS = 100  # in a row: a file that ends too early gives one for each missing packet
-MAX_THREADS = 4
-FRAME_THREADED = {"h264", "hevc"}  # in other decoders, threads hide errors
+NUMBERED = {"h264", "hevc"}  # decoders of codecs whose frames have numbers
 
 DAMAGE = re.compile(
     r"frame num gap|could not find ref|requested reference|missing reference"
@@ -37,13 +36,10 @@ class VideoDecoder:
         self._container, self._stream = container, stream
         self._context = stream.codec_context
         self._context.copy_opaque = True  # a frame then knows the number of its packet
-        self._context.thread_count = MAX_THREADS
-        threaded = self._context.name in FRAME_THREADED
-        stream.thread_type = "AUTO" if threaded else "SLICE"
-        self._delay = MAX_THREADS if threaded else 0  # packets that are decoded at once
-        self._last_error = -1 - self._delay
+        # With several threads an error is reported at a later packet, and at another each time.
+        self._context.thread_count = 1
         self._damage: tuple[int, int] | None = None
-        """The first and the last packet that may be broken, since the last key frame."""
+        """The first and the last broken packet since the last key frame."""
 
     def __iter__(self) -> Iterator[tuple[VideoFrame, bool]]:
         started = False
@@ -53,13 +49,13 @@ class VideoDecoder:
                     frames = self._decode(packet, number)
                     # Before the first frame, a recording that starts anywhere misses references.
                     if started and any(DAMAGE.search(message) for *_, message in log):
-                        self._add_error(number - self._delay, number)
+                        self._add_error(number)
                     log.clear()
                     for frame in frames:
                         started = True
                         yield frame, self._is_intact(frame)
             finally:
-                self._context.flush_buffers()  # ends the threads' work, and so their messages
+                self._context.flush_buffers()
 
     def _packets(self) -> Iterator["Packet[Any]"]:
         """Yields all packets that can be read, then an empty one: the decoder gives what it has."""
@@ -81,26 +77,24 @@ class VideoDecoder:
     def _decode(self, packet: "Packet[Any]", number: int) -> list[VideoFrame]:
         packet.opaque = number
         # These two number their frames, and report a loss. Elsewhere the container knows it best.
-        if packet.is_corrupt and self._context.name not in FRAME_THREADED:
-            self._add_error(number, number)
+        if packet.is_corrupt and self._context.name not in NUMBERED:
+            self._add_error(number)
         try:
             return self._context.decode(packet)
         except (av.FFmpegError, OSError):
-            self._add_error(number - self._delay, number)
+            self._add_error(number)
             return []
 
-    def _add_error(self, first: int, last: int) -> None:
-        """Counts an error in one of the packets `first` to `last`."""
-        if last > self._last_error + self._delay:  # threads report an error several times
-            self.errors += 1
-        self._last_error = max(self._last_error, last)
-        start, end = self._damage or (first, last)
-        self._damage = min(start, first), max(end, last)
+    def _add_error(self, number: int) -> None:
+        """Counts an error, unless it follows from one since the last key frame."""
+        self.errors += self._damage is None
+        start, end = self._damage or (number, number)
+        self._damage = min(start, number), max(end, number)
 
     def _is_intact(self, frame: VideoFrame) -> bool:
         number: Any = frame.opaque
         if frame.is_corrupt:
-            self._add_error(number, number)
+            self._add_error(number)
         if self._damage is None:
             return True
         if frame.key_frame and number > self._damage[1]:
