@@ -20,9 +20,7 @@ from llava_dvc.stage_runner import run_stage
 from llava_dvc.tracking.run import open_result
 
 
-class Paths(NamedTuple):
-    """The command line of the stage in dvc.yaml."""
-
+class Paths(NamedTuple):  # the command line of the stage in dvc.yaml
     prepared: Path
     adapter: Path
     baseline: Path
