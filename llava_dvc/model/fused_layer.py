@@ -89,5 +89,9 @@ class FusedLayer(nn.Module):
         if attention_mask is not None:
             attention_mask = attention_mask[..., -query.shape[2] :, :]
         hidden = hidden_states[:, self.kept]
+        if self.kept != slice(None):
+            # Of one frame this is a view at an offset into the layer's input. Compiled code cannot
+            # let MergedLinear write into it.
+            hidden = hidden.clone()
         output: Tensor = self.after(hidden, query, key, value, attention_mask)
         return output
