@@ -5,7 +5,7 @@ import os
 import re
 import sqlite3
 import sys
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,9 @@ from urllib.error import HTTPError
 from urllib.parse import unquote, urlparse
 from urllib.request import urlopen
 
-from filelock import FileLock
-
 from llava_dvc.errors import UserError
 from llava_dvc.files import state_root
+from llava_dvc.tracking.state_lock import state_lock
 
 EXPERIMENT = "llava-dvc"
 ARTIFACTS = "mlartifacts"
@@ -152,9 +151,12 @@ def database_path() -> Path:
     return state_root() / "mlflow.db"
 
 
-def store_lock() -> FileLock:
-    """The lock for creating or repairing the store, and for changing aliases in the registry."""
-    return FileLock(state_root() / "mlflow.db.lock")
+def store_lock() -> AbstractContextManager[None]:
+    """The lock for creating or repairing the store, and for changing aliases in the registry.
+
+    Raises UserError when another process does not release it.
+    """
+    return state_lock(state_root() / "mlflow.db.lock")
 
 
 def connect() -> tuple[Any, str]:

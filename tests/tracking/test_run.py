@@ -327,3 +327,17 @@ def test_a_dirty_repeat_does_not_make_a_clean_result_dirty(store, cfg, monkeypat
         monkeypatch.setattr(tracking_run, "git_tags", lambda tags=tags: tags)
         train(cfg)
     assert [run.data.tags["dirty"] for run in all_runs(store())] == ["false"]
+
+
+def test_a_call_that_never_ends_is_given_up_although_the_tracker_answers(
+    store, cfg, monkeypatch, capfd
+):
+    monkeypatch.setattr(background_queue, "HANG_TIMEOUT", 0.5)
+    hung = threading.Event()
+    with open_train(cfg) as run:
+        while run.run_id is None:
+            time.sleep(0.01)
+        run.queue.submit(hung.wait)
+    assert not hung.is_set()
+    hung.set()
+    assert "is lost (it does not answer); the stage goes on without it" in capfd.readouterr().err
