@@ -1,6 +1,6 @@
 # Needs Python 3.11 to 3.13, git and make. `make setup` installs the rest.
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test faults check format ui clean
+.PHONY: help setup repository repro test faults check format ui clean
 
 # uv from the PATH, else a copy in .uv/
 UV := $(shell command -v uv || echo .uv/bin/uv)
@@ -19,13 +19,19 @@ help: ## Show this list
 setup: $(UV) ## Install the locked packages into .venv
 	@$(UV) sync --frozen --quiet
 
-repro: setup ## Download the sample and run the changed stages
+repro: repository setup ## Download the sample and run the changed stages
 	@! $(RUN) dvc stage list 2>&1 >/dev/null | grep -q 'dvc\.lock' || \
 		{ echo "dvc.lock: is incomplete after a full disk or a kill. It is restored from git."; git checkout -- dvc.lock; }
 	$(RUN) dvc pull --quiet data.dvc backbones/tiny-llava.dvc
 	$(RUN) dvc repro
 	@found=$$($(RUN) dvc status --json) && ! echo "$$found" | grep -q '"not in cache"' || \
 		{ echo "error: DVC could not keep a result in its cache. If the disk is full, free some space. Then run make repro again."; exit 1; }
+
+repository:
+	@command -v git >/dev/null || { echo "error: git: not found. Install git. Then run make repro again."; exit 1; }
+	@[ -e .git ] || git rev-parse --git-dir >/dev/null 2>&1 || { echo "error: .git: not found, and DVC needs a git repository." \
+		"Clone the repository with git. Or run: git init && git add -A && git commit -m Start. Then run make repro again."; exit 1; }
+	@git rev-parse --git-dir >/dev/null
 
 test: setup ## Run all tests except those of `make faults`
 	$(RUN) pytest

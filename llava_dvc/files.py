@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_dvc import errors
+from llava_dvc.stage_inputs import require_unchanged_inputs
 
 WORST = "worst_frames.png"  # in plots/. It shows people and is never published.
 BYTECODE = "__pycache__"  # written when code is imported; .dvcignore names it too
@@ -30,6 +31,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         partial.mkdir()
         yield partial
         check_room(partial)
+        require_unchanged_inputs(path)
         _remove(path)
         partial.rename(path)
 
@@ -40,6 +42,7 @@ def new_file(path: Path) -> Iterator[Path]:
     with _partial(path) as partial:
         yield partial
         check_room(partial)
+        require_unchanged_inputs(path)
         partial.replace(path)
 
 

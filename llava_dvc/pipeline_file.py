@@ -1,5 +1,6 @@
 """The stages that dvc.yaml declares."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,3 +29,9 @@ def declared_paths() -> dict[str, str]:
     entries = yaml.safe_load(PIPELINE.read_text(encoding="utf-8")).get("vars", [])
     sections = [entry["path"] for entry in entries if isinstance(entry, dict) and "path" in entry]
     return {name: str(path) for section in sections for name, path in section.items()}
+
+
+def stage_outs(stage: Mapping[str, Any]) -> set[str]:
+    """The outs, metrics and plots of one of `declared_stages`, as paths relative to dvc.yaml."""
+    outs = [out for kind in ("outs", "metrics", "plots") for out in stage.get(kind, [])]
+    return {next(iter(out)) if isinstance(out, dict) else out for out in outs}

@@ -12,9 +12,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from llava_dvc.errors import UserError
+from llava_dvc.stage_inputs import note_inputs, unchanged_inputs
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 MIN_FREE = 2**20  # bytes; with less free than that, a failed write is put down to a full disk
+
+
+def start_stage() -> None:
+    """Prepares this process for the stage that DVC runs in it. Does nothing outside DVC."""
+    end_with_parent()
+    note_inputs()
 
 
 def end_with_parent() -> None:
@@ -48,13 +55,15 @@ def full_disk_folder(error: BaseException) -> Path | None:
 def run_stage(main: Callable[..., None]) -> None:
     """Calls `main(cfg, *paths)` with the paths of the command line.
 
-    A UserError, Ctrl-C and a full disk end the process with one message and exit code 1.
+    A UserError, Ctrl-C, a full disk and an input that was edited meanwhile end the process with one
+    message and exit code 1. DVC then records nothing.
     """
     from llava_dvc.config import load_config  # after end_with_parent: pydantic takes time to import
 
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     try:
-        main(load_config(), *map(Path, sys.argv[1:]))
+        with unchanged_inputs():
+            main(load_config(), *map(Path, sys.argv[1:]))
     except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -1,5 +1,5 @@
 """One short script a stage; each ends when the `dvc` that started it ends."""
 
-from llava_dvc.stage_runner import end_with_parent
+from llava_dvc.stage_runner import start_stage
 
-end_with_parent()  # before a stage's own imports, which take seconds
+start_stage()  # before a stage's own imports, which take seconds

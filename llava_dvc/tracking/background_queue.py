@@ -18,6 +18,7 @@ ATTEMPTS = 3
 CALL_TIMEOUT = 0.3  # seconds without a finished task before `close` checks the tracker
 UPLOAD_TIMEOUT = 2.0  # the same during an upload
 HEALTH_CHECK_TIMEOUT = 0.5  # seconds that the tracker has to answer that check
+HANG_TIMEOUT = 120.0  # seconds that a call may take, unless it is an upload, if the tracker answers
 
 
 class Task(NamedTuple):
@@ -57,16 +58,23 @@ class BackgroundQueue:
         """Waits for the queued tasks as long as the tracker answers, then runs the local ones."""
         self._tasks.put(None)
         finished, since = self._finished_tasks, time.monotonic()
+        checked = since
         while self._worker.is_alive():
             self._worker.join(0.05)
             if self._finished_tasks != finished:
                 finished, since = self._finished_tasks, time.monotonic()
-            elif time.monotonic() - since > self._timeout():
-                if not is_reachable(HEALTH_CHECK_TIMEOUT) and self._finished_tasks == finished:
+                checked = since
+            elif time.monotonic() - checked > self._timeout():
+                if not self._is_answering(since) and self._finished_tasks == finished:
                     self._mark_lost("it does not answer")
                     break
-                since = time.monotonic()
+                checked = time.monotonic()
         self._run_remaining_local_tasks()
+
+    def _is_answering(self, since: float) -> bool:
+        """`since` is the time at which the present task can have begun."""
+        is_hanging = time.monotonic() - since > HANG_TIMEOUT and not self._is_uploading
+        return not is_hanging and is_reachable(HEALTH_CHECK_TIMEOUT)
 
     def _timeout(self) -> float:
         return UPLOAD_TIMEOUT if self._is_uploading else CALL_TIMEOUT

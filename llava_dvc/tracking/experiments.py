@@ -9,6 +9,7 @@ from typing import Any
 
 from llava_dvc.config import flatten
 from llava_dvc.errors import UserError
+from llava_dvc.tracking.mlflow_run import metric_names
 from llava_dvc.tracking.mlflow_store import connect, unreachable
 from llava_dvc.tracking.run import result_key
 
@@ -124,7 +125,8 @@ def status_note(row: ExperimentRow, run: Any) -> str:
     wrong = wrong_tags(row, run)
     if wrong:
         return f"{wrong}; run `dvc repro -f -s evaluate`"
-    different = [k for k, v in row.metrics.items() if run.data.metrics.get(k) != v]
+    metrics = metric_names(row.metrics)
+    different = [k for k, v in metrics.items() if run.data.metrics.get(k) != v]
     if different:
         return f"differs in {', '.join(different[:3])}"
     return "" if run.info.run_name == row.name else "the same result"

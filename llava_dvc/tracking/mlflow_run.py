@@ -1,6 +1,8 @@
 """Writes to one MLflow run. Every method calls the store and can raise MLflow's errors."""
 
+import hashlib
 import json
+import posixpath
 import re
 import time
 from collections.abc import Mapping
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 MAX_PARAM_LENGTH = 6000  # characters; MLflow refuses more
+MAX_METRIC_NAME_LENGTH = 250
 SOURCE_TAGS = {"mlflow.source.name": "dvc.yaml", "mlflow.source.type": "PROJECT"}
 
 
@@ -120,5 +123,19 @@ class MlflowRun:
 
 
 def metric_names(values: Mapping[str, float]) -> dict[str, float]:
-    """Replaces characters that MLflow refuses in a metric's name: a camera's name may have any."""
-    return {re.sub(r"[^\w./: -]", "_", name): value for name, value in values.items()}
+    """The values by names that MLflow takes: a camera's name may have any character and length."""
+    return {metric_name(name): value for name, value in values.items()}
+
+
+def metric_name(name: str) -> str:
+    """`name`, or if MLflow refuses it, a name with a digest of it: no two names become one.
+
+    MLflow also refuses a name that is not a normal path: `a//b`, `a/../b` or `/a`.
+    """
+    readable = re.sub(r"[^\w.: -]", "_", name)
+    is_path = posixpath.normpath(name) == name and not name.startswith(("/", ".."))
+    if re.fullmatch(r"[\w./: -]+", name) and is_path and len(name) <= MAX_METRIC_NAME_LENGTH:
+        return name
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    group, _, figure = readable.rpartition(".")
+    return f"{group[:100]}-{digest}.{figure[:100]}" if group else f"{figure[:100]}-{digest}"

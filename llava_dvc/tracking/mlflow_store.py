@@ -3,9 +3,10 @@
 import json
 import os
 import re
+import shlex
 import sqlite3
 import sys
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,9 @@ from urllib.error import HTTPError
 from urllib.parse import unquote, urlparse
 from urllib.request import urlopen
 
-from filelock import FileLock
-
 from llava_dvc.errors import UserError
 from llava_dvc.files import state_root
+from llava_dvc.tracking.state_lock import state_lock
 
 EXPERIMENT = "llava-dvc"
 ARTIFACTS = "mlartifacts"
@@ -36,6 +36,7 @@ VIEW_STATE = {
         *(f"params.`{name}`" for name in ("train.learning_rate", "evaluate.decode")),
     ],
 }
+LOCAL_STORE = "sqlite:///mlflow.db"
 # sqlite:///mlflow.db, file:mlruns, mlruns; not sqlite:////tmp/mlflow.db, sqlite:///:memory:, http://
 RELATIVE_STORE = re.compile(r"(sqlite(?:\+\w+)?:///|file:|)(?![/:]|file:)([^:?]+(?:\?.*)?)")
 HOSTED_STORES = {"databricks", "databricks-uc", "uc"}
@@ -45,6 +46,7 @@ FOREIGN_ANSWER = re.compile(
     r"failed with error code (?P<status>30\d|404|405)|not in a valid JSON format"
     r"|INTERNAL_ERROR: Response: (?=.*Not Found)"
 )
+OTHER_SCHEMA = re.compile(r"out-of-date database schema \(found version (?P<found>\w+)")
 SERVER_ERROR = re.compile(r"(?:error code |too many )(?P<status>5\d\d)")
 ARTIFACT_PATH_COLUMNS = (  # tables and columns in which MLflow stores absolute artifact paths
     ("experiments", "artifact_location"),
@@ -57,8 +59,7 @@ ARTIFACT_PATH_COLUMNS = (  # tables and columns in which MLflow stores absolute 
 
 def tracking_uri() -> str:
     """MLFLOW_TRACKING_URI, or the local SQLite store if that is not set."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
-    return anchored(uri) if uri else f"sqlite:///{database_path()}"
+    return anchored(os.environ.get("MLFLOW_TRACKING_URI", "").strip() or LOCAL_STORE)
 
 
 def registry_uri() -> str:
@@ -70,13 +71,23 @@ def registry_uri() -> str:
 def anchored(uri: str) -> str:
     """`uri` with a relative path made absolute: it starts at the repository.
 
-    Otherwise a stage in a temporary workspace would log there, and DVC deletes the workspace.
+    Otherwise a stage in a temporary workspace would log there, and DVC deletes the workspace. In a
+    URL the characters %, ? and # of the repository's path must be escaped.
     """
     match = RELATIVE_STORE.fullmatch(uri)
     if match is None or uri in HOSTED_STORES:
         return uri
     scheme, path = match.groups()
-    return f"{scheme}{os.path.normpath(state_root() / path)}"
+    root = re.sub("[%?#]", lambda found: f"%{ord(found[0]):02X}", str(state_root()))
+    if scheme == "sqlite:///" and "%" in root:
+        scheme = "sqlite+pysqlite:///"  # the same; else MLflow makes a folder with the escaped name
+    return f"{scheme}{os.path.normpath(f'{root}/{path}')}"
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of a SQLite store, None for another kind of store."""
+    match = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]+)(?:\?.*)?", uri)
+    return Path(unquote(match[1])) if match else None
 
 
 def masked(text: str) -> str:
@@ -108,8 +119,14 @@ def failure_reason(error: Exception) -> str:
 
 
 def known_problem(error: Exception) -> str | None:
-    """A problem of the address, the login or a deleted experiment, and the remedy; else None."""
+    """A problem of the address, the login, the store's tables or a deleted experiment, and the
+    remedy; else None.
+    """
     text = " ".join(str(error).split())
+    if schema := OTHER_SCHEMA.search(text):
+        return schema_problem(schema["found"])
+    if "database is locked" in text:
+        return "is locked by another process; wait for it, continue it with `fg`, or end it"
     if deleted := DELETED.search(text):
         return deleted_problem(deleted["kind"], deleted["id"])
     if "unsupported URI" in text or "Could not parse SQLAlchemy URL" in text:
@@ -134,11 +151,31 @@ def known_problem(error: Exception) -> str | None:
     return None
 
 
+def schema_problem(found: str) -> str:
+    """`found` is the version of the store's tables; the installed MLflow needs another one."""
+    import mlflow
+    from mlflow.store import db_migrations
+
+    versions = Path(db_migrations.__file__).parent / "versions"
+    if not any(versions.glob(f"{found}_*.py")):
+        return (
+            f"its tables were made by a newer MLflow than {mlflow.__version__}; install that "
+            "version, or set MLFLOW_TRACKING_URI to another store"
+        )
+    upgrade = 'mlflow db upgrade "$MLFLOW_TRACKING_URI"'  # it may have a password
+    if path := sqlite_file(tracking_uri()):
+        copy = shlex.join(["cp", str(path), f"{path}.old"])
+        upgrade = f"{copy} && {shlex.join(['mlflow', 'db', 'upgrade', tracking_uri()])}"
+    return (
+        f"its tables were made by an older MLflow than {mlflow.__version__}; make a copy and "
+        f"upgrade them: `{upgrade}`"
+    )
+
+
 def deleted_problem(kind: str, identifier: str) -> str:
     """`kind` is experiment or run."""
-    store = (
-        "" if os.environ.get("MLFLOW_TRACKING_URI") else f"MLFLOW_TRACKING_URI={tracking_uri()} "
-    )
+    is_set = os.environ.get("MLFLOW_TRACKING_URI")
+    store = "" if is_set else f"MLFLOW_TRACKING_URI={shlex.quote(tracking_uri())} "
     name = (
         f"the experiment {experiment_name()}" if kind == "experiment" else f"the run {identifier}"
     )
@@ -152,9 +189,12 @@ def database_path() -> Path:
     return state_root() / "mlflow.db"
 
 
-def store_lock() -> FileLock:
-    """The lock for creating or repairing the store, and for changing aliases in the registry."""
-    return FileLock(state_root() / "mlflow.db.lock")
+def store_lock() -> AbstractContextManager[None]:
+    """The lock for creating or repairing the store, and for changing aliases in the registry.
+
+    Raises UserError when another process does not release it.
+    """
+    return state_lock(state_root() / "mlflow.db.lock")
 
 
 def connect() -> tuple[Any, str]:
@@ -169,7 +209,7 @@ def connect() -> tuple[Any, str]:
 
     uri = tracking_uri()  # mlflow.set_tracking_uri would change the environment of child processes
     with store_lock():
-        is_local = uri == f"sqlite:///{database_path()}"
+        is_local = sqlite_file(uri) == database_path()
         if is_local and not database_path().exists():
             create_database()
         client = mlflow.MlflowClient(uri, registry_uri())
@@ -195,15 +235,14 @@ def create_database() -> None:
     partial = path.with_name(f".{path.name}.partial")
     for leftover in partial.parent.glob(f"{partial.name}*"):
         leftover.unlink()
-    uri = f"sqlite:///{partial}"
+    uri = anchored(f"sqlite:///{partial.name}")
     create_experiment(mlflow.MlflowClient(uri, uri), uri)
     partial.rename(path)
 
 
 def create_experiment(client: Any, uri: str) -> str:
     """Creates our experiment and returns its id."""
-    is_local = uri.startswith("sqlite:")
-    location = (state_root() / ARTIFACTS).as_uri() if is_local else None
+    location = (state_root() / ARTIFACTS).as_uri() if sqlite_file(uri) else None
     tags = {
         "mlflow.experimentKind": "custom_model_development",
         f"mlflow.sharedViewState.{VIEW}": json.dumps(VIEW_STATE),
@@ -216,9 +255,9 @@ def is_reachable(timeout: float) -> bool:
     answers /health. True for other kinds of store, which are not checked.
     """
     uri = tracking_uri()
-    path = Path(uri.removeprefix("sqlite:///"))
+    path = sqlite_file(uri)
     try:
-        if uri.startswith("sqlite:///") and path.exists():
+        if path and path.exists():
             with closing(sqlite3.connect(path, timeout=timeout)) as connection:
                 connection.execute("BEGIN IMMEDIATE")
         elif uri.startswith("http"):

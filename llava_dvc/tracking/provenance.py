@@ -11,7 +11,7 @@ import yaml
 
 from llava_dvc import config
 from llava_dvc.files import file_digest, files_in
-from llava_dvc.pipeline_file import declared_stages
+from llava_dvc.pipeline_file import declared_stages, stage_outs
 from llava_dvc.recipe import PACKAGES
 
 EXPERIMENT_FILES = {"params.yaml", "dvc.lock"}  # an experiment changes them; its run logs params
@@ -47,10 +47,7 @@ def changed_files() -> list[str]:
 
 def declared_outs() -> set[str]:
     """The outs, metrics and plots of all stages, as paths relative to dvc.yaml."""
-    kinds = ("outs", "metrics", "plots")
-    stages = declared_stages().values()
-    outs = [out for stage in stages for kind in kinds for out in stage.get(kind, [])]
-    return {next(iter(out)) if isinstance(out, dict) else out for out in outs}
+    return {out for stage in declared_stages().values() for out in stage_outs(stage)}
 
 
 def version_tags() -> dict[str, str]:

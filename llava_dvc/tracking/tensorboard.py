@@ -17,6 +17,8 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from llava_dvc.errors import UserError
+
 
 class EventWriter:
     """Writes scalars and images to an event file in `folder`.
@@ -89,8 +91,9 @@ class EventWriter:
         warn_lost(self._folder, error)
 
 
-def warn_lost(folder: Path, error: OSError) -> None:
-    sys.stderr.write(f"tensorboard: {folder}: {error.strerror}; the stage goes on without it\n")
+def warn_lost(folder: Path, error: OSError | UserError) -> None:
+    reason = error.strerror if isinstance(error, OSError) else error
+    sys.stderr.write(f"tensorboard: {folder}: {reason}; the stage goes on without it\n")
 
 
 def read_last_steps(folder: Path) -> dict[str, int]:

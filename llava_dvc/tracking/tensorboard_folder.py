@@ -8,14 +8,13 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from filelock import FileLock
-
 from llava_dvc.files import state_root
 from llava_dvc.tracking.run_lookup import RunIdentity
+from llava_dvc.tracking.state_lock import state_lock
 
 OWNER_FILE = "run.json"
 
@@ -96,9 +95,12 @@ def sign_folder(claim: Claim, owner: Owner, run_id: str | None) -> None:
     write_owner(claim.folder, owner)
 
 
-def folder_lock() -> FileLock:
-    """The lock for a change of names in runs/. It is not in runs/, which holds only results."""
-    return FileLock(state_root() / ".cache" / "runs.lock")
+def folder_lock() -> AbstractContextManager[None]:
+    """The lock for a change of names in runs/. It is not in runs/, which holds only results.
+
+    Raises UserError when another process does not release it.
+    """
+    return state_lock(state_root() / ".cache" / "runs.lock")
 
 
 def find_folder(runs: Path, identity: RunIdentity) -> Path | None:

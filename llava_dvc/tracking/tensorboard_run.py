@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from llava_dvc.errors import UserError
 from llava_dvc.files import state_root
 from llava_dvc.tracking.run_lookup import RunIdentity
 from llava_dvc.tracking.tensorboard import EventWriter, warn_lost
@@ -58,6 +59,6 @@ class TensorboardRun:
     def _change_folders(self, change: Callable[[], Claim]) -> None:
         try:
             self._claim = change()
-        except OSError as error:
+        except (OSError, UserError) as error:
             self._claim, self._has_failed = None, True
             warn_lost(self._runs / self._identity.name, error)

@@ -231,6 +231,7 @@ EDITED = {  # stages that a change of the code in each room changes
     "config_errors.py": set(),
     "errors.py": set(),
     "load_errors.py": set(),
+    "stage_inputs.py": set(),
     "stage_runner.py": set(),
     "checks": set(),
     "tracking": set(),

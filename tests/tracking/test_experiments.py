@@ -8,6 +8,7 @@ from llava_dvc import cli
 from llava_dvc.errors import UserError
 from llava_dvc.tracking import experiments
 from llava_dvc.tracking.provenance import dvc_md5
+from llava_dvc.tracking.run import open_result
 from tests.results import DATA, log_result, predictions
 
 
@@ -93,3 +94,15 @@ def test_a_folder_without_dvc_is_a_user_error(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     with pytest.raises(UserError, match=r"^dvc exp show: .*run from the repository's root"):
         experiments.exp_show()
+
+
+def test_a_cameras_figure_is_compared_by_its_name_in_mlflow(store, cfg):
+    metrics = {"mae": 1.0, "cameras.a!.mae": 2.0}
+    with open_result(cfg, "sha", DATA) as run:
+        run.metrics(metrics)
+    (found,) = experiments.result_runs()
+    evaluate = cfg.evaluate.model_dump()
+    for value, note in ((2.0, "the same result"), (3.0, "differs in cameras.a_-")):
+        values = metrics | {"cameras.a!.mae": value}
+        row = experiments.ExperimentRow("hot", "abc", "sha", DATA, evaluate, values, "")
+        assert experiments.status_note(row, found).startswith(note)

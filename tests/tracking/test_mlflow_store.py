@@ -1,8 +1,10 @@
+import shlex
 import shutil
 import sqlite3
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import mlflow
 import pytest
@@ -10,13 +12,16 @@ import pytest
 from llava_dvc.errors import UserError
 from llava_dvc.tracking import experiments, registry
 from llava_dvc.tracking.mlflow_store import (
+    ARTIFACTS,
     EXPERIMENT,
     is_reachable,
     masked,
     registry_uri,
     relocate,
     rewrite_artifact_paths,
+    sqlite_file,
     tracking_uri,
+    unreachable,
 )
 from llava_dvc.tracking.run import open_run
 from tests.results import DATA, log_result, predictions
@@ -150,6 +155,53 @@ def test_relative_stores_are_anchored_at_the_repository(tmp_path, monkeypatch, u
     assert registry_uri() == tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
 
 
+@pytest.mark.parametrize("name", ["""what? #1 50% "it's" %3F & more""", "a%3Fb"])
+def test_a_repository_may_have_any_name(store, cfg, tmp_path, monkeypatch, name):
+    """MLflow takes the store's address for a URL: %, ? and # have a meaning there."""
+    root = tmp_path / name
+    root.mkdir()
+    (tmp_path / "mlflow.db").rename(root / "mlflow.db")
+    monkeypatch.setenv("DVC_ROOT", str(root))
+    rewrite_artifact_paths((tmp_path / ARTIFACTS).as_uri(), (root / ARTIFACTS).as_uri())
+    log_result(cfg, root, 1, predictions(1, 2.0))
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    with sqlite3.connect(root / "mlflow.db") as connection:
+        statuses = connection.execute("SELECT status FROM runs").fetchall()
+        assert statuses == [("FINISHED",)]
+        connection.commit()
+        connection.execute("BEGIN EXCLUSIVE")
+        assert not is_reachable(0.1)
+    assert len(experiments.result_runs()) == 1
+    assert (registry.champion_folder() / "adapter_model.safetensors").is_file()
+    assert list((root / "mlartifacts").rglob("eval.csv"))
+    assert relocate().endswith("already")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("sqlite:///mlflow.db", "sqlite+pysqlite:///{root}/50%25%3F%23/mlflow.db"),
+        ("sqlite:///a b.db?timeout=2", "sqlite+pysqlite:///{root}/50%25%3F%23/a b.db?timeout=2"),
+        ("file:mlruns", "file:{root}/50%25%3F%23/mlruns"),
+        ("mlruns", "{root}/50%25%3F%23/mlruns"),
+        ("sqlite:////tmp/a%3Fb.db", "sqlite:////tmp/a%3Fb.db"),
+    ],
+)
+def test_the_repositorys_path_is_escaped_in_an_address(tmp_path, monkeypatch, uri, expected):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "50%?#"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert tracking_uri() == expected.format(root=tmp_path)
+
+
+def test_the_file_of_a_sqlite_store(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "50%?#"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert sqlite_file(tracking_uri()) == tmp_path / "50%?#" / "mlflow.db"
+    assert sqlite_file("sqlite:////tmp/a b.db?timeout=20") == Path("/tmp/a b.db")
+    assert sqlite_file("http://tracker:5000") is None
+
+
 @pytest.mark.parametrize("uri", ["sqlite:///mlflow.db", "sqlite:///mine.db"])
 def test_a_run_in_a_temporary_workspace_is_in_the_repositorys_store(
     store, cfg, tmp_path, monkeypatch, uri
@@ -170,6 +222,70 @@ def test_a_run_in_a_temporary_workspace_is_in_the_repositorys_store(
     (run,) = client.search_runs([experiment])
     assert run.info.artifact_uri.startswith((tmp_path / "mlartifacts").as_uri())
     assert client.get_model_version_by_alias(registry.MODEL, "champion").run_id == run.info.run_id
+
+
+@pytest.fixture
+def spaced(store, tmp_path, monkeypatch):
+    """A repository whose path has a space and a quote, with a store."""
+    root = tmp_path / "Ada's frames"
+    root.mkdir()
+    (tmp_path / "mlflow.db").rename(root / "mlflow.db")
+    monkeypatch.setenv("DVC_ROOT", str(root))
+    monkeypatch.setattr(experiments, "exp_show", lambda: [])
+    return root
+
+
+def change_schema(root, version):
+    with sqlite3.connect(root / "mlflow.db") as connection:
+        connection.execute("UPDATE alembic_version SET version_num = ?", (version,))
+
+
+def refusal(command):
+    with pytest.raises(UserError) as raised:
+        command()
+    return str(raised.value)
+
+
+def test_an_older_store_names_the_whole_command(spaced, cfg, capfd):
+    change_schema(spaced, "1b5f0d9ad7c1")
+    path = shlex.quote(f"{spaced}/mlflow.db")
+    command = f"cp {path} {shlex.quote(f'{spaced}/mlflow.db.old')} && "
+    command += f"mlflow db upgrade {shlex.quote(f'sqlite:///{spaced}/mlflow.db')}"
+    problem = (
+        f"its tables were made by an older MLflow than {mlflow.__version__}; make a copy and "
+        f"upgrade them: `{command}`"
+    )
+    uri = f"sqlite:///{spaced}/mlflow.db"
+    for ask in (experiments.experiment_table, registry.champion_folder):
+        assert refusal(ask) == f"{uri}: {problem}"
+    with open_run("train", cfg, {"train"}, "k", {"data_md5": DATA}):
+        pass
+    assert (
+        tracking_line(capfd) == f"tracking: {uri} is lost ({problem}); the stage goes on without it"
+    )
+
+
+def test_a_newer_store_needs_a_newer_mlflow(spaced):
+    change_schema(spaced, "ffffffffffff")
+    assert refusal(experiments.experiment_table) == (
+        f"sqlite:///{spaced}/mlflow.db: its tables were made by a newer MLflow than "
+        f"{mlflow.__version__}; install that version, or set MLFLOW_TRACKING_URI to another store"
+    )
+
+
+def test_an_older_store_on_a_database_server_shows_no_password(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://ada:secret@db/mlflow")
+    error = Exception("Detected out-of-date database schema (found version 1b5f0d9ad7c1, but")
+    said = str(unreachable(error))
+    assert said.startswith("postgresql://db/mlflow: its tables were made by an older MLflow")
+    assert said.endswith('upgrade them: `mlflow db upgrade "$MLFLOW_TRACKING_URI"`')
+
+
+def test_a_locked_store_is_said_as_such(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    said = str(unreachable(sqlite3.OperationalError("database is locked [SQL: SELECT 1]")))
+    problem = "is locked by another process; wait for it, continue it with `fg`, or end it"
+    assert said.endswith(f"mlflow.db: {problem}")
 
 
 def delete_experiment(store):

@@ -9,6 +9,7 @@ from llava_dvc.config import flatten
 from llava_dvc.evaluation.plots import plt
 from llava_dvc.tracking import background_queue
 from llava_dvc.tracking import run as tracking_run
+from llava_dvc.tracking.mlflow_run import metric_names
 from llava_dvc.tracking.run import open_result, open_run
 
 
@@ -56,12 +57,29 @@ def test_first_evaluation_uses_the_training_run_and_the_second_has_its_own(store
     assert len(store().get_metric_history(results["mean"].info.run_id, "mae")) == 1
 
 
-def test_a_metric_with_a_cameras_name_is_logged_once(store, cfg):
+CAMERAS = (
+    *("a", "a!", "a?", "a_", "a#1", "a b", "a:b", "a.b", "a/b", "a//b", "a/../b", "/a", "..", "."),
+    *("a\nb", "a\tb", "정문 2", "é", "e\u0301", "N" * 300, "N" * 299 + "O", "!" * 300, "/" * 300),
+)
+
+
+def test_every_camera_has_its_own_metric_and_is_logged_once(store, cfg, tmp_path, capfd):
+    values = {f"cameras.{name}.mae": float(n) for n, name in enumerate(CAMERAS)}
     for _ in range(2):
         with open_train(cfg) as run:
-            run.metrics({"mae/gate #1": 2.0})
+            run.metrics(values)
+    assert "tracking:" not in capfd.readouterr().err
     (found,) = all_runs(store())
-    assert len(store().get_metric_history(found.info.run_id, "mae/gate _1")) == 1
+    logged = {n: v for n, v in found.data.metrics.items() if not n.startswith("system/")}
+    assert sorted(logged.values()) == sorted(values.values())
+    assert metric_names(values) == logged
+    for name in ("a", "a_", "a b", "a:b", "a.b", "a/b", "정문 2"):  # as before
+        assert logged[f"cameras.{name}.mae"] == values[f"cameras.{name}.mae"]
+    assert all(name.startswith("cameras.") and name.endswith(".mae") for name in logged)
+    for name in logged:
+        assert len(store().get_metric_history(found.info.run_id, name)) == 1
+    board = EventAccumulator(str(tmp_path / "runs" / found.info.run_name)).Reload()
+    assert len(board.Tags()["scalars"]) == len(CAMERAS)
 
 
 def test_pictures_are_in_mlflow_and_tensorboard(store, cfg, tmp_path):
@@ -327,3 +345,17 @@ def test_a_dirty_repeat_does_not_make_a_clean_result_dirty(store, cfg, monkeypat
         monkeypatch.setattr(tracking_run, "git_tags", lambda tags=tags: tags)
         train(cfg)
     assert [run.data.tags["dirty"] for run in all_runs(store())] == ["false"]
+
+
+def test_a_call_that_never_ends_is_given_up_although_the_tracker_answers(
+    store, cfg, monkeypatch, capfd
+):
+    monkeypatch.setattr(background_queue, "HANG_TIMEOUT", 0.5)
+    hung = threading.Event()
+    with open_train(cfg) as run:
+        while run.run_id is None:
+            time.sleep(0.01)
+        run.queue.submit(hung.wait)
+    assert not hung.is_set()
+    hung.set()
+    assert "is lost (it does not answer); the stage goes on without it" in capfd.readouterr().err
