@@ -11,7 +11,8 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from llava_dvc.errors import UserError
+from llava_dvc.errors import UserError, check_endpoint
+from llava_dvc.masking import hide_secrets
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 MIN_FREE = 2**20  # bytes; with less free than that, a failed write is put down to a full disk
@@ -52,8 +53,10 @@ def run_stage(main: Callable[..., None]) -> None:
     """
     from llava_dvc.config import load_config  # after end_with_parent: pydantic takes time to import
 
+    hide_secrets()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     try:
+        check_endpoint()
         main(load_config(), *map(Path, sys.argv[1:]))
     except UserError as error:
         sys.exit(f"error: {error}")
