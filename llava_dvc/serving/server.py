@@ -17,8 +17,10 @@ from llava_dvc.serving.guards.browser_guard import check_allowed_hosts, own_host
 from llava_dvc.serving.guards.connection_limit import LimitedConnection
 from llava_dvc.serving.service import build_app
 
-MAX_NEW_CONNECTIONS = 128
-"""Accepted at once; each needs a file number, of which a process has 1024 on most systems."""
+ACCEPTED_AT_ONCE = 16
+"""Far fewer than MAX_CONNECTIONS: a request is read before others replace its connection."""
+WAITING_CONNECTIONS = 1024
+"""In the kernel, before they are accepted."""
 GRACE_SECONDS = 1.0
 """Time after SIGTERM in which a request on an open connection is still accepted."""
 
@@ -43,7 +45,7 @@ def server_config(app: ASGIApp) -> uvicorn.Config:
         app,
         http=LimitedConnection,
         ws="none",  # a WebSocket would have no limits
-        backlog=MAX_NEW_CONNECTIONS,
+        backlog=ACCEPTED_AT_ONCE,
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -70,6 +72,7 @@ class GracefulServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         for listener in sockets or []:
+            listener.listen(WAITING_CONNECTIONS)  # asyncio accepts as many at once as it lets wait
             host, port = listener.getsockname()[:2]
             name = f"[{host}]" if ":" in host else host
             sys.stdout.write(f"listening on http://{name}:{port}\n")

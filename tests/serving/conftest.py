@@ -50,8 +50,9 @@ def clip(tmp_path):
 class ServiceProcess:
     """`llava-dvc serve` in a process of its own."""
 
-    def __init__(self, adapter: Path) -> None:
-        command = [Path(sys.executable).with_name("llava-dvc"), "serve", "--port", "0"]
+    def __init__(self, adapter: Path, prefix: tuple[str, ...] = ()) -> None:
+        """`prefix` is a command that starts the service."""
+        command = [*prefix, Path(sys.executable).with_name("llava-dvc"), "serve", "--port", "0"]
         self.process = subprocess.Popen(
             [*command, "--adapter", adapter], stdout=subprocess.PIPE, text=True
         )
