@@ -20,7 +20,7 @@ class UserError(ValueError):
     It holds no password or token: they are masked when the error is made.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str = "") -> None:
         super().__init__(masked(text))
 
 

@@ -18,6 +18,7 @@ from llava_dvc.serving.counter import Count, Counter
 from llava_dvc.serving.guards.body_limit import LimitBody
 from llava_dvc.serving.guards.browser_guard import LOCAL_HOSTS, GuardBrowsers
 from llava_dvc.serving.guards.decoders import DecoderPool
+from llava_dvc.serving.guards.free_memory import return_memory_forever
 from llava_dvc.serving.guards.upload_budget import Upload, UploadBudget, UploadEnded
 from llava_dvc.serving.request_batcher import QueueFull, RequestBatcher
 from llava_dvc.serving.service_metrics import MeasureRequests, ServiceMetrics
@@ -132,7 +133,9 @@ class CountService:
     @asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
         """Ends threads and processes at shutdown, after the queued frames are counted."""
+        trimming = asyncio.create_task(return_memory_forever())
         yield
+        trimming.cancel()
         self._batcher.close()
         self._threads.shutdown()
         self._decoders.close()

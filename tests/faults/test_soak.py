@@ -67,14 +67,16 @@ class Memory:
         self.process = psutil.Process(pid)
         self.command = self.process.cmdline()
         self.peak = 0
+        self.of_service = 0
+        """Without the decoders."""
 
     def now(self) -> int:
         """Resident bytes."""
-        total = 0
-        for one in (self.process, *self.process.children(recursive=True)):
+        total = self.of_service = self.process.memory_info().rss
+        for one in self.process.children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
                 # A child that has not yet started its program shares the memory of the service.
-                if one == self.process or one.cmdline() != self.command:
+                if one.cmdline() != self.command:
                     total += one.memory_info().rss
         self.peak = max(self.peak, total)
         return total
@@ -188,5 +190,6 @@ def report(client, memory, rests, pictures, group) -> None:
         lines.append(f"{method}: {len(seconds)}, median {middle:.2f} s, slowest {slowest:.2f} s")
     lines.append(f"statuses of ordinary clients: {dict(client.statuses)}")
     lines.append(f"answers to pictures: {[dict(attack.statuses) for attack in pictures]}")
+    lines.append(f"memory of the service without decoders: {memory.of_service / 1e6:.0f} MB")
     lines.append(f"memory in MB: peak {memory.peak / 1e6:.0f}, after each round {mega}")
     sys.stdout.write("\n" + "\n".join(lines) + "\n")
