@@ -36,7 +36,7 @@ repository:
 test: setup ## Run all tests except those of `make faults`
 	$(RUN) pytest
 
-faults: setup ## Test kills, full disks, lost servers and a sweep of experiments: 15 minutes
+faults: setup ## Test kills, full disks, lost servers, a service under attack and a sweep: 25 minutes
 	$(RUN) pytest -m 'faults or sweep' tests/faults tests/pipeline/test_pipeline.py
 
 check: setup ## Check format, lint, imports and types, and run the tests

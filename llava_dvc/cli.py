@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from llava_dvc.config import PARAMS, load_config
-from llava_dvc.errors import UserError
+from llava_dvc.errors import UserError, check_endpoint
+from llava_dvc.masking import hide_secrets
 
 PRESETS = Path("presets")
 
@@ -17,8 +18,10 @@ PRESETS = Path("presets")
 def main() -> None:
     """Parses the command line and runs one command. A UserError is printed; the exit code is 1."""
     arguments = _parser().parse_args()
+    hide_secrets()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     try:
+        check_endpoint()
         arguments.run(arguments)
     except UserError as error:
         sys.exit(f"error: {error}")

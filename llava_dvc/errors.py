@@ -4,14 +4,39 @@ Modules that train or count take the texts of their errors and notes from here. 
 changes no stage's dependencies, and never retrains a model.
 """
 
+import os
 import reprlib
 from pathlib import Path
+from urllib.parse import urlsplit
+
+from llava_dvc.masking import masked
 
 MIB = 2**20
 
 
 class UserError(ValueError):
-    """A mistake the user can correct. Its text is shown as it is, without a traceback."""
+    """A mistake the user can correct. Its text is shown without a traceback.
+
+    It holds no password or token: they are masked when the error is made.
+    """
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(masked(text))
+
+
+def check_endpoint() -> None:
+    """Raises UserError when HF_ENDPOINT is no address. Then huggingface_hub cannot be imported."""
+    address = os.environ.get("HF_ENDPOINT", "")
+    try:
+        parts = urlsplit(address)
+        scheme, host, _ = parts.scheme, parts.hostname, parts.port
+        if address and not (scheme in ("http", "https") and host):
+            raise ValueError("it has no http:// or https://")
+    except ValueError as error:
+        raise UserError(
+            f"HF_ENDPOINT: is not an address ({error}); write it as https://HOST, and / and @ in a "
+            "password as %2F and %40"
+        ) from None
 
 
 def not_found(path: Path) -> UserError:
@@ -100,7 +125,7 @@ def other_backbone(path: Path, name: str) -> UserError:
 
 def one_line(text: str) -> str:
     """At most 160 printable characters of a text that came from elsewhere."""
-    words = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    words = " ".join("".join(c if c.isprintable() else " " for c in masked(text)).split())
     return words if len(words) <= 160 else f"{words[:157]}..."
 
 

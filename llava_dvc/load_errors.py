@@ -18,13 +18,19 @@ from safetensors import SafetensorError
 from llava_dvc import config
 from llava_dvc.errors import UserError
 
+# The HTTP library's base class of all errors, lost connections included. It is not imported by name
+# because the library is requests, httpx or httpx2, depending on the version of huggingface_hub.
+HTTPError: type[Exception] = next(
+    base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError"
+)
+
 
 @contextmanager
 def explain_load_errors(backbone: config.Backbone) -> Iterator[None]:
     """Turns an error of loading `backbone` into a UserError with cause and remedy."""
     try:
         yield
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError, HTTPError) as error:
         raise UserError(_load_error_line(backbone, error)) from error
 
 

@@ -11,7 +11,8 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from llava_dvc.errors import UserError
+from llava_dvc.errors import UserError, check_endpoint
+from llava_dvc.masking import hide_secrets
 from llava_dvc.stage_inputs import note_inputs, unchanged_inputs
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -60,8 +61,10 @@ def run_stage(main: Callable[..., None]) -> None:
     """
     from llava_dvc.config import load_config  # after end_with_parent: pydantic takes time to import
 
+    hide_secrets()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     try:
+        check_endpoint()
         with unchanged_inputs():
             main(load_config(), *map(Path, sys.argv[1:]))
     except UserError as error:

@@ -15,13 +15,13 @@ from huggingface_hub.hf_api import RepoFile
 
 from llava_dvc.errors import UserError
 from llava_dvc.files import file_digest
+from llava_dvc.masking import masked
 from llava_dvc.publishing.hub_errors import (
     RepoBusyError,
     errors_as_user_errors,
     not_found_ignored,
     with_retries,
 )
-from llava_dvc.tracking.mlflow_store import masked
 
 HUGGING_FACE = "https://huggingface.co"
 GITATTRIBUTES = ".gitattributes"  # written by the Hub itself

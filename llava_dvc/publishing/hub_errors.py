@@ -8,7 +8,7 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from huggingface_hub import constants, get_session
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.errors import OfflineModeIsEnabled
 from tenacity import (
     RetryCallState,
     Retrying,
@@ -19,14 +19,10 @@ from tenacity import (
 )
 
 from llava_dvc.errors import UserError
-from llava_dvc.tracking.mlflow_store import masked
+from llava_dvc.load_errors import HTTPError
+from llava_dvc.masking import masked
 
 Result = TypeVar("Result")
-# The HTTP library's base class of all errors, lost connections included. It is not imported by name
-# because the library is requests, httpx or httpx2, depending on the version of huggingface_hub.
-HTTPError: type[Exception] = next(
-    base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError"
-)
 
 ATTEMPTS = 5
 FIRST_WAIT = 1.0  # seconds before the second attempt; doubles with every further one
@@ -122,7 +118,7 @@ def _set_timeout(_: RetryCallState) -> None:
 
 
 def _log_retry(state: RetryCallState) -> None:
-    reason = _reason(_last_error(state))
+    reason = masked(_reason(_last_error(state)))
     sys.stderr.write(f"hub: {reason}; retry in {state.upcoming_sleep:g} s\n")
 
 

@@ -3,10 +3,9 @@
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from llava_dvc.errors import UserError
-from llava_dvc.load_errors import first_line
+from llava_dvc.load_errors import HTTPError, first_line
 
 DEFAULT_ADAPTER = Path("models/adapter")
 """The train stage writes its adapter here."""
@@ -42,9 +41,10 @@ def _download_adapter(name: str) -> Path:
         folder = snapshot_download(
             repository, revision=revision or None, allow_patterns=ADAPTER_FILES
         )
-    except (OSError, HfHubHTTPError, HFValidationError) as error:
+    except (OSError, ValueError, HTTPError) as error:
         raise UserError(
             f"{name}: is not a folder, and cannot be downloaded from the Hub "
-            f"({first_line(error)}). Correct the name, or set HF_TOKEN for a private repository."
+            f"({first_line(error)}). Correct the name or HF_ENDPOINT, or set HF_TOKEN for a "
+            "private repository."
         ) from None
     return Path(folder)

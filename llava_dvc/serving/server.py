@@ -9,13 +9,18 @@ from pathlib import Path
 
 import uvicorn
 from PIL import Image
+from starlette.types import ASGIApp
 
 from llava_dvc.errors import UserError
 from llava_dvc.serving.counter import Counter
 from llava_dvc.serving.guards.browser_guard import check_allowed_hosts, own_hosts
+from llava_dvc.serving.guards.connection_limit import LimitedConnection
 from llava_dvc.serving.service import build_app
 
-MAX_CONNECTIONS = 256
+ACCEPTED_AT_ONCE = 16
+"""Far fewer than MAX_CONNECTIONS: a request is read before others replace its connection."""
+WAITING_CONNECTIONS = 1024
+"""In the kernel, before they are accepted."""
 GRACE_SECONDS = 1.0
 """Time after SIGTERM in which a request on an open connection is still accepted."""
 
@@ -30,14 +35,21 @@ def serve(adapter: str | Path, host: str, port: int, allowed_hosts: Sequence[str
     listener = bind_socket(host, port)  # before the model is loaded, which takes long
     counter = Counter.from_pretrained(adapter)
     counter.count([Image.new("RGB", (640, 480))])  # the first batch is slow
-    config = uvicorn.Config(
-        build_app(counter, own_hosts(host, listener.getsockname()[0]), allowed_hosts),
+    app = build_app(counter, own_hosts(host, listener.getsockname()[0]), allowed_hosts)
+    GracefulServer(server_config(app)).run(sockets=[listener])
+
+
+def server_config(app: ASGIApp) -> uvicorn.Config:
+    """Returns the settings of the server for `app`."""
+    return uvicorn.Config(
+        app,
+        http=LimitedConnection,
+        ws="none",  # a WebSocket would have no limits
+        backlog=ACCEPTED_AT_ONCE,
         log_level="warning",
         access_log=False,
-        limit_concurrency=MAX_CONNECTIONS,
         server_header=False,
     )
-    GracefulServer(config).run(sockets=[listener])
 
 
 def bind_socket(host: str, port: int) -> socket.socket:
@@ -60,6 +72,7 @@ class GracefulServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         for listener in sockets or []:
+            listener.listen(WAITING_CONNECTIONS)  # asyncio accepts as many at once as it lets wait
             host, port = listener.getsockname()[:2]
             name = f"[{host}]" if ":" in host else host
             sys.stdout.write(f"listening on http://{name}:{port}\n")

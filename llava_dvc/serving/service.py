@@ -18,6 +18,8 @@ from llava_dvc.serving.counter import Count, Counter
 from llava_dvc.serving.guards.body_limit import LimitBody
 from llava_dvc.serving.guards.browser_guard import LOCAL_HOSTS, GuardBrowsers
 from llava_dvc.serving.guards.decoders import DecoderPool
+from llava_dvc.serving.guards.free_memory import return_memory_forever
+from llava_dvc.serving.guards.upload_budget import Upload, UploadBudget, UploadEnded
 from llava_dvc.serving.request_batcher import QueueFull, RequestBatcher
 from llava_dvc.serving.service_metrics import MeasureRequests, ServiceMetrics
 from llava_dvc.serving.upload import (
@@ -81,6 +83,7 @@ class CountService:
 
     def __init__(self, counter: Counter, metrics: ServiceMetrics) -> None:
         self._backbone = counter.recipe.backbone.name
+        self._uploads = UploadBudget()
         self._decoders = DecoderPool(DECODERS)
         self._threads = ThreadPoolExecutor(DECODERS, "decoding")
         self._batcher = RequestBatcher(counter.count, counter.batch_size, metrics.batches.observe)
@@ -88,14 +91,15 @@ class CountService:
 
     async def count_upload(self, request: Request) -> CountResponse:
         """Counts the people in one frame, sent as the body or as the `file` of a form."""
-        data = await read_upload(request)
         try:
-            with self._batcher.reserve() as hold_pixels:
-                count = await asyncio.wait_for(self._count(data, hold_pixels), ANSWER_SECONDS)
+            with self._uploads.admit() as upload:
+                await read_upload(request, self._uploads, upload)
+                with self._batcher.reserve() as hold_pixels:
+                    count = await asyncio.wait_for(self._count(upload, hold_pixels), ANSWER_SECONDS)
         except ImageError as error:
             status = 413 if error.kind == "too large" else 400
             raise HTTPException(status, f"the image {error}") from None
-        except (QueueFull, TimeoutError):
+        except (QueueFull, UploadEnded, TimeoutError):
             raise HTTPException(
                 503,
                 f"too many frames wait; retry after {RETRY_SECONDS} s",
@@ -104,13 +108,15 @@ class CountService:
         distribution = [round(share, 6) for share in count.probabilities]
         return CountResponse(**count.summary(), distribution=distribution)
 
-    async def _count(self, data: bytes, hold_pixels: Callable[[int], None]) -> Count:
+    async def _count(self, upload: Upload, hold_pixels: Callable[[int], None]) -> Count:
         def accept(pixels: int) -> None:
             require_frame_size(pixels)
             hold_pixels(pixels)
 
         loop = asyncio.get_running_loop()
-        image = await loop.run_in_executor(self._threads, self._decoders.decode, data, accept)
+        decode = partial(self._decoders.decode, upload.content, accept)
+        image = await loop.run_in_executor(self._threads, decode)
+        self._uploads.release(upload)
         try:
             return await asyncio.wrap_future(self._batcher.enqueue(image))
         except Exception as error:
@@ -127,7 +133,9 @@ class CountService:
     @asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
         """Ends threads and processes at shutdown, after the queued frames are counted."""
+        trimming = asyncio.create_task(return_memory_forever())
         yield
+        trimming.cancel()
         self._batcher.close()
         self._threads.shutdown()
         self._decoders.close()

@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect
 
 from llava_dvc.serving.guards.body_limit import MAX_BODY_BYTES
 from llava_dvc.serving.guards.browser_guard import shortened
+from llava_dvc.serving.guards.upload_budget import Upload, UploadBudget, UploadEnded
 
 MAX_FRAME_PIXELS = 25_000_000
 """More than a 4K camera has; 75 MB when decoded."""
@@ -30,14 +31,19 @@ REQUEST_BODY = {
 """As OpenAPI describes it."""
 
 
-async def read_upload(request: Request) -> bytes:
-    """Returns the bytes of the image, which is the body or the form's `file`.
+async def read_upload(request: Request, budget: UploadBudget, upload: Upload) -> None:
+    """Reads the bytes of the image into `upload`. They are the body or the form's `file`.
 
-    Raises HTTPException with status 400, 408, 413 or 415.
+    Raises HTTPException with status 400, 408, 413 or 415, and UploadEnded.
     """
+    metered = Request(request.scope, budget.metered(upload, request.receive))
     try:
-        return await asyncio.wait_for(_read_image_bytes(request), UPLOAD_SECONDS)
+        async with asyncio.timeout(UPLOAD_SECONDS) as limit:
+            with budget.reading(upload, limit):
+                upload.content = await _read_image_bytes(metered)
     except TimeoutError:
+        if upload.is_ended:
+            raise UploadEnded from None
         raise HTTPException(408, f"the upload took over {UPLOAD_SECONDS:g} s") from None
     except ClientDisconnect:
         raise HTTPException(400, "the connection closed before the upload was complete") from None

@@ -12,7 +12,8 @@ from threading import Thread
 from typing import NamedTuple
 
 from llava_dvc.errors import UserError
-from llava_dvc.tracking.mlflow_store import failure_reason, is_reachable, masked, tracking_uri
+from llava_dvc.masking import masked
+from llava_dvc.tracking.mlflow_store import failure_reason, is_reachable, tracking_uri
 
 ATTEMPTS = 3
 CALL_TIMEOUT = 0.3  # seconds without a finished task before `close` checks the tracker

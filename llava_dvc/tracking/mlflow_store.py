@@ -16,6 +16,7 @@ from urllib.request import urlopen
 
 from llava_dvc.errors import UserError
 from llava_dvc.files import state_root
+from llava_dvc.masking import masked, without_logins
 from llava_dvc.tracking.state_lock import state_lock
 
 EXPERIMENT = "llava-dvc"
@@ -90,11 +91,6 @@ def sqlite_file(uri: str) -> Path | None:
     return Path(unquote(match[1])) if match else None
 
 
-def masked(text: str) -> str:
-    """`text` without the user names and passwords in its URLs."""
-    return re.sub(r"(?<=://)[^/\s]+@", "", text)
-
-
 def experiment_name() -> str:
     """MLFLOW_EXPERIMENT_NAME, or our own name if that is not set."""
     return os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
@@ -104,18 +100,19 @@ def unreachable(error: Exception) -> UserError:
     """The error that a command shows when the tracker cannot be used."""
     if isinstance(error, UserError):
         return error
-    uri, reason = tracking_uri(), " ".join(str(error).split())[:200]
+    uri, reason = tracking_uri(), masked(" ".join(str(error).split()))[:200]
     if uri.startswith("sqlite"):
         problem = f"cannot be opened ({reason}); correct or unset MLFLOW_TRACKING_URI"
     else:
         problem = f"cannot be reached ({reason}); start it, or unset MLFLOW_TRACKING_URI"
     problem = known_problem(error) or f"{problem} for the local store"
-    return UserError(masked(f"{uri}: {problem}"))
+    return UserError(f"{uri}: {problem}")
 
 
 def failure_reason(error: Exception) -> str:
     """Why a call to the tracker failed, in one line, with the remedy if that is known."""
-    return masked(known_problem(error) or " ".join(str(error).split())[:200])
+    problem = known_problem(error)
+    return masked(problem) if problem else masked(" ".join(str(error).split()))[:200]
 
 
 def known_problem(error: Exception) -> str | None:
@@ -218,7 +215,7 @@ def connect() -> tuple[Any, str]:
             return client, create_experiment(client, uri)
         if experiment.lifecycle_stage == "deleted":
             problem = deleted_problem("experiment", experiment.experiment_id)
-            raise UserError(masked(f"{uri}: {problem}"))
+            raise UserError(f"{uri}: {problem}")
         if is_local:
             repair_moved_store(experiment.artifact_location)
         return client, str(experiment.experiment_id)
@@ -261,7 +258,7 @@ def is_reachable(timeout: float) -> bool:
             with closing(sqlite3.connect(path, timeout=timeout)) as connection:
                 connection.execute("BEGIN IMMEDIATE")
         elif uri.startswith("http"):
-            urlopen(f"{masked(uri).rstrip('/')}/health", timeout=timeout).close()
+            urlopen(f"{without_logins(uri).rstrip('/')}/health", timeout=timeout).close()
     except HTTPError:  # an answer too
         return True
     except (sqlite3.Error, OSError, HTTPException):

@@ -16,9 +16,10 @@ import pandas as pd
 
 from llava_dvc.errors import UserError
 from llava_dvc.files import new_folder, state_root
+from llava_dvc.masking import masked
 from llava_dvc.metrics import mean_interval
 from llava_dvc.recipe import Recipe
-from llava_dvc.tracking.mlflow_store import connect, masked, store_lock, tracking_uri, unreachable
+from llava_dvc.tracking.mlflow_store import connect, store_lock, tracking_uri, unreachable
 
 MODEL = "llava-people-counter"
 CHAMPION, CHALLENGER = "champion", "challenger"

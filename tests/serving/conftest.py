@@ -10,12 +10,11 @@ from pathlib import Path
 
 import av
 import pytest
-import uvicorn
 from PIL import Image
 
 from llava_dvc.serving import request_batcher
 from llava_dvc.serving.counter import Count, Counter
-from llava_dvc.serving.server import GracefulServer, bind_socket
+from llava_dvc.serving.server import GracefulServer, bind_socket, server_config
 from llava_dvc.serving.service import build_app
 from tests.conftest import frame
 from tests.serving.requests import JPEG
@@ -51,8 +50,9 @@ def clip(tmp_path):
 class ServiceProcess:
     """`llava-dvc serve` in a process of its own."""
 
-    def __init__(self, adapter: Path) -> None:
-        command = [Path(sys.executable).with_name("llava-dvc"), "serve", "--port", "0"]
+    def __init__(self, adapter: Path, prefix: tuple[str, ...] = ()) -> None:
+        """`prefix` is a command that starts the service."""
+        command = [*prefix, Path(sys.executable).with_name("llava-dvc"), "serve", "--port", "0"]
         self.process = subprocess.Popen(
             [*command, "--adapter", adapter], stdout=subprocess.PIPE, text=True
         )
@@ -116,13 +116,13 @@ def small_service(adapter_folder, blocked, monkeypatch):
     counter = Counter.from_pretrained(adapter_folder)
     counter.count = blocked
     listener = bind_socket("127.0.0.1", 0)
-    server = GracefulServer(uvicorn.Config(build_app(counter), log_level="warning"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
+    server = GracefulServer(server_config(build_app(counter)))
+    server.thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    server.thread.start()
     while not server.started:
         threading.Event().wait(0.01)
     server.port = listener.getsockname()[1]
     yield server
     blocked.release.set()
     server.should_exit = True
-    thread.join(30)
+    server.thread.join(30)

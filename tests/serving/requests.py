@@ -30,6 +30,16 @@ def post(server, body=None, headers=JPEG) -> tuple[int, str | None]:
     return answer.status, answer.getheader("Retry-After")
 
 
+def get(server, path: str) -> int:
+    """The status of a GET."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    answer.read()
+    connection.close()
+    return answer.status
+
+
 def exchange(server, head: str, body: bytes = b"") -> bytes:
     """Sends these bytes; returns what the server has answered when it closes the connection."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:

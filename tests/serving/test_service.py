@@ -7,17 +7,18 @@ import re
 import socket
 import tempfile
 import time
+import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from llava_dvc.serving import request_batcher, upload
 from llava_dvc.serving import service as service_module
-from llava_dvc.serving import upload
 from llava_dvc.serving.counter import Counter
 from tests.conftest import frame
-from tests.serving.guards.broken_images import many_scans, tiny_tiles
+from tests.serving.guards.broken_images import many_scans, png, tiny_tiles
 from tests.serving.requests import FORM, JPEG, encoded, form, post
 
 
@@ -144,8 +145,15 @@ def test_head_is_answered_as_get_without_the_body(service, path):
     assert service.ask("GET", path)[0] == 200
 
 
-def test_a_costly_header_does_not_hold_the_event_loop(small_service):
-    costly = b"\xff\xd8" + b"\xff\xfe\0\2" * 4_900_000  # comments
+@pytest.mark.parametrize(
+    "costly",
+    [
+        b"\xff\xd8" + b"\xff\xfe\0\2" * 4_900_000,  # comments
+        png(*[(b"aaAa", b"")] * 1_600_000, (b"IDAT", zlib.compress(bytes(65 * 64)))),
+    ],
+    ids=["JPEG", "PNG"],
+)
+def test_a_costly_header_does_not_hold_the_event_loop(small_service, costly):
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(post, small_service, costly)
         slowest = 0.0
@@ -198,6 +206,20 @@ def test_a_full_queue_is_a_503_with_retry_after(small_service, blocked):
 def test_a_late_answer_is_a_503_with_retry_after(small_service, blocked, monkeypatch):
     monkeypatch.setattr(service_module, "ANSWER_SECONDS", 0.05)
     assert post(small_service) == (503, "5")
+
+
+def test_the_wait_for_a_decoder_is_part_of_the_time_of_an_answer(small_service, monkeypatch):
+    """More slow frames than decoders. A shutdown does not wait for those that are given up."""
+    monkeypatch.setattr(request_batcher, "MAX_QUEUED_FRAMES", 20)
+    monkeypatch.setattr(service_module, "ANSWER_SECONDS", 0.2)
+    slow = many_scans((4000, 4000), 95)
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda _: post(small_service, slow), range(16)))
+    assert answers == [(503, "5")] * 16
+    start = time.monotonic()
+    small_service.should_exit = True
+    small_service.thread.join(30)
+    assert time.monotonic() - start < 10
 
 
 def test_no_frame_is_written_to_disk(small_service, blocked, monkeypatch):

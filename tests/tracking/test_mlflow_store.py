@@ -15,7 +15,6 @@ from llava_dvc.tracking.mlflow_store import (
     ARTIFACTS,
     EXPERIMENT,
     is_reachable,
-    masked,
     registry_uri,
     relocate,
     rewrite_artifact_paths,
@@ -96,19 +95,6 @@ def test_relocate_without_a_store_is_a_user_error(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     with pytest.raises(UserError, match=r"mlflow\.db: not found; nothing has been logged here yet"):
         relocate()
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("http://ada:pass@tracker:5000/x", "http://tracker:5000/x"),
-        ("http://ada:p@ss@tracker:5000", "http://tracker:5000"),
-        ("postgresql://ada:pass@db/mlflow and http://b", "postgresql://db/mlflow and http://b"),
-        ("sqlite:////tmp/mlflow.db", "sqlite:////tmp/mlflow.db"),
-    ],
-)
-def test_masked_removes_passwords(text, shown):
-    assert masked(text) == shown
 
 
 def test_a_server_with_a_password_in_its_url_is_reachable(monkeypatch):
