@@ -232,6 +232,7 @@ EDITED = {  # stages that a change of the code in each room changes
     "errors.py": set(),
     "load_errors.py": set(),
     "stage_runner.py": set(),
+    "exit_line.py": set(),
     "checks": set(),
     "tracking": set(),
     "serving": set(),
