@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from llava_dvc.data import mall, pairing
+from llava_dvc.data import import_folder, mall, pairing
 from llava_dvc.data.frames import read_frames
 from llava_dvc.data.labels import read_labels, write_labels
 from llava_dvc.data.messages import read_conversations
@@ -109,7 +109,7 @@ def test_other_files_are_not_deleted(source, data):
         mall.import_mall(source, data)
 
 
-@pytest.mark.parametrize("step", ["read_frames", "_replace_folder"])
+@pytest.mark.parametrize("step", ["read_frames", "replace_data"])
 def test_a_failure_leaves_data_as_it_was(source, data, tmp_path, monkeypatch, step):
     authors_labels(source)
     mall.import_mall(source, data)
@@ -129,7 +129,7 @@ def test_data_comes_back_when_the_last_step_fails(tmp_path):
     old = tmp_path / "data"
     (old / "frames").mkdir(parents=True)
     with pytest.raises(OSError, match="missing"):
-        mall._replace_folder(old, tmp_path / "missing", tmp_path / "aside")
+        import_folder.replace_data(old, tmp_path / "missing", tmp_path)
     assert (old / "frames").is_dir()
 
 
