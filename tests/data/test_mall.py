@@ -1,4 +1,5 @@
 import logging
+import os
 import unicodedata
 import zipfile
 from pathlib import Path
@@ -131,6 +132,25 @@ def test_data_comes_back_when_the_last_step_fails(tmp_path):
     with pytest.raises(OSError, match="missing"):
         import_folder.replace_data(old, tmp_path / "missing", tmp_path)
     assert (old / "frames").is_dir()
+
+
+@pytest.mark.parametrize("form", ["folder", "zip"])
+@pytest.mark.parametrize(
+    "name", ["labels.csv", "mall_gt.mat", "messages.txt", "frames/seq_000001.jpg"]
+)
+def test_a_folder_with_the_name_of_a_file_is_refused(source, data, tmp_path, name, form):
+    copys_labels(source)
+    (source / name).unlink(missing_ok=True)
+    picture(source / name / "inner.jpg", shade=9)
+    given = zipped(source, tmp_path / "mall.zip") if form == "zip" else source
+    with pytest.raises(UserError, match=rf"{name}: is not a file. Delete it, or put the file in"):
+        mall.import_mall(given, data)
+
+
+def test_a_pipe_with_the_name_of_a_file_is_refused(source, data):
+    os.mkfifo(source / "labels.csv")
+    with pytest.raises(UserError, match=r"labels.csv: is not a file. Delete it, or put"):
+        mall.import_mall(source, data)
 
 
 # --- labels of other images -------------------------------------------------------------------
