@@ -5,6 +5,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import uvicorn
@@ -37,16 +38,21 @@ def serve(adapter: str | Path, host: str, port: int, allowed_hosts: Sequence[str
         limit_concurrency=MAX_CONNECTIONS,
         server_header=False,
     )
-    GracefulServer(config).run(sockets=[listener])
+    with suppress(KeyboardInterrupt):  # Uvicorn raises it again after the shutdown
+        GracefulServer(config).run(sockets=[listener])
 
 
 def bind_socket(host: str, port: int) -> socket.socket:
-    """Returns a socket bound to `host` and `port`; port 0 is any free port."""
+    """Returns a socket that listens on `host` and `port`; port 0 is any free port.
+
+    A port belongs to the first that listens on it. Clients wait until the server accepts them.
+    """
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-    except (OSError, OverflowError) as error:
+        listener.listen()
+    except (OSError, OverflowError, ValueError, TypeError) as error:  # the last for a broken name
         listener.close()
         raise UserError(
             f"{host}:{port}: cannot listen there ({error}). Choose another --host or --port."
