@@ -17,6 +17,7 @@ from filelock import FileLock
 
 from llava_dvc.errors import UserError
 from llava_dvc.files import state_root
+from llava_dvc.tracking.store_faults import faults_explained, require_database, store_fault
 
 EXPERIMENT = "llava-dvc"
 ARTIFACTS = "mlartifacts"
@@ -110,6 +111,8 @@ def failure_reason(error: Exception) -> str:
 def known_problem(error: Exception) -> str | None:
     """A problem of the address, the login or a deleted experiment, and the remedy; else None."""
     text = " ".join(str(error).split())
+    if fault := store_fault(text):
+        return fault
     if deleted := DELETED.search(text):
         return deleted_problem(deleted["kind"], deleted["id"])
     if "unsupported URI" in text or "Could not parse SQLAlchemy URL" in text:
@@ -172,6 +175,8 @@ def connect() -> tuple[Any, str]:
         is_local = uri == f"sqlite:///{database_path()}"
         if is_local and not database_path().exists():
             create_database()
+        if is_local:
+            require_database(database_path())
         client = mlflow.MlflowClient(uri, registry_uri())
         experiment = client.get_experiment_by_name(experiment_name())
         if experiment is None:
@@ -257,6 +262,7 @@ def relocate() -> str:
         hint = ", MLFLOW_TRACKING_URI names a server" if is_remote else ""
         raise UserError(f"{path}: not found; nothing has been logged here yet{hint}")
     with store_lock():
+        require_database(path)
         recorded = read_artifact_location(path)
         if recorded == artifacts.as_uri():
             return f"{path} keeps its artifacts in {artifacts} already"
@@ -276,10 +282,11 @@ def read_artifact_location(database: Path) -> str:
 
 def rewrite_artifact_paths(old: str, new: str) -> int:
     """Replaces the prefix `old` of artifact paths by `new` in one transaction. Returns how many
-    paths changed.
+    paths changed. Raises UserError when the store is damaged.
     """
     changed = 0
-    with closing(sqlite3.connect(database_path())) as connection, connection:
+    path = database_path()
+    with faults_explained(path), closing(sqlite3.connect(path)) as connection, connection:
         for table, column in ARTIFACT_PATH_COLUMNS:
             changed += connection.execute(
                 f"UPDATE {table} SET {column} = ? || substr({column}, ?) "

@@ -93,3 +93,20 @@ def test_a_folder_without_dvc_is_a_user_error(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     with pytest.raises(UserError, match=r"^dvc exp show: .*run from the repository's root"):
         experiments.exp_show()
+
+
+@pytest.mark.parametrize("odd", [None, [1], "text", 3, {"data": [1]}, {"data": {"evaluate": 2}}])
+def test_a_commit_may_hold_any_params_and_metrics(odd):
+    shown = {
+        "rev": "1234567890",
+        "data": {
+            "params": {"params.yaml": odd},
+            "metrics": {experiments.METRICS: odd},
+            "outs": odd,
+            "deps": {"data": odd},
+        },
+        "error": odd,
+    }
+    row = experiments.parse_experiment(shown)
+    cells = experiments.table_cells(row, experiments.matching_run(row, []))
+    assert cells[:3] == ("1234567890", "1234567", "-")
