@@ -1,7 +1,6 @@
 """Ends a command or a stage with one line in place of a traceback."""
 
 import errno
-import math
 import os
 import shutil
 import signal
@@ -11,6 +10,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
+from pathlib import Path
 
 from llava_dvc.errors import UserError, one_line
 
@@ -75,30 +75,31 @@ def full_disk(error: BaseException) -> str | None:
 
     Libraries wrap the system's error in their own. PyTorch drops it, so the free space is read too.
     """
-    folders = [os.curdir, os.environ.get("DVC_ROOT", os.curdir), tempfile.gettempdir()]
+    # tempfile.gettempdir() looks for a folder that has room.
+    names = os.curdir, os.environ.get("DVC_ROOT", ""), os.environ.get("TMPDIR", "/tmp")
+    folders = [folder for folder in map(Path, names) if folder.exists()]
     cause: BaseException | None = error
     while cause and not _lacks_room(cause):
         cause = cause.__cause__ or cause.__context__
     named = getattr(cause, "filename", None)
     if isinstance(named, str):
-        folders.append(os.path.dirname(named) or os.curdir)
-    free, fullest = min((_free_bytes(folder), folder) for folder in folders)
-    if free < MIN_FREE or (cause and not (isinstance(cause, OSError) and named is None)):
+        return os.path.realpath(_folder_on_disk_of(Path(named), folders))
+    free, fullest = min((shutil.disk_usage(folder).free, folder) for folder in folders)
+    if free < MIN_FREE or (cause and not isinstance(cause, OSError)):
         return os.path.realpath(fullest)
     # Python names the file that it cannot open, not the one that it cannot write to.
     return "standard output, or a file that the command writes" if cause else None
 
 
+def _folder_on_disk_of(file: Path, folders: list[Path]) -> Path:
+    """The first of `folders` on the disk of `file`, else the nearest folder of `file`."""
+    nearest = next(folder for folder in file.absolute().parents if folder.exists())
+    disk = nearest.stat().st_dev
+    return next((one for one in folders if one.stat().st_dev == disk), nearest)
+
+
 def _lacks_room(error: BaseException) -> bool:
     return getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-
-
-def _free_bytes(folder: str) -> float:
-    """Of the folder's disk; infinity when the folder is gone."""
-    try:
-        return shutil.disk_usage(folder).free
-    except OSError:
-        return math.inf
 
 
 def _escape_output() -> None:

@@ -118,7 +118,8 @@ def wrapped(error):
 @pytest.mark.parametrize("wrap", [lambda error: error, wrapped])
 def test_a_full_disk_names_the_folder(folder, wrap):
     full = OSError(errno.ENOSPC, "No space left on device", str(folder / "frames" / "1.jpg"))
-    assert end_with(wrap(full)).endswith(": the disk is full; make room and run the command again")
+    line = f"error: {folder}: the disk is full; make room and run the command again"
+    assert end_with(wrap(full)) == line
 
 
 def test_the_lines_of_a_user_error_are_shown_as_they_are():
