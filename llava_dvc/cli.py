@@ -1,34 +1,27 @@
 """Commands for the work before and after the pipeline."""
 
 import argparse
-import os
 import shutil
 import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
-from llava_dvc.config import PARAMS, load_config
 from llava_dvc.errors import UserError, check_endpoint
+from llava_dvc.exit_line import exit_with_one_line
 from llava_dvc.masking import hide_secrets
 
 PRESETS = Path("presets")
 
 
 def main() -> None:
-    """Parses the command line and runs one command. A UserError is printed; the exit code is 1."""
-    arguments = _parser().parse_args()
-    hide_secrets()
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    try:
+    """Parses the command line and runs one command. Every error is one line, without traceback."""
+    with exit_with_one_line("the command"):
+        arguments = _parser().parse_args()
+        hide_secrets()
+        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
         check_endpoint()
         arguments.run(arguments)
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except BrokenPipeError:
-        # `| head` closed the pipe. Python flushes stdout at exit and would print a traceback.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
 
 
 # --- commands: each imports what it needs when it runs, so that `--help` is fast ----------------
@@ -36,6 +29,9 @@ def main() -> None:
 
 def preset_command(arguments: argparse.Namespace) -> None:
     """Copies a preset over params.yaml."""
+    from llava_dvc.config import PARAMS, load_config
+    from llava_dvc.files import new_file
+
     source = PRESETS / f"{arguments.name}.yaml"
     if not PRESETS.is_dir():
         raise UserError(f"{PRESETS}: not found. Run from the repository's root.")
@@ -43,7 +39,8 @@ def preset_command(arguments: argparse.Namespace) -> None:
         names = ", ".join(sorted(path.stem for path in PRESETS.glob("*.yaml")))
         raise UserError(f"{source}: no such preset. Choose one of: {names}")
     load_config(source)
-    shutil.copyfile(source, PARAMS)
+    with new_file(PARAMS) as file:
+        shutil.copyfile(source, file)
     sys.stdout.write(f"{PARAMS} is now {source}. `dvc repro` runs the stages that this changes.\n")
 
 
@@ -52,6 +49,7 @@ def doctor_command(arguments: argparse.Namespace) -> None:
     fails.
     """
     from llava_dvc.checks.doctor import all_checks, table_row
+    from llava_dvc.config import load_config
 
     faults = 0
     for check in all_checks(load_config(), arguments.prepared):
@@ -73,6 +71,7 @@ def import_mall_command(arguments: argparse.Namespace) -> None:
 
 def push_command(arguments: argparse.Namespace) -> None:
     """Uploads a published folder to the Hub."""
+    from llava_dvc.config import load_config
     from llava_dvc.publishing.push import push_folder
 
     sys.stdout.write(push_folder(arguments.folder, load_config().publish))

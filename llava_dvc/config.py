@@ -23,6 +23,10 @@ from llava_dvc.config_errors import validation_lines
 from llava_dvc.errors import UserError
 
 PARAMS = Path("params.yaml")
+LARGEST_NUMBER = 2**32 - 1
+"""The largest seed of NumPy. No setting needs a larger number."""
+MAX_PROCESSES = 1024
+"""Of threads and of processes that load frames."""
 
 
 class Section(BaseModel):
@@ -37,6 +41,13 @@ class Section(BaseModel):
         annotation = cls.model_fields[str(info.field_name)].annotation
         if isinstance(value, bool) and annotation in (int, float, int | None):
             raise PydanticCustomError("number", "Expected a number")
+        return value
+
+    @field_validator("*")
+    @classmethod
+    def _require_small_number(cls, value: Any) -> Any:
+        if isinstance(value, int | float) and abs(value) > LARGEST_NUMBER:
+            raise PydanticCustomError("number", f"Expected at most {LARGEST_NUMBER}")
         return value
 
 
@@ -107,7 +118,7 @@ class Backbone(Section):
     unpacked: bool
     """Also keep the 4-bit weights in `dtype`: equal results, faster, four times the memory."""
     device: Literal["cpu", "cuda"]
-    threads: int = Field(ge=1)
+    threads: int = Field(ge=1, le=MAX_PROCESSES)
     """CPU threads of PyTorch: their number changes the order of sums, and so the last digits."""
 
 
@@ -158,7 +169,7 @@ class Train(Section):
     """
     patience: int | None = Field(ge=1)
     """Stop after this many validations without a new best one; null never stops early."""
-    workers: int = Field(ge=0)
+    workers: int = Field(ge=0, le=MAX_PROCESSES)
     """Processes that decode frames for the training loop; 0 decodes in the loop itself."""
 
 
@@ -204,11 +215,13 @@ def load_config(path: Path = PARAMS) -> Config:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: not found. Run from the repository's root.") from None
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: not valid YAML ({reason}). Correct it there.") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: byte {error.start} is not UTF-8. Save it as UTF-8.") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}). Correct the path.") from None
+    except Exception as error:  # PyYAML raises any kind for a date or a number that is none
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not valid YAML ({reason}). Correct it there.") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: has no sections. Copy presets/tiny.yaml over it.")
     try:

@@ -30,7 +30,7 @@ def validation_lines(error: ValidationError, model: type[BaseModel]) -> Iterator
 
 def _setting_line(details: ErrorDetails, model: type[BaseModel]) -> str:
     key, annotation = _key_and_type(details["loc"], model)
-    value = reprlib.repr(details["input"])
+    value = _shown(details["input"])
     words = _allowed_words(annotation)
     match details["type"]:
         case "extra_forbidden":
@@ -48,6 +48,14 @@ def _setting_line(details: ErrorDetails, model: type[BaseModel]) -> str:
             return f"{key}: is {value}, expected {expected}.{_suggestion(details['input'], words)}"
         case _:
             return f"{key}: is {value}. {details['msg']}."
+
+
+def _shown(value: object) -> str:
+    """A value in few characters."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python writes no integer of more than 4300 digits
+        return "a number of thousands of digits"
 
 
 def _key_and_type(location: Location, model: type[BaseModel]) -> tuple[str, Any]:

@@ -32,7 +32,6 @@ PACKAGES = (
 )  # fmt: skip
 """Packages whose versions decide an adapter's bytes."""
 LARGEST_COUNT = 9999
-MAX_THREADS = 1024
 
 Shapes = dict[str, tuple[int, ...]]
 """The shapes of an adapter's tensors, by their names in its file."""
@@ -52,13 +51,6 @@ class Recipe(Section):
     """Calibrates the distribution over counts. Fitted on the validation frames."""
     versions: dict[str, str]
     """Versions of the packages that made the adapter."""
-
-    @field_validator("backbone")
-    @classmethod
-    def _check_threads(cls, backbone: config.Backbone) -> config.Backbone:
-        if backbone.threads > MAX_THREADS:
-            raise ValueError(f"threads must be at most {MAX_THREADS}")
-        return backbone
 
     @field_validator("question")
     @classmethod

@@ -1,27 +1,27 @@
 """Runs a stage's `main` and ends its process: with the parent `dvc`, or with a one-line error."""
 
 import ctypes
-import errno
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from llava_dvc.errors import UserError, check_endpoint
+from llava_dvc.errors import check_endpoint
+from llava_dvc.exit_line import error_line, exit_with_one_line
 from llava_dvc.masking import hide_secrets
 from llava_dvc.stage_inputs import note_inputs, unchanged_inputs
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-MIN_FREE = 2**20  # bytes; with less free than that, a failed write is put down to a full disk
+AGAIN = "`dvc repro`"
+"""What a user runs after a stage has failed."""
 
 
 def start_stage() -> None:
     """Prepares this process for the stage that DVC runs in it. Does nothing outside DVC."""
     end_with_parent()
+    show_one_line()
     note_inputs()
 
 
@@ -38,40 +38,26 @@ def end_with_parent() -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def full_disk_folder(error: BaseException) -> Path | None:
-    """The folder on a full disk that caused `error`; None if no disk is full.
+def show_one_line() -> None:
+    """Shows one line for an error outside `run_stage`, such as Ctrl-C during a stage's imports."""
 
-    Libraries wrap the system's error in their own. PyTorch drops it, so the free space is read too.
-    """
-    folders = (Path.cwd(), Path(os.environ.get("DVC_ROOT", ".")), Path(tempfile.gettempdir()))
-    free, fullest = min((shutil.disk_usage(folder).free, folder.resolve()) for folder in folders)
-    cause: BaseException | None = error
-    while cause:
-        if getattr(cause, "errno", None) == errno.ENOSPC or "No space left" in str(cause):
-            return fullest
-        cause = cause.__cause__ or cause.__context__
-    return fullest if free < MIN_FREE else None
+    def show(_: object, error: BaseException, trace: object) -> None:
+        sys.stderr.write(f"error: {error_line(error, AGAIN)}\n")
+
+    sys.excepthook = show
 
 
 def run_stage(main: Callable[..., None]) -> None:
     """Calls `main(cfg, *paths)` with the paths of the command line.
 
-    A UserError, Ctrl-C, a full disk and an input that was edited meanwhile end the process with one
-    message and exit code 1. DVC then records nothing.
+    An error ends the process with one message, as `exit_with_one_line` says. So does an input that
+    was edited meanwhile. DVC then records nothing.
     """
-    from llava_dvc.config import load_config  # after end_with_parent: pydantic takes time to import
+    with exit_with_one_line(AGAIN):
+        from llava_dvc.config import load_config  # after end_with_parent: pydantic loads slowly
 
-    hide_secrets()
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    try:
+        hide_secrets()
+        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
         check_endpoint()
         with unchanged_inputs():
             main(load_config(), *map(Path, sys.argv[1:]))
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("error: interrupted. Run `dvc repro` to go on.")
-    except Exception as error:
-        if folder := full_disk_folder(error):
-            sys.exit(f"error: {folder}: the disk is full; make room and run `dvc repro` again")
-        raise

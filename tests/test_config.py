@@ -72,6 +72,10 @@ def test_a_rate_without_a_decimal_point_is_a_number(params):
         ("data", "exclude", "a.jpg", "data.exclude: is 'a.jpg', expected a list"),
         ("data", "exclude", [7], "data.exclude.0: is 7. Input should be a valid string"),
         ("train", "checkpointing", "autos", "is 'autos', expected 'auto', true or false. Did you"),
+        ("backbone", "threads", 10**12, "threads: is 1000000000000. Input should be less than or"),
+        ("train", "workers", 10**12, "train.workers: is 1000000000000. Input should be less than"),
+        ("train", "batch_size", 2**32, "batch_size: is 4294967296. Expected at most 4294967295."),
+        ("train", "learning_rate", "1e300", "is '1e300'. Expected at most 4294967295."),
         ("train", "epochs", True, "train.epochs: is True. Expected a number"),
         ("train", "epochs", 1.5, "train.epochs: is 1.5. Input should be a valid integer"),
         ("train", "learning_rate", float("inf"), "train.learning_rate: is inf. Input should be a"),
@@ -111,6 +115,10 @@ def test_impossible_combinations_are_refused(tmp_path):
         (b"seed: [", "not valid YAML"),
         (b"\xff\xfe", "not valid YAML|is not UTF-8"),
         (b"seed: \xff", "byte 6 is not UTF-8"),
+        (b"seed: 2024-99-99", r"not valid YAML \(month must be in 1..12\). Correct it there."),
+        (b"seed: " + b"1" * 5000, r"not valid YAML \(Exceeds the limit"),
+        (b"seed: !!timestamp x", "not valid YAML"),
+        (b"[" * 1500, "not valid YAML"),
     ],
 )
 def test_a_file_without_sections_is_refused(tmp_path, content, reason):
@@ -118,6 +126,23 @@ def test_a_file_without_sections_is_refused(tmp_path, content, reason):
     with pytest.raises(UserError, match=reason) as caught:
         load_config(tmp_path / "params.yaml")
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("seed", "value"),
+    [("4294967296", "4294967296"), ("0x" + "f" * 6000, "a number of thousands of digits")],
+)
+def test_a_seed_that_numpy_does_not_take_is_refused(tmp_path, seed, value):
+    text = (ROOT / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(re.sub(r"(?m)^seed: .*$", f"seed: {seed}", text))
+    line = f"params.yaml: seed: is {value}. Expected at most 4294967295."
+    with pytest.raises(UserError, match=re.escape(line)):
+        load_config(tmp_path / "params.yaml")
+
+
+def test_a_folder_in_place_of_the_file_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"cannot be read \(Is a directory\). Correct the path."):
+        load_config(tmp_path)
 
 
 def test_a_missing_file_is_refused(tmp_path):

@@ -58,7 +58,7 @@ AGAIN = "; use a complete adapter folder, or build it with `dvc repro`"
         ("question", " ", "question: is ' ': Value error, it must be a question without <image>"),
         ("question", "<image> How many?", "question: is '<image> How many?': Value error, it must"),
         ("question", "\ud800", "cannot be read ("),
-        ("backbone.threads", 10**6, "backbone: is {"),
+        ("backbone.threads", 10**6, "backbone.threads: is 1000000: Input should be less than or"),
         ("backbone.device", "tpu", "backbone.device: is 'tpu': Input should be 'cpu' or 'cuda'"),
         ("backbone.name", "", "backbone.name: is '': String should have at least 1 character"),
         ("image", None, "image: is None: Input should be "),

@@ -17,6 +17,9 @@ from llava_dvc.data.data_errors import DataError, DataProblem, quoted
 MAX_COUNT = 9999
 """The largest label; evaluate.max_count has the same limit."""
 
+MAX_NAME = 1024
+"""Characters of a frame's path inside frames/."""
+
 _HEADERS = [{key, "count"} | camera for key in ("id", "frame") for camera in (set(), {"camera"})]
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")  # `surrogateescape` decodes invalid bytes to these
 
@@ -200,6 +203,12 @@ def _frame_name_in(row: Mapping[str, str]) -> str:
 
 
 def _require_inner_path(text: str) -> str:
+    if len(text) > MAX_NAME:
+        raise _RowError(
+            "name",
+            f"frame is {quoted(text)} with {len(text):,} characters, expected at most "
+            f"{MAX_NAME:,}. Correct the line, or rename the frame.",
+        )
     path = PurePosixPath(text)
     odd = "\\" in text or any(unicodedata.category(char) in {"Cc", "Zl", "Zp"} for char in text)
     leaves = path.is_absolute() or ".." in path.parts

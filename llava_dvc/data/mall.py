@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from scipy.io import loadmat
 from llava_dvc.conversation import PLACEHOLDER, Conversation
 from llava_dvc.data.data_errors import DataError
 from llava_dvc.data.frames import read_frames
+from llava_dvc.data.import_folder import import_folder, replace_data
 from llava_dvc.data.labels import Label, frame_name, read_labels, write_labels
 from llava_dvc.data.messages import format_conversation, read_conversations
 from llava_dvc.data.named_frames import stage_named_frames
@@ -52,10 +52,9 @@ def import_mall(source: Path, data: Path) -> int:
     have. An existing messages.txt is kept; else that of `source` is taken, if it has one. `data` is
     replaced in one step after all checks. Raises UserError with the reason. Call `dvc_add` next.
     """
-    _require_replaceable(data)
-    # A folder beside `data` is on the same disk, so that the last step is a rename.
-    with tempfile.TemporaryDirectory(prefix=".import-mall-", dir=data.absolute().parent) as folder:
-        unpacked, staged = Path(folder, "unpacked"), Path(folder, "staged")
+    with import_folder(data) as folder:
+        _require_replaceable(data)
+        unpacked, staged = folder / "unpacked", folder / "staged"
         try:
             root = source if source.is_dir() else unpack_zip(source, unpacked)
             labels_from = stage_frames(root, staged)
@@ -65,7 +64,7 @@ def import_mall(source: Path, data: Path) -> int:
             _stage_messages(root, data, staged)
         except UserError as error:
             raise _with_paths(error, {unpacked: source, staged: source}) from None
-        _replace_folder(data, staged, Path(folder, "replaced"))
+        replace_data(data, staged, folder)
     return len(frames)
 
 
@@ -88,11 +87,15 @@ def dvc_add(data: Path) -> None:
     # frames, which may not be redistributed, into the git repository.
     record.unlink(missing_ok=True)
     command = [sys.executable, "-m", "dvc", "add", data.name]
-    done = subprocess.run(command, cwd=data.absolute().parent, capture_output=True, text=True)
-    if done.returncode:
-        if before is not None:
+    returncode = None
+    try:
+        done = subprocess.run(command, cwd=data.absolute().parent, capture_output=True, text=True)
+        returncode = done.returncode
+    finally:
+        if returncode != 0 and before is not None:
             record.write_bytes(before)
-        reason = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+    if returncode:
+        reason = " ".join(done.stderr.split()) or f"exit code {returncode}"
         raise UserError(
             f"{data}: the frames are there, but `dvc add {data.name}` failed: {reason}. Run it "
             "again when this is solved."
@@ -134,6 +137,7 @@ def _have_form_of_mall(labels: Sequence[Label]) -> bool:
 def _find_frames(root: Path) -> dict[int, Path]:
     """Paths by number; all frames must be in one folder, at any depth."""
     paths = [path for path in sorted(root.rglob("seq_*.jpg")) if _FRAME.fullmatch(path.name)]
+    _require_files(paths)
     folders = sorted({path.parent for path in paths})
     if not folders:
         raise UserError(
@@ -163,9 +167,17 @@ def _find_counts(root: Path) -> tuple[str, dict[int, int]]:
 
 def _find_one(root: Path, name: str) -> Path | None:
     paths = sorted(root.rglob(name))
+    _require_files(paths)
     if len(paths) > 1:
         raise UserError(f"{root}: has {paths[0]} and {paths[1]}. Keep one of them.")
     return paths[0] if paths else None
+
+
+def _require_files(paths: Sequence[Path]) -> None:
+    """Raises UserError for a folder, a pipe or a broken link with the name of a file."""
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"{path}: is not a file. Delete it, or put the file in its place.")
 
 
 def read_table_counts(path: Path) -> dict[int, int]:
@@ -231,16 +243,3 @@ def _with_paths(error: UserError, names: Mapping[Path, Path]) -> UserError:
     for ours, theirs in names.items():
         text = text.replace(str(ours), str(theirs))
     return UserError(text)
-
-
-def _replace_folder(old: Path, new: Path, aside: Path) -> None:
-    """Renames `new` to `old`; `aside` is where the old folder goes."""
-    if not old.exists():
-        new.rename(old)
-        return
-    old.rename(aside)
-    try:
-        new.rename(old)
-    except OSError:
-        aside.rename(old)
-        raise

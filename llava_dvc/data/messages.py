@@ -76,6 +76,8 @@ def parse_conversation(line: str) -> Conversation:
         raise ValueError(f"not JSON: {error.msg} at column {error.colno}. Correct it.") from None
     except RecursionError:
         raise ValueError("not JSON: nested too deeply. Correct it.") from None
+    except ValueError:  # Python reads no integer of more than 4300 digits
+        raise ValueError("not JSON: a number has too many digits. Correct it.") from None
     match example:
         case {"messages": [{"role": "user", "content": asked}, answered]}:
             question = _parse_question(asked)

@@ -1,5 +1,6 @@
 """Unpacks the frames and labels of a zip, whatever program and system made it."""
 
+import errno
 import re
 import shutil
 import unicodedata
@@ -39,6 +40,8 @@ def unpack_zip(archive: Path, folder: Path) -> Path:
     except UserError:
         raise
     except (RuntimeError, OSError) as error:  # a password, an unknown compression, a long name
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise OSError(error.errno, error.strerror, str(folder)) from None
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(
             f"{archive}: cannot be unpacked ({reason}). Unpack it yourself and import the folder."

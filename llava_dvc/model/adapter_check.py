@@ -132,12 +132,14 @@ def require_finite(folder: Path, model: nn.Module) -> None:
 def require_processor(folder: Path, encoder: Encoder, model: LlavaForConditionalGeneration) -> None:
     """Raises UserError when tokens or image patches are not those of the backbone."""
     processor, llava = encoder.processor, model.config
+    pad_token = processor.tokenizer.pad_token
     tokens, rows = len(processor.tokenizer), model.get_input_embeddings().num_embeddings
     size = processor.image_processor.size
     side, image_token = size["shortest_edge"] or size["height"], processor.image_token_id
     vision = llava.vision_config
     for file, key, found, wanted in (
         ("tokenizer.json", "number of tokens", tokens, min(tokens, rows)),
+        ("tokenizer_config.json", "pad_token", pad_token, pad_token or "one"),
         ("tokenizer.json", "id of the image token", image_token, llava.image_token_id),
         ("processor_config.json", "patch_size", processor.patch_size, vision.patch_size),
         ("processor_config.json", "image_processor.size", side, vision.image_size),

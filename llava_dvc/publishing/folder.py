@@ -66,9 +66,14 @@ def manifest_entries(folder: Path) -> list[dict[str, Any]]:
 def verify_manifest(folder: Path) -> dict[str, Any]:
     """Returns the manifest of `folder`.
 
-    Raises UserError when the manifest is missing, or when a file differs from it.
+    Raises UserError when the manifest is missing or not whole, or when a file differs from it.
     """
     manifest = read_manifest(folder)
+    if not isinstance(manifest["inputs_md5"].get("data"), str):
+        raise UserError(
+            f"{folder / MANIFEST}: inputs_md5.data: is not a digest. Build the folder again with "
+            "`dvc repro`."
+        )
     listed = {entry["path"]: entry for entry in manifest["files"]}
     present = {entry["path"]: entry for entry in manifest_entries(folder)}
     names = sorted(listed.keys() | present.keys())

@@ -9,7 +9,7 @@ from typing import Any
 
 from llava_dvc import config
 from llava_dvc.errors import UserError
-from llava_dvc.files import read_json, state_root, write_json
+from llava_dvc.files import state_root, write_json
 from llava_dvc.publishing import hub
 from llava_dvc.publishing.card import better_baselines
 from llava_dvc.publishing.folder import (
@@ -19,7 +19,7 @@ from llava_dvc.publishing.folder import (
     verify_manifest,
     version_tag,
 )
-from llava_dvc.recipe import WEIGHTS
+from llava_dvc.recipe import WEIGHTS, read_object
 from llava_dvc.tracking.mlflow_store import connect, failure_reason, is_reachable
 from llava_dvc.tracking.provenance import git_tags
 from llava_dvc.tracking.run import result_key
@@ -62,15 +62,23 @@ def push_folder(folder: Path, publish: config.Publish) -> str:
 
 
 def baseline_warnings(folder: Path) -> list[str]:
-    """Returns a line about the best baseline if its MAE is smaller than the model's, else none."""
-    metrics, baseline = (
-        read_json(folder / "metrics" / f"{name}.json") for name in ("evaluate", "baseline")
-    )
-    return [
-        f"{folder}: has an MAE of {metrics['mae']:.2f} people, but {name} has "
-        f"{baseline[name]['mae']:.2f}"
-        for name in better_baselines(metrics, baseline)[:1]
-    ]
+    """Returns a line about the best baseline if its MAE is smaller than the model's, else none.
+
+    Raises UserError when the folder's metrics have no MAE.
+    """
+    files = folder / "metrics" / "evaluate.json", folder / "metrics" / "baseline.json"
+    metrics, baseline = map(read_object, files)
+    try:
+        return [
+            f"{folder}: has an MAE of {metrics['mae']:.2f} people, but {name} has "
+            f"{baseline[name]['mae']:.2f}"
+            for name in better_baselines(metrics, baseline)[:1]
+        ]
+    except (KeyError, TypeError, ValueError):
+        raise UserError(
+            f"{files[0]}: has no number mae, or {files[1].name} lacks that of a baseline. Build "
+            "the folder again with `dvc repro`."
+        ) from None
 
 
 def write_receipt(uploaded: hub.UploadResult, manifest: dict[str, Any]) -> Path:

@@ -1,6 +1,7 @@
 """Pictures of counts: a frame with its count on it, and the count over time."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -44,13 +45,8 @@ class AnnotatedFolder:
         `cam1/a.jpg`.
         """
         path = self._folder / self._file_name(frame)
-        try:
+        with _explained(path):
             draw_count(frame.image, count).save(path, quality=92)
-        except OSError as error:
-            reason = error.strerror or type(error).__name__
-            raise UserError(
-                f"{path}: cannot be written ({reason}). Choose another folder."
-            ) from None
         return path
 
     def _file_name(self, frame: SourceFrame) -> str:
@@ -112,8 +108,26 @@ def save_timeline(points: Sequence[TimelinePoint], path: Path) -> None:
     axes.margins(x=0.01)
     axes.grid(alpha=0.2)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
-    plt.close(figure)
+    partial = path.with_name(f".{path.name}.partial")
+    with _explained(path):
+        try:
+            figure.savefig(partial, dpi=110, metadata={"Software": None}, format="png")
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+            plt.close(figure)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Raises UserError when the block cannot write `path`."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UserError(
+            f"{path}: cannot be written ({reason}). Make room, or choose another folder."
+        ) from None
 
 
 def _plot_counts(axes: Axes, x: Sequence[float], points: Sequence[TimelinePoint]) -> None:

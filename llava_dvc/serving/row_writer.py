@@ -9,6 +9,7 @@ from typing import Literal
 
 from tqdm import tqdm
 
+from llava_dvc.errors import UserError
 from llava_dvc.serving.counter import Count
 from llava_dvc.serving.sources import Source, SourceFrame
 
@@ -41,8 +42,16 @@ class RowWriter:
 
 def _print_line(text: str) -> None:
     """Prints `text` above the progress bar, and at once: another program may read along."""
-    tqdm.write(text, file=sys.stdout)
-    sys.stdout.flush()
+    try:
+        tqdm.write(text, file=sys.stdout)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has what it wants
+        raise
+    except OSError as error:
+        raise UserError(
+            f"standard output: cannot be written ({error.strerror}). Make room, or write it to "
+            "another disk."
+        ) from None
 
 
 def _table_row(frame: SourceFrame, count: Count, width: int) -> str:
@@ -61,4 +70,9 @@ def _csv_row(frame: SourceFrame, count: Count) -> str:
 
 def _json_row(frame: SourceFrame, count: Count) -> str:
     row = {"frame": frame.name} | ({} if frame.seconds is None else {"seconds": frame.seconds})
-    return json.dumps(row | count.summary(), ensure_ascii=False)
+    text = json.dumps(row | count.summary(), ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        return json.dumps(row | count.summary())
+    return text

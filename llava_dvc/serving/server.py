@@ -5,6 +5,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import uvicorn
@@ -36,7 +37,8 @@ def serve(adapter: str | Path, host: str, port: int, allowed_hosts: Sequence[str
     counter = Counter.from_pretrained(adapter)
     counter.count([Image.new("RGB", (640, 480))])  # the first batch is slow
     app = build_app(counter, own_hosts(host, listener.getsockname()[0]), allowed_hosts)
-    GracefulServer(server_config(app)).run(sockets=[listener])
+    with suppress(KeyboardInterrupt):  # Uvicorn raises it again after the shutdown
+        GracefulServer(server_config(app)).run(sockets=[listener])
 
 
 def server_config(app: ASGIApp) -> uvicorn.Config:
@@ -53,12 +55,16 @@ def server_config(app: ASGIApp) -> uvicorn.Config:
 
 
 def bind_socket(host: str, port: int) -> socket.socket:
-    """Returns a socket bound to `host` and `port`; port 0 is any free port."""
+    """Returns a socket that listens on `host` and `port`; port 0 is any free port.
+
+    A port belongs to the first that listens on it. Clients wait until the server accepts them.
+    """
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-    except (OSError, OverflowError) as error:
+        listener.listen()
+    except (OSError, OverflowError, ValueError, TypeError) as error:  # the last for a broken name
         listener.close()
         raise UserError(
             f"{host}:{port}: cannot listen there ({error}). Choose another --host or --port."

@@ -75,19 +75,24 @@ def experiment_rows(shown: Any) -> Iterator[ExperimentRow]:
 
 
 def parse_experiment(shown: dict[str, Any]) -> ExperimentRow:
-    data = shown.get("data") or {}
-    params = (data.get("params") or {}).get("params.yaml", {}).get("data") or {}
-    metrics = (data.get("metrics") or {}).get(METRICS, {}).get("data") or {}
-    error = shown.get("error") or {}
+    params = _section(shown, "data", "params", "params.yaml", "data")
+    metrics = _section(shown, "data", "metrics", METRICS, "data")
     return ExperimentRow(
         name=shown.get("name") or shown["rev"],
         revision="-" if shown["rev"] == "workspace" else shown["rev"][:7],
-        adapter=((data.get("outs") or {}).get(ADAPTER) or {}).get("hash"),
-        data=((data.get("deps") or {}).get("data") or {}).get("hash"),
-        evaluate_section=params.get("evaluate", {}),
+        adapter=_section(shown, "data", "outs", ADAPTER).get("hash"),
+        data=_section(shown, "data", "deps", "data").get("hash"),
+        evaluate_section=_section(params, "evaluate"),
         metrics=flatten(metrics),
-        error=" ".join(str(error.get("msg", "")).split()),
+        error=" ".join(str(_section(shown, "error").get("msg", "")).split()),
     )
+
+
+def _section(values: Any, *keys: str) -> dict[str, Any]:
+    """The section at the end of `keys`; empty without one: a commit's files may hold anything."""
+    for key in keys:
+        values = values.get(key) if isinstance(values, dict) else None
+    return values if isinstance(values, dict) else {}
 
 
 def result_runs() -> list[Any]:
@@ -139,7 +144,7 @@ def wrong_tags(row: ExperimentRow, run: Any) -> str:
     tags = run.data.tags
     if tags.get("stage") != "result":
         return f"its tag stage is {tags.get('stage', 'missing')}, not result"
-    key = result_key(tags.get("adapter", ""), row.evaluate_section, tags["data_md5"])
+    key = result_key(tags.get("adapter", ""), row.evaluate_section, tags.get("data_md5", ""))
     if tags["key.result"] != key:
         return f"its tag adapter is {tags.get('adapter', 'missing')[:8]}, not the evaluated adapter"
     return ""

@@ -18,6 +18,7 @@ from llava_dvc.errors import UserError
 from llava_dvc.files import state_root
 from llava_dvc.masking import masked, without_logins
 from llava_dvc.tracking.state_lock import state_lock
+from llava_dvc.tracking.store_faults import faults_explained, require_database, store_fault
 
 EXPERIMENT = "llava-dvc"
 ARTIFACTS = "mlartifacts"
@@ -122,8 +123,8 @@ def known_problem(error: Exception) -> str | None:
     text = " ".join(str(error).split())
     if schema := OTHER_SCHEMA.search(text):
         return schema_problem(schema["found"])
-    if "database is locked" in text:
-        return "is locked by another process; wait for it, continue it with `fg`, or end it"
+    if fault := store_fault(text):
+        return fault
     if deleted := DELETED.search(text):
         return deleted_problem(deleted["kind"], deleted["id"])
     if "unsupported URI" in text or "Could not parse SQLAlchemy URL" in text:
@@ -209,6 +210,8 @@ def connect() -> tuple[Any, str]:
         is_local = sqlite_file(uri) == database_path()
         if is_local and not database_path().exists():
             create_database()
+        if is_local:
+            require_database(database_path())
         client = mlflow.MlflowClient(uri, registry_uri())
         experiment = client.get_experiment_by_name(experiment_name())
         if experiment is None:
@@ -293,6 +296,7 @@ def relocate() -> str:
         hint = ", MLFLOW_TRACKING_URI names a server" if is_remote else ""
         raise UserError(f"{path}: not found; nothing has been logged here yet{hint}")
     with store_lock():
+        require_database(path)
         recorded = read_artifact_location(path)
         if recorded == artifacts.as_uri():
             return f"{path} keeps its artifacts in {artifacts} already"
@@ -312,10 +316,11 @@ def read_artifact_location(database: Path) -> str:
 
 def rewrite_artifact_paths(old: str, new: str) -> int:
     """Replaces the prefix `old` of artifact paths by `new` in one transaction. Returns how many
-    paths changed.
+    paths changed. Raises UserError when the store is damaged.
     """
     changed = 0
-    with closing(sqlite3.connect(database_path())) as connection, connection:
+    path = database_path()
+    with faults_explained(path), closing(sqlite3.connect(path)) as connection, connection:
         for table, column in ARTIFACT_PATH_COLUMNS:
             changed += connection.execute(
                 f"UPDATE {table} SET {column} = ? || substr({column}, ?) "

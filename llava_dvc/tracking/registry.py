@@ -13,6 +13,7 @@ from shutil import copytree
 from typing import Any
 
 import pandas as pd
+from pydantic import ValidationError
 
 from llava_dvc.errors import UserError
 from llava_dvc.files import new_folder, state_root
@@ -171,6 +172,12 @@ def champion_folder() -> Path:
     Raises UserError when there is no champion or the tracker cannot be reached.
     """
     version = champion_version()
+    for tag in ("adapter", *EVALUATION_FIELDS):
+        if tag not in version.tags:
+            raise UserError(
+                f"champion: {MODEL} version {version.version} has no tag {tag}, so llava-dvc has "
+                "not made it; set the alias to another version, or name a folder"
+            )
     name = f"{version.version}-{version.tags['adapter'][:12]}"
     folder = state_root() / ".cache" / CHAMPION / name
     if not folder.exists():
@@ -212,4 +219,11 @@ def download_version(version: Any, folder: Path) -> None:
             "`llava-dvc runs --relocate`"
         ) from None
     evaluated = {name: version.tags[name] for name in EVALUATION_FIELDS}
-    Recipe.model_validate(Recipe.read(folder).model_dump() | evaluated).write(folder)
+    try:
+        Recipe.model_validate(Recipe.read(folder).model_dump() | evaluated).write(folder)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(
+            f"{MODEL} version {version.version}: its tag {first['loc'][0]} is "
+            f"{first['input']!r}: {first['msg']}; run `dvc repro -f evaluate`, or name a folder"
+        ) from None

@@ -163,6 +163,15 @@ def test_a_bad_row_is_named_by_its_line_and_spoils_no_other(data, row, reason):
     assert names == ["seq_000001.jpg", "seq_000010.jpg"]
 
 
+@pytest.mark.parametrize("length", [1025, 1_200_000])
+def test_a_name_that_no_file_can_have_is_refused(data, length):
+    found = problems(with_labels(data, f"frame,count\nseq_000001.jpg,5\n{'1' * length},6\n"))
+    assert found[0] == (
+        f"labels.csv:3: frame is '{'1' * 80}...' with {length:,} characters, expected at most "
+        "1,024. Correct the line, or rename the frame."
+    )
+
+
 def test_of_two_different_labels_neither_is_used(data):
     found = problems(with_labels(data, "id,count\n1,5\n2,6\n0001,9\n10,7\n"))
     text = "seq_000001.jpg has different labels: 5 on line 2, 9 on line 4. Delete the wrong ones."

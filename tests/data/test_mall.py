@@ -1,4 +1,5 @@
 import logging
+import os
 import unicodedata
 import zipfile
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from llava_dvc.data import mall, pairing
+from llava_dvc.data import import_folder, mall, pairing
 from llava_dvc.data.frames import read_frames
 from llava_dvc.data.labels import read_labels, write_labels
 from llava_dvc.data.messages import read_conversations
@@ -109,7 +110,7 @@ def test_other_files_are_not_deleted(source, data):
         mall.import_mall(source, data)
 
 
-@pytest.mark.parametrize("step", ["read_frames", "_replace_folder"])
+@pytest.mark.parametrize("step", ["read_frames", "replace_data"])
 def test_a_failure_leaves_data_as_it_was(source, data, tmp_path, monkeypatch, step):
     authors_labels(source)
     mall.import_mall(source, data)
@@ -129,8 +130,27 @@ def test_data_comes_back_when_the_last_step_fails(tmp_path):
     old = tmp_path / "data"
     (old / "frames").mkdir(parents=True)
     with pytest.raises(OSError, match="missing"):
-        mall._replace_folder(old, tmp_path / "missing", tmp_path / "aside")
+        import_folder.replace_data(old, tmp_path / "missing", tmp_path)
     assert (old / "frames").is_dir()
+
+
+@pytest.mark.parametrize("form", ["folder", "zip"])
+@pytest.mark.parametrize(
+    "name", ["labels.csv", "mall_gt.mat", "messages.txt", "frames/seq_000001.jpg"]
+)
+def test_a_folder_with_the_name_of_a_file_is_refused(source, data, tmp_path, name, form):
+    copys_labels(source)
+    (source / name).unlink(missing_ok=True)
+    picture(source / name / "inner.jpg", shade=9)
+    given = zipped(source, tmp_path / "mall.zip") if form == "zip" else source
+    with pytest.raises(UserError, match=rf"{name}: is not a file. Delete it, or put the file in"):
+        mall.import_mall(given, data)
+
+
+def test_a_pipe_with_the_name_of_a_file_is_refused(source, data):
+    os.mkfifo(source / "labels.csv")
+    with pytest.raises(UserError, match=r"labels.csv: is not a file. Delete it, or put"):
+        mall.import_mall(source, data)
 
 
 # --- labels of other images -------------------------------------------------------------------

@@ -61,6 +61,7 @@ def test_comments_and_blank_lines_are_skipped(tmp_path):
     [
         ('{"messages": [', "not JSON: Expecting value at column 15"),
         ("[" * 100_000, "not JSON: nested too deeply"),
+        ("1" * 5000, "not JSON: a number has too many digits. Correct it."),
         ("[]", "expected `messages` with one user and then one assistant message"),
         (example(roles=("system", "user")), "expected `messages` with one user and then"),
         (example(roles=("user",)), "expected `messages` with one user and then"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, frame
 from tests.faults.conftest import STAGES, Bench
 from tests.pipeline.test_pipeline import call, set_param
 
@@ -129,3 +129,25 @@ def test_a_lock_cut_short_is_restored(bench: Bench):
     assert done.returncode == 0, done.stderr
     assert "restored from git" in done.stdout
     assert lock.read_text() == whole
+
+
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_import_mall_on_a_full_disk_is_one_line_and_keeps_data(
+    disk: Path, tmp_path: Path, form: str
+):
+    source, old = tmp_path / "source", disk / "data" / "labels.csv"
+    (source / "frames").mkdir(parents=True)
+    for number in range(1, 21):
+        frame(number, (320, 240)).save(source / "frames" / f"{number}.png")  # 200 kB
+    labels = "".join(f"{number}.png,3\n" for number in range(1, 21))
+    (source / "labels.csv").write_text(f"frame,count\n{labels}")
+    if form == "zip":
+        source = Path(shutil.make_archive(str(source), "zip", source))
+    old.parent.mkdir()
+    old.write_text("id,count\n1,9\n")
+    fill(disk, 2**20)
+    done = call(disk, "llava-dvc", "import-mall", str(source))
+    assert done.stderr == f"error: {disk}: the disk is full; make room and run the command again\n"
+    assert done.returncode == 1
+    assert old.read_text() == "id,count\n1,9\n"
+    assert not list(disk.glob(".import-mall-*"))

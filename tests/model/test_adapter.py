@@ -219,6 +219,10 @@ def test_settings_that_llava_dvc_does_not_write_are_refused(folder, change, line
             "patch_size: is 7: the backbone has 14",
         ),
         (
+            change_json("tokenizer_config.json", pad_token=None),
+            "tokenizer_config.json: pad_token: is None: the backbone has one",
+        ),
+        (
             change_json(
                 "tokenizer_config.json", image_token="<s>", model_specific_special_tokens={}
             ),

@@ -233,6 +233,7 @@ EDITED = {  # stages that a change of the code in each room changes
     "load_errors.py": set(),
     "stage_inputs.py": set(),
     "stage_runner.py": set(),
+    "exit_line.py": set(),
     "checks": set(),
     "tracking": set(),
     "serving": set(),

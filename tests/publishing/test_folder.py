@@ -18,6 +18,7 @@ from llava_dvc.evaluation.predictions import comparison_table, verdict
 from llava_dvc.files import WORST, read_json
 from llava_dvc.publishing import card
 from llava_dvc.publishing.folder import verify_manifest, version_tag
+from llava_dvc.publishing.push import baseline_warnings
 from llava_dvc.recipe import Recipe
 from tests.publishing.published import BASELINE, FIGURES, facts, publish, write_adapter
 
@@ -63,6 +64,10 @@ def test_the_manifest_lists_every_other_file(folder, cfg):
     assert manifest["evaluate"] == cfg.evaluate.model_dump()
 
 
+def change_json(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
 def damage(folder):
     path = folder / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"?")
@@ -81,6 +86,10 @@ def damage(folder):
             lambda f: (f / "manifest.json").write_text("{}"),
             r"manifest\.json: is not a manifest of llava-dvc\. Name",
         ),
+        (
+            lambda f: change_json(f / "manifest.json", inputs_md5={}),
+            r"manifest\.json: inputs_md5\.data: is not a digest\. Build the folder again",
+        ),
         (lambda f: (f / "manifest.json").unlink(), r"manifest\.json: not found; run `dvc repro`"),
     ],
 )
@@ -89,6 +98,30 @@ def test_a_folder_that_differs_from_its_manifest_is_refused(folder, fault, line)
     fault(folder)
     with pytest.raises(UserError, match=line):
         verify_manifest(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("evaluate", {"mae": None}),
+        ("evaluate", {"mae": "2"}),
+        ("baseline", {"ridge_features": {}}),
+        ("baseline", {"ridge_features": 3}),
+    ],
+)
+def test_metrics_without_their_figures_are_refused(folder, name, values):
+    change_json(folder / "metrics" / f"{name}.json", **values)
+    with pytest.raises(
+        UserError, match=r"evaluate\.json: has no number mae, or baseline\.json lacks"
+    ):
+        baseline_warnings(folder)
+
+
+@pytest.mark.parametrize("content", [b"[1]", b"\xff", b"{", b"1" * 5000])
+def test_metrics_that_are_no_json_object_are_refused(folder, content):
+    (folder / "metrics" / "evaluate.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"evaluate\.json: cannot be read \(not "):
+        baseline_warnings(folder)
 
 
 def test_the_recipe_has_the_decoding_of_the_evaluation(folder, cfg):

@@ -80,7 +80,8 @@ class ServiceProcess:
 def service(adapter_folder):
     running = ServiceProcess(adapter_folder)
     yield running
-    running.stop()
+    running.process.send_signal(signal.SIGINT)
+    assert running.process.wait(60) == 0  # Ctrl-C is a usual end, without a traceback
 
 
 class BlockedCounter:

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,57 @@ def test_annotate_draws_the_count_on_the_frame(predict, images, clip):
 def test_timeline_is_written(predict, clip):
     predict("clip.mp4", "--timeline", "drawn/count.png")
     assert Image.open(clip.with_name("drawn") / "count.png").size[0] > 900
+
+
+@pytest.mark.parametrize(
+    ("encoding", "name", "escaped"),
+    [("ascii", "caf\xe9.png", r"caf\xe9.png"), ("utf-8", "a\udcff.png", r"a\udcff.png")],
+)
+@pytest.mark.parametrize("row_format", ["csv", "jsonl", "table"])
+def test_a_name_that_the_output_cannot_encode_loses_no_frame(
+    predict, images, monkeypatch, encoding, name, escaped, row_format
+):
+    (images / "1.png").rename(images / name)
+    written = BytesIO()
+    monkeypatch.setattr(sys, "stdout", TextIOWrapper(written, encoding=encoding))
+    _, error = predict(f"cam/{name}", "cam/2.png", "--format", row_format)
+    assert error is None
+    first, second = written.getvalue().decode(encoding).splitlines()[-2:]
+    assert "cam/2.png" in second
+    if row_format == "jsonl":
+        assert json.loads(first)["frame"] == f"cam/{name}"
+    else:
+        assert escaped in first
+
+
+def test_a_full_disk_is_one_line(predict, images, monkeypatch):
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        _, error = predict("cam")
+    assert error == (
+        "error: standard output: cannot be written (No space left on device). Make room, or write "
+        "it to another disk."
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "partial", "file"),
+    [
+        (["--annotate", "out"], "cam_1.png.jpg", "cam_1.png.jpg"),
+        (["--timeline", "out/t.png"], ".t.png.partial", "t.png"),
+    ],
+)
+def test_a_full_disk_leaves_no_half_picture(predict, images, option, partial, file):
+    out = images.with_name("out")
+    out.mkdir()
+    (out / partial).symlink_to("/dev/full")
+    output, error = predict("cam/1.png", *option)
+    assert output.startswith("frame,count")
+    assert error == (
+        f"error: out/{file}: cannot be written (No space left on device). Make room, or choose "
+        "another folder."
+    )
+    assert not (out / "t.png").exists()
 
 
 @pytest.mark.parametrize(

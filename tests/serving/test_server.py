@@ -20,6 +20,24 @@ def test_a_taken_port_is_an_error_before_the_model_is_loaded(service):
         server_module.serve("no adapter", "127.0.0.1", service.port)
 
 
+def test_a_port_belongs_to_the_first_that_asks():
+    """Two services that start at once: the second ends before it loads its model."""
+    with (
+        server_module.bind_socket("127.0.0.1", 0) as first,
+        pytest.raises(UserError, match=r"cannot listen there \(.*in use\)\. Choose another"),
+    ):
+        server_module.bind_socket("127.0.0.1", first.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("host", "port"),
+    [("127.0.0.1", 65536), ("127.0.0.1", -1), ("a" * 64, 0), ("a..b", 0), ("\udcff", 0)],
+)
+def test_a_name_or_port_that_none_can_have_is_one_line(host, port):
+    with pytest.raises(UserError, match=rf"^{host}:{port}: cannot listen there \(.+\)\. Choose"):
+        server_module.bind_socket(host, port)
+
+
 def test_sigterm_loses_no_request(adapter_folder):
     running = ServiceProcess(adapter_folder)
     bodies = [encoded(frame(seed)) for seed in range(8)]

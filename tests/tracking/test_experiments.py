@@ -106,3 +106,20 @@ def test_a_cameras_figure_is_compared_by_its_name_in_mlflow(store, cfg):
         values = metrics | {"cameras.a!.mae": value}
         row = experiments.ExperimentRow("hot", "abc", "sha", DATA, evaluate, values, "")
         assert experiments.status_note(row, found).startswith(note)
+
+
+@pytest.mark.parametrize("odd", [None, [1], "text", 3, {"data": [1]}, {"data": {"evaluate": 2}}])
+def test_a_commit_may_hold_any_params_and_metrics(odd):
+    shown = {
+        "rev": "1234567890",
+        "data": {
+            "params": {"params.yaml": odd},
+            "metrics": {experiments.METRICS: odd},
+            "outs": odd,
+            "deps": {"data": odd},
+        },
+        "error": odd,
+    }
+    row = experiments.parse_experiment(shown)
+    cells = experiments.table_cells(row, experiments.matching_run(row, []))
+    assert cells[:3] == ("1234567890", "1234567", "-")

@@ -126,6 +126,18 @@ def test_no_champion_is_a_user_error(store):
         registry.champion_folder()
 
 
+def test_a_champion_that_llava_dvc_has_not_made_is_a_user_error(store, cfg, tmp_path):
+    log_result(cfg, tmp_path, 1, predictions(1, 2.0))
+    store().set_model_version_tag(registry.MODEL, "1", "temperature", "hot")
+    line = r"version 1: its tag temperature is 'hot': Input should be a valid number.*; run `dvc"
+    with pytest.raises(UserError, match=line):
+        registry.champion_folder()
+    store().delete_model_version_tag(registry.MODEL, "1", "adapter")
+    line = "^champion: llava-people-counter version 1 has no tag adapter, so llava-dvc has not"
+    with pytest.raises(UserError, match=line):
+        registry.champion_folder()
+
+
 def test_a_receipt_is_tagged_on_the_adapters_version(store, cfg, tmp_path):
     adapter, _ = log_result(cfg, tmp_path, 1, predictions(1, 2.0))
     registry.tag_version(store(), adapter_sha256(adapter), {"hub.commit": "abc"})

@@ -59,7 +59,8 @@ class Decoder:
         with other:
             # -P: a file in the working folder must not replace a module of Python.
             command = [sys.executable, "-P", "-m", decoder_worker.__name__, str(other.fileno())]
-            self._process = subprocess.Popen(command, pass_fds=[other.fileno()])
+            # In a group of its own, it does not get the Ctrl-C of the terminal.
+            self._process = subprocess.Popen(command, pass_fds=[other.fileno()], process_group=0)
 
     def stop(self) -> int:
         """Closes the connection; returns the exit status of the process."""
