@@ -21,6 +21,9 @@ MAX_SIDE = 16_384
 MIN_SIDE = 16
 """On fewer pixels people cannot be recognised."""
 
+MAX_RATIO = 16
+"""Of the long side to the short side. The model sees a square: on narrower ones it sees nobody."""
+
 MAX_BYTES = 256 * 2**20
 """Larger files are not read."""
 
@@ -181,15 +184,24 @@ def _unidentified(content: bytes) -> ImageError:
     return ImageError("no picture", f"is not in a known image format ({names})")
 
 
+def require_size(size: tuple[int, int]) -> None:
+    """Raises ImageError for a width and a height in pixels that no frame may have."""
+    short, long = sorted(size)
+    found = "is {}x{}".format(*size)
+    if short * long > MAX_PIXELS:
+        raise ImageError("too large", f"{found}, more than {MAX_PIXELS:,} pixels")
+    if long > MAX_SIDE:
+        raise ImageError("too large", f"{found}, more than {MAX_SIDE:,} pixels on a side")
+    if short < MIN_SIDE:
+        raise ImageError("too small", f"{found}, less than {MIN_SIDE} pixels on a side")
+    if long > MAX_RATIO * short:
+        reason = f"{found}, over {MAX_RATIO} times as long as wide; cut out the part with people"
+        raise ImageError("too narrow", reason)
+
+
 def _check_header(image: Image.Image) -> None:
     """Raises ImageError for what the header shows before the pixels are decoded."""
-    size = f"is {image.width}x{image.height}"
-    if image.width * image.height > MAX_PIXELS:
-        raise ImageError("too large", f"{size}, more than {MAX_PIXELS:,} pixels")
-    if max(image.size) > MAX_SIDE:
-        raise ImageError("too large", f"{size}, more than {MAX_SIDE:,} pixels on a side")
-    if min(image.size) < MIN_SIDE:
-        raise ImageError("too small", f"{size}, less than {MIN_SIDE} pixels on a side")
+    require_size(image.size)
     # An MPO file, a phone's JPEG, also holds the depth or brightness of its first image.
     if getattr(image, "is_animated", False) and image.format != "MPO":
         raise ImageError("animated", "holds several images; save only the labelled one")
