@@ -89,6 +89,16 @@ def read_image_bytes(path: Path) -> bytes:
         raise ImageError("unreadable", f"cannot be read ({reason})") from None
 
 
+def stated_pixels(path: Path) -> int:
+    """The pixels that decoding the file makes, as its header says; 0 if it cannot be decoded."""
+    try:
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
+            _check_header(image)
+            return image.width * image.height
+    except Exception:  # `read_image` says why
+        return 0
+
+
 def decode_image(content: bytes) -> Image.Image:
     """The RGB image in the bytes of a file, decoded in full and upright; raises ImageError."""
     if not content:
@@ -108,13 +118,16 @@ def decode_image(content: bytes) -> Image.Image:
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """A copy of a Pillow image in RGB, turned upright by its EXIF tag; raises ImageError.
+    """A Pillow image in RGB, turned upright by its EXIF tag; raises ImageError.
 
-    The copy has no metadata, so that nobody reads it again. `image` stays as it is.
+    The result has no metadata, so that nobody reads it again. It is `image` itself if that is so
+    already, else a copy. `image` stays as it is.
     """
     try:
         image.load()
         turn = _turn_of(image)
+        if type(image) is Image.Image and image.mode == "RGB" and not (turn or image.info):
+            return image
         rgb = (image if turn is None else image.transpose(turn)).convert("RGB")
     except Exception as error:
         raise _image_error(error) from None

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from llava_dvc import cli
+from llava_dvc.serving import predict as predict_module
 from llava_dvc.serving.counter import Counter
 from tests.serving.video import clips
 
@@ -67,6 +68,22 @@ def test_a_terminal_gets_an_aligned_table(predict, images, monkeypatch):
     at = header.index("most likely")
     assert len(lines) == 3
     assert all("%)" in line[at:] and line[at - 1] == " " for line in lines)
+
+
+def test_large_frames_are_counted_few_at_a_time(predict, images, clip, monkeypatch):
+    calls, count = [], Counter.count
+
+    def record(counter, pictures):
+        calls.append(len(pictures))
+        return count(counter, pictures)
+
+    monkeypatch.setattr(Counter, "count", record)
+    expected, _ = predict("cam", "clip.mp4")
+    assert calls == [8]
+    monkeypatch.setattr(predict_module, "MAX_CALL_PIXELS", 64 * 48 * 2 + 1)
+    output, _ = predict("cam", "clip.mp4")
+    assert calls[1:] == [3, 3, 2]
+    assert output == expected
 
 
 def test_unreadable_files_are_listed_after_all_others_are_counted(predict, images, clip):
