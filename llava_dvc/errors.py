@@ -73,6 +73,33 @@ def adapter_file_differs(path: Path, state: str) -> UserError:
     )
 
 
+def not_regular(path: Path) -> UserError:
+    """A device, a pipe or a link to nothing, where a file is expected. Reading it may never end."""
+    return UserError(f"{path}: is not a regular file; delete it, or put the file itself there")
+
+
+def too_large(path: Path, size: int, limit: int) -> UserError:
+    """A file that is read as a whole has more than `limit` bytes."""
+    return UserError(f"{path}: has {size:,} bytes, more than {limit:,}; {ADAPTER_AGAIN}")
+
+
+def damaged_backbone(name: str, problem: str) -> UserError:
+    """The backbone's weights are not all that its config.json describes."""
+    return UserError(
+        f"backbone.name: {name} {one_line(problem)}; download it again, or choose another "
+        "checkpoint"
+    )
+
+
+def answer_not_finite() -> UserError:
+    """The model gives NaN in place of probabilities."""
+    return UserError(
+        "the model answers NaN: weights of the adapter or of the backbone are damaged, or "
+        "backbone.dtype is too narrow for them; use complete folders, or train again with "
+        "another dtype"
+    )
+
+
 def missing_adapter_setting(path: Path, key: str) -> UserError:
     """A setting is not in one of an adapter's JSON files."""
     return UserError(f"{path}: {one_line(key)}: missing; {ADAPTER_AGAIN}")

@@ -81,6 +81,16 @@ def read_json(path: Path) -> Any:
         raise errors.invalid_json(path, error.lineno) from None
 
 
+def require_regular_files(folder: Path) -> None:
+    """Raises UserError when something below `folder` is neither a file nor a folder.
+
+    Libraries open what they find by its name, and would wait at a pipe for ever.
+    """
+    for path in sorted(folder.rglob("*")):
+        if not path.is_file() and not path.is_dir():
+            raise errors.not_regular(path)
+
+
 def files_in(path: Path) -> list[Path]:
     """Every file below `path`, or `path` itself, sorted by name. Skips Python's bytecode."""
     if not path.is_dir():

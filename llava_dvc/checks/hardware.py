@@ -6,15 +6,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from torch import nn
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-from llava_dvc import config
+from llava_dvc import config, errors
 from llava_dvc.checks.check import Check, raise_first_fault
 from llava_dvc.errors import UserError
+from llava_dvc.files import require_regular_files
 from llava_dvc.load_errors import explain_load_errors
 
 GIB = 2**30
+MAX_LAYERS = 1000  # the largest models have 130
+MAX_POSITIONS = 2**24
+FLOATS = ("F16", "BF16", "F32")
 WORKSPACE = 2 * GIB  # for CUDA's context, an adapter and the activations of a small batch
 NF4 = 0.516  # bytes per weight: 4 bits, and its share of the double-quantized scales
 CPU_INFO = Path("/proc/cpuinfo")
@@ -122,10 +127,42 @@ def _read_llava_config(backbone: config.Backbone) -> LlavaConfig:
             f"backbone.name: {backbone.name} has model_type {values.get('model_type')!r}, but "
             "'llava' is needed. Choose a checkpoint with the architecture of LLaVA-1.5."
         )
-    return LlavaConfig.from_dict(values)
+    with explain_load_errors(backbone):
+        llava = LlavaConfig.from_dict(values)
+        if "quantization_config" not in values:
+            _require_float_weights(folder)
+    _require_sizes(backbone.name, llava)
+    return llava
+
+
+def _require_float_weights(folder: Path) -> None:
+    """Raises UserError for whole numbers, which transformers would take for weights as they are."""
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "np") as file:
+            for name in file.keys():  # noqa: SIM118, it is not a dict
+                if (dtype := file.get_slice(name).get_dtype()) not in FLOATS:
+                    raise errors.damaged_backbone(
+                        str(folder), f"has a tensor {name} of {dtype}, expected {', '.join(FLOATS)}"
+                    )
+
+
+def _require_sizes(name: str, llava: LlavaConfig) -> None:
+    """Raises UserError for sizes that no weights stand against: they alone could fill memory."""
+    text, vision = llava.text_config, llava.vision_config
+    for key, size, limit in (
+        ("text_config.num_hidden_layers", text.num_hidden_layers, MAX_LAYERS),
+        ("text_config.max_position_embeddings", text.max_position_embeddings, MAX_POSITIONS),
+        ("vision_config.num_hidden_layers", vision.num_hidden_layers, MAX_LAYERS),
+    ):
+        if not 1 <= size <= limit:
+            raise UserError(
+                f"backbone.name: {name}: {key} in config.json is {size}, expected 1 to {limit}. "
+                "Choose another checkpoint."
+            )
 
 
 def _require_checkpoint_files(folder: Path) -> None:
+    require_regular_files(folder)
     missing = [name for name in ("config.json", "*.safetensors") if not any(folder.glob(name))]
     if missing:
         raise UserError(

@@ -53,8 +53,8 @@ def map_in_order(
     """Yields `function(item, reserve)` in the order of `items`.
 
     At most `size` calls are queued or running. `function` calls `reserve` with the pixels of its
-    result. Results that were not yielded yet hold at most `pixels`, except the next one. Raises what
-    `function` raises.
+    result. Results that were not yielded yet hold at most `pixels`, except the next one. Raises
+    what `function` raises.
     """
     pool, budget = ThreadPoolExecutor(threads), PixelBudget(pixels)
 

@@ -128,8 +128,8 @@ def read_sources(
 ) -> Iterator[SourceFrame]:
     """Yields the frames of `sources` in order: images, and a video's frame every `every` seconds.
 
-    Other threads decode up to `size` frames or MAX_QUEUED_PIXELS in advance. Appends to `errors` why a file is
-    unreadable, or read only in part.
+    Other threads decode up to `size` frames or MAX_QUEUED_PIXELS in advance. Appends to `errors`
+    why a file is unreadable, or read only in part.
     """
     for are_videos, group in groupby(sources, lambda source: source.is_video):
         paths = [source.path for source in group]
