@@ -1,5 +1,6 @@
 """Checks that this machine can load the backbone: device, dtype, checkpoint and GPU memory."""
 
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -45,8 +46,7 @@ def hardware_checks(backbone: config.Backbone) -> Iterator[Check]:
 
 def weight_bytes(backbone: config.Backbone, llava: LlavaConfig) -> int:
     """Returns the bytes that the weights take on the device, computed from their shapes."""
-    with torch.device("meta"):
-        model = LlavaForConditionalGeneration(llava)
+    model = _empty_model(llava)
     weights = sum(parameter.numel() for parameter in model.parameters())
     layers = model.model.language_model.layers.modules()
     linear = sum(m.weight.numel() for m in layers if isinstance(m, nn.Linear))
@@ -129,21 +129,41 @@ def _read_llava_config(backbone: config.Backbone) -> LlavaConfig:
         )
     with explain_load_errors(backbone):
         llava = LlavaConfig.from_dict(values)
-        if "quantization_config" not in values:
-            _require_float_weights(folder)
     _require_sizes(backbone.name, llava)
+    if folder.is_dir() and "quantization_config" not in values:
+        with explain_load_errors(backbone):
+            _require_stored_weights(folder, llava)
     return llava
 
 
-def _require_float_weights(folder: Path) -> None:
-    """Raises UserError for whole numbers, which transformers would take for weights as they are."""
+def _require_stored_weights(folder: Path, llava: LlavaConfig) -> None:
+    """Raises UserError when the files in `folder` hold fewer weights than `llava` describes.
+
+    transformers would make the others at random, in memory of any size. It would also take whole
+    numbers for weights as they are.
+    """
+    stored = 0
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "np") as file:
             for name in file.keys():  # noqa: SIM118, it is not a dict
+                if name.endswith("position_ids"):  # old checkpoints have these numbers
+                    continue
+                stored += math.prod(file.get_slice(name).get_shape())
                 if (dtype := file.get_slice(name).get_dtype()) not in FLOATS:
                     raise errors.damaged_backbone(
                         str(folder), f"has a tensor {name} of {dtype}, expected {', '.join(FLOATS)}"
                     )
+
+    described = sum(parameter.numel() for parameter in _empty_model(llava).parameters())
+    if described > stored:
+        problem = f"holds {stored:,} weights, but its config.json describes {described:,}"
+        raise errors.damaged_backbone(str(folder), problem)
+
+
+def _empty_model(llava: LlavaConfig) -> LlavaForConditionalGeneration:
+    """The model with shapes, but without weights."""
+    with torch.device("meta"):
+        return LlavaForConditionalGeneration(llava)
 
 
 def _require_sizes(name: str, llava: LlavaConfig) -> None:

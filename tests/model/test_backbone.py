@@ -82,6 +82,22 @@ def changed(cfg, tmp_path) -> Callable[[Change], Backbone]:
             change_tensors(lambda name, t: t.to(torch.int8) if name == UP else t),
             "{} has a tensor ",
         ),
+        (
+            set_size("text_config", "num_hidden_layers", 3),
+            "{} holds 332,288 weights, but its config.json describes ",
+        ),
+        (
+            set_size("text_config", "hidden_size", 50_000),
+            "{} holds 332,288 weights, but its config.json describes ",
+        ),
+        (
+            set_size("text_config", "vocab_size", 10**9),
+            "{} holds 332,288 weights, but its config.json describes ",
+        ),
+        (
+            set_size("vision_config", "image_size", 10**6),
+            "{} holds 332,288 weights, but its config.json describes ",
+        ),
         (make_pipe("config.json"), "{}/config.json: is not a regular file; delete it, or put"),
         (make_pipe("model.safetensors"), "{}/model.safetensors: is not a regular file; delete it"),
         (make_pipe("added_tokens.json"), "{}/added_tokens.json: is not a regular file; delete it"),
@@ -103,7 +119,7 @@ def test_what_fills_memory_or_hangs_is_refused_before_loading(changed, change, l
         (change_tensors(lambda name, t: None if name == NORM else t), "has no tensor "),
         (change_tensors(lambda name, t: t[:-1].clone() if name == UP else t), ""),
         (set_size("text_config", "num_hidden_layers", 3), "has no tensor "),
-        (set_size("text_config", "hidden_size", 10**6), "cannot be loaded ("),
+        (set_size("text_config", "hidden_size", 128), "cannot be loaded ("),
     ],
 )
 def test_weights_that_are_not_whole_are_refused(changed, change, line, quantization):
