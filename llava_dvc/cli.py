@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_dvc.config import PARAMS, load_config
-from llava_dvc.errors import UserError
+from llava_dvc.errors import UserError, printable_text
 
 PRESETS = Path("presets")
 
@@ -21,7 +21,7 @@ def main() -> None:
     try:
         arguments.run(arguments)
     except UserError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {printable_text(str(error))}")
     except BrokenPipeError:
         # `| head` closed the pipe. Python flushes stdout at exit and would print a traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

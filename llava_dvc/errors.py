@@ -8,10 +8,19 @@ import reprlib
 from pathlib import Path
 
 MIB = 2**20
+KEPT = "\n\u200c\u200d"
+"""Line ends, and the joiners that emoji and some scripts need."""
 
 
 class UserError(ValueError):
     """A mistake the user can correct. Its text is shown as it is, without a traceback."""
+
+
+def printable_text(text: str) -> str:
+    """`text` with escapes for what a terminal would obey or cannot show, except line ends."""
+    return "".join(
+        char if char.isprintable() or char in KEPT else repr(char)[1:-1] for char in text
+    )
 
 
 def not_found(path: Path) -> UserError:

@@ -64,6 +64,11 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def csv_name(name: str) -> str:
+    """A file's name for a CSV file: spreadsheets run a cell that begins with =, +, - or @."""
+    return f"./{name}" if name.startswith(("=", "+", "-", "@")) else name
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes readable JSON, the same bytes for the same value."""
     with new_file(path) as file:

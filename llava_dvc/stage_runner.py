@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from llava_dvc.errors import UserError
+from llava_dvc.errors import UserError, printable_text
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 MIN_FREE = 2**20  # bytes; with less free than that, a failed write is put down to a full disk
@@ -56,7 +56,7 @@ def run_stage(main: Callable[..., None]) -> None:
     try:
         main(load_config(), *map(Path, sys.argv[1:]))
     except UserError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {printable_text(str(error))}")
     except KeyboardInterrupt:
         sys.exit("error: interrupted. Run `dvc repro` to go on.")
     except Exception as error:

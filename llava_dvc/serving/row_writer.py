@@ -9,6 +9,8 @@ from typing import Literal
 
 from tqdm import tqdm
 
+from llava_dvc.data.data_errors import printable_name
+from llava_dvc.files import csv_name
 from llava_dvc.serving.counter import Count
 from llava_dvc.serving.sources import Source, SourceFrame
 
@@ -46,7 +48,8 @@ def _print_line(text: str) -> None:
 
 
 def _table_row(frame: SourceFrame, count: Count, width: int) -> str:
-    name = frame.name if len(frame.name) <= width else "…" + frame.name[1 - width :]
+    shown = printable_name(frame.name)
+    name = shown if len(shown) <= width else "…" + shown[1 - width :]
     likely = ", ".join(f"{number} ({share:.0%})" for number, share in count.most_likely())
     interval = f"{count.low}-{count.high}"
     return f"{name:<{width}}  {count.count:>5}  {interval:<8}  {likely}"
@@ -54,11 +57,13 @@ def _table_row(frame: SourceFrame, count: Count, width: int) -> str:
 
 def _csv_row(frame: SourceFrame, count: Count) -> str:
     text = io.StringIO()  # the csv module quotes names with commas and quotes
-    row = frame.name, count.count, count.low, count.high
+    row = csv_name(printable_name(frame.name)), count.count, count.low, count.high
     csv.writer(text, lineterminator="").writerow(row)
     return text.getvalue()
 
 
 def _json_row(frame: SourceFrame, count: Count) -> str:
     row = {"frame": frame.name} | ({} if frame.seconds is None else {"seconds": frame.seconds})
-    return json.dumps(row | count.summary(), ensure_ascii=False)
+    text = json.dumps(row | count.summary(), ensure_ascii=False, allow_nan=False)
+    # The same name, but no terminal obeys it and every encoding of Unicode can write it.
+    return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text)

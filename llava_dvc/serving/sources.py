@@ -11,9 +11,10 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
+from llava_dvc.data.data_errors import printable_name
 from llava_dvc.data.images import IMAGE_FORMATS, read_image, stated_pixels
 from llava_dvc.data.labels import natural_key
-from llava_dvc.errors import UserError
+from llava_dvc.errors import UserError, printable_text
 from llava_dvc.serving.prefetch import Reserve, map_in_order, prefetch
 from llava_dvc.serving.video.file_kind import file_kind
 from llava_dvc.serving.video.sampling import FINE_STEP, estimate_frames, sample_video
@@ -53,7 +54,7 @@ class SourceFrame:
 
 def print_note(text: str) -> None:
     """Prints a note above the progress bar, to standard error."""
-    tqdm.write(f"note: {text}", file=sys.stderr)
+    tqdm.write(f"note: {printable_text(text)}", file=sys.stderr)
 
 
 def find_sources(patterns: Sequence[str]) -> list[Source]:
@@ -115,7 +116,7 @@ def _no_frames(pattern: str, others: Sequence[Path]) -> str:
 
 def _listed(paths: Sequence[Path]) -> str:
     more = f" and {len(paths) - SHOWN_PATHS} more" if len(paths) > SHOWN_PATHS else ""
-    return ", ".join(map(str, paths[:SHOWN_PATHS])) + more
+    return ", ".join(printable_name(str(path)) for path in paths[:SHOWN_PATHS]) + more
 
 
 def estimate_total(sources: Sequence[Source], every: float) -> int:
