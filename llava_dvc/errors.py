@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 from llava_dvc.masking import masked
 
 MIB = 2**20
+KEPT = "\n\u200c\u200d"
+"""Line ends, and the joiners that emoji and some scripts need."""
 
 
 class UserError(ValueError):
@@ -37,6 +39,13 @@ def check_endpoint() -> None:
             f"HF_ENDPOINT: is not an address ({error}); write it as https://HOST, and / and @ in a "
             "password as %2F and %40"
         ) from None
+
+
+def printable_text(text: str) -> str:
+    """`text` with escapes for what a terminal would obey or cannot show, except line ends."""
+    return "".join(
+        char if char.isprintable() or char in KEPT else repr(char)[1:-1] for char in text
+    )
 
 
 def not_found(path: Path) -> UserError:
@@ -95,6 +104,33 @@ def adapter_file_differs(path: Path, state: str) -> UserError:
     return UserError(
         f"{path}: is {state} since manifest.json was written; {ADAPTER_AGAIN}, or delete "
         "manifest.json if the change is yours"
+    )
+
+
+def not_regular(path: Path) -> UserError:
+    """A device, a pipe or a link to nothing, where a file is expected. Reading it may never end."""
+    return UserError(f"{path}: is not a regular file; delete it, or put the file itself there")
+
+
+def too_large(path: Path, size: int, limit: int) -> UserError:
+    """A file that is read as a whole has more than `limit` bytes."""
+    return UserError(f"{path}: has {size:,} bytes, more than {limit:,}; {ADAPTER_AGAIN}")
+
+
+def damaged_backbone(name: str, problem: str) -> UserError:
+    """The backbone's weights are not all that its config.json describes."""
+    return UserError(
+        f"backbone.name: {name} {one_line(problem)}; download it again, or choose another "
+        "checkpoint"
+    )
+
+
+def answer_not_finite() -> UserError:
+    """The model gives NaN in place of probabilities."""
+    return UserError(
+        "the model answers NaN: weights of the adapter or of the backbone are damaged, or "
+        "backbone.dtype is too narrow for them; use complete folders, or train again with "
+        "another dtype"
     )
 
 

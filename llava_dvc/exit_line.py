@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 
-from llava_dvc.errors import UserError, one_line
+from llava_dvc.errors import UserError, one_line, printable_text
 from llava_dvc.masking import masked
 
 MIN_FREE = 2**20  # bytes; with less free than that, a failed write is put down to a full disk
@@ -58,7 +58,7 @@ def end_process(error: BaseException, again: str) -> None:
 def error_line(error: BaseException, again: str) -> str:
     """The line of an error; several lines for a UserError that has them."""
     if isinstance(error, UserError):
-        return str(error)
+        return printable_text(str(error))
     if isinstance(error, KeyboardInterrupt):
         return f"interrupted; run {again} again"
     if place := full_disk(error):

@@ -67,6 +67,11 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def csv_name(name: str) -> str:
+    """A file's name for a CSV file: spreadsheets run a cell that begins with =, +, - or @."""
+    return f"./{name}" if name.startswith(("=", "+", "-", "@")) else name
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes readable JSON, the same bytes for the same value."""
     with new_file(path) as file:
@@ -82,6 +87,16 @@ def read_json(path: Path) -> Any:
         raise errors.not_found(path) from None
     except json.JSONDecodeError as error:
         raise errors.invalid_json(path, error.lineno) from None
+
+
+def require_regular_files(folder: Path) -> None:
+    """Raises UserError when something below `folder` is neither a file nor a folder.
+
+    Libraries open what they find by its name, and would wait at a pipe for ever.
+    """
+    for path in sorted(folder.rglob("*")):
+        if not path.is_file() and not path.is_dir():
+            raise errors.not_regular(path)
 
 
 def files_in(path: Path) -> list[Path]:

@@ -13,7 +13,6 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from safetensors import SafetensorError
 
 from llava_dvc import config
 from llava_dvc.errors import UserError
@@ -30,7 +29,9 @@ def explain_load_errors(backbone: config.Backbone) -> Iterator[None]:
     """Turns an error of loading `backbone` into a UserError with cause and remedy."""
     try:
         yield
-    except (OSError, ValueError, SafetensorError, HTTPError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # transformers raises many kinds for a broken checkpoint
         raise UserError(_load_error_line(backbone, error)) from error
 
 

@@ -32,6 +32,8 @@ PACKAGES = (
 )  # fmt: skip
 """Packages whose versions decide an adapter's bytes."""
 LARGEST_COUNT = 9999
+MAX_JSON = 64 * 2**20
+"""Bytes of a JSON file of an adapter. A tokenizer of 260,000 words has half of it."""
 
 Shapes = dict[str, tuple[int, ...]]
 """The shapes of an adapter's tensors, by their names in its file."""
@@ -85,6 +87,8 @@ class Recipe(Section):
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file of an adapter. Raises UserError when it has none."""
     require_file(path)
+    if (size := path.stat().st_size) > MAX_JSON:
+        raise errors.too_large(path, size, MAX_JSON)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -8,7 +8,7 @@ from llava_dvc.checks.hardware import require_hardware
 from llava_dvc.config import Config, flatten
 from llava_dvc.dataset import load_split
 from llava_dvc.evaluation.baselines import ridge_features, train_mean, zero_shot
-from llava_dvc.files import new_file, read_json, write_json
+from llava_dvc.files import csv_name, new_file, read_json, write_json
 from llava_dvc.metrics import baseline_metrics
 from llava_dvc.model.backbone import backbone_encoder, load_backbone
 from llava_dvc.stage_runner import run_stage
@@ -32,7 +32,9 @@ def main(cfg: Config, prepared: Path, metrics: Path, answers_csv: Path) -> None:
     scored["blind_interpolation"] = report["blind_interpolation"]
     scores = {name: scored[name] for name in order}
     write_json(metrics, scores)
-    table = pd.DataFrame({"frame": rows["frame"][:], "count": counts, **answers})
+    table = pd.DataFrame(
+        {"frame": list(map(csv_name, rows["frame"][:])), "count": counts, **answers}
+    )
     with new_file(answers_csv) as file:
         table.round(6).to_csv(file, index=False)
 

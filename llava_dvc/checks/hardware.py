@@ -1,20 +1,26 @@
 """Checks that this machine can load the backbone: device, dtype, checkpoint and GPU memory."""
 
+import math
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from torch import nn
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-from llava_dvc import config
+from llava_dvc import config, errors
 from llava_dvc.checks.check import Check, raise_first_fault
 from llava_dvc.errors import UserError
+from llava_dvc.files import require_regular_files
 from llava_dvc.load_errors import explain_load_errors
 
 GIB = 2**30
+MAX_LAYERS = 1000  # the largest models have 130
+MAX_POSITIONS = 2**24
+FLOATS = ("F16", "BF16", "F32")
 WORKSPACE = 2 * GIB  # for CUDA's context, an adapter and the activations of a small batch
 NF4 = 0.516  # bytes per weight: 4 bits, and its share of the double-quantized scales
 CPU_INFO = Path("/proc/cpuinfo")
@@ -40,8 +46,7 @@ def hardware_checks(backbone: config.Backbone) -> Iterator[Check]:
 
 def weight_bytes(backbone: config.Backbone, llava: LlavaConfig) -> int:
     """Returns the bytes that the weights take on the device, computed from their shapes."""
-    with torch.device("meta"):
-        model = LlavaForConditionalGeneration(llava)
+    model = _empty_model(llava)
     weights = sum(parameter.numel() for parameter in model.parameters())
     layers = model.model.language_model.layers.modules()
     linear = sum(m.weight.numel() for m in layers if isinstance(m, nn.Linear))
@@ -122,10 +127,62 @@ def _read_llava_config(backbone: config.Backbone) -> LlavaConfig:
             f"backbone.name: {backbone.name} has model_type {values.get('model_type')!r}, but "
             "'llava' is needed. Choose a checkpoint with the architecture of LLaVA-1.5."
         )
-    return LlavaConfig.from_dict(values)
+    with explain_load_errors(backbone):
+        llava = LlavaConfig.from_dict(values)
+    _require_sizes(backbone.name, llava)
+    if folder.is_dir() and "quantization_config" not in values:
+        with explain_load_errors(backbone):
+            _require_stored_weights(folder, llava)
+    return llava
+
+
+def _require_stored_weights(folder: Path, llava: LlavaConfig) -> None:
+    """Raises UserError when the files in `folder` hold fewer weights than `llava` describes.
+
+    transformers would make the others at random, in memory of any size. It would also take whole
+    numbers for weights as they are.
+    """
+    stored = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "np") as file:
+            for name in file.keys():  # noqa: SIM118, it is not a dict
+                if name.endswith("position_ids"):  # old checkpoints have these numbers
+                    continue
+                stored += math.prod(file.get_slice(name).get_shape())
+                if (dtype := file.get_slice(name).get_dtype()) not in FLOATS:
+                    raise errors.damaged_backbone(
+                        str(folder), f"has a tensor {name} of {dtype}, expected {', '.join(FLOATS)}"
+                    )
+
+    described = sum(parameter.numel() for parameter in _empty_model(llava).parameters())
+    if described > stored:
+        problem = f"holds {stored:,} weights, but its config.json describes {described:,}"
+        raise errors.damaged_backbone(str(folder), problem)
+
+
+def _empty_model(llava: LlavaConfig) -> LlavaForConditionalGeneration:
+    """The model with shapes, but without weights."""
+    with torch.device("meta"):
+        return LlavaForConditionalGeneration(llava)
+
+
+def _require_sizes(name: str, llava: LlavaConfig) -> None:
+    """Raises UserError for sizes that no weights stand against: they alone could fill memory."""
+    text, vision = llava.text_config, llava.vision_config
+    for key, size, limit in (
+        ("text_config.num_hidden_layers", text.num_hidden_layers, MAX_LAYERS),
+        ("text_config.max_position_embeddings", text.max_position_embeddings, MAX_POSITIONS),
+        ("vision_config.num_hidden_layers", vision.num_hidden_layers, MAX_LAYERS),
+    ):
+        if not 1 <= size <= limit:
+            raise UserError(
+                f"backbone.name: {name}: {key} in config.json is {size}, expected 1 to {limit}. "
+                "Choose another checkpoint."
+            )
 
 
 def _require_checkpoint_files(folder: Path) -> None:
+    require_regular_files(folder)
     missing = [name for name in ("config.json", "*.safetensors") if not any(folder.glob(name))]
     if missing:
         raise UserError(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llava_dvc.errors import UserError
+from llava_dvc.errors import UserError, printable_text
 
 MAX_LISTED = 20
 """Problems that an error message lists; prepared/report.json has all of them."""
@@ -121,4 +121,4 @@ def quoted(text: str) -> str:
 
 def printable_name(name: str) -> str:
     """A file's name, escaped if it holds characters that a terminal cannot show."""
-    return name if name.isprintable() else repr(name)
+    return name if printable_text(name) == name and "\n" not in name else repr(name)

@@ -7,7 +7,9 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from llava_dvc.data.data_errors import DataProblem, printable_name
+from llava_dvc.data.images import MAX_BYTES
 from llava_dvc.data.labels import natural_key
+from llava_dvc.errors import UserError
 from llava_dvc.files import file_digest
 
 
@@ -67,6 +69,23 @@ def link_problem(path: Path, data: Path, name: str | None = None) -> DataProblem
         "link by the file itself."
     )
     return DataProblem("link", printable_name(str(path)), text, name, skippable=name is not None)
+
+
+def require_own_file(path: Path, folder: Path) -> None:
+    """Raises UserError for a link out of `folder`, a file of more than MAX_BYTES, and for what is
+    no regular file.
+    """
+    if not is_inside(path, folder):
+        raise UserError(str(link_problem(path, folder)))
+    if not path.is_file():
+        raise UserError(
+            f"{printable_name(str(path))}: is not a regular file. Replace it by the file itself."
+        )
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise UserError(
+            f"{printable_name(str(path))}: has {size:,} bytes, more than {MAX_BYTES:,}. Make it "
+            "smaller, or remove it."
+        )
 
 
 def is_inside(path: Path, data: Path) -> bool:

@@ -21,6 +21,9 @@ MAX_SIDE = 16_384
 MIN_SIDE = 16
 """On fewer pixels people cannot be recognised."""
 
+MAX_RATIO = 16
+"""Of the long side to the short side. The model sees a square: on narrower ones it sees nobody."""
+
 MAX_BYTES = 256 * 2**20
 """Larger files are not read."""
 
@@ -86,6 +89,16 @@ def read_image_bytes(path: Path) -> bytes:
         raise ImageError("unreadable", f"cannot be read ({reason})") from None
 
 
+def stated_pixels(path: Path) -> int:
+    """The pixels that decoding the file makes, as its header says; 0 if it cannot be decoded."""
+    try:
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
+            _check_header(image)
+            return image.width * image.height
+    except Exception:  # `read_image` says why
+        return 0
+
+
 def decode_image(content: bytes) -> Image.Image:
     """The RGB image in the bytes of a file, decoded in full and upright; raises ImageError."""
     if not content:
@@ -105,13 +118,16 @@ def decode_image(content: bytes) -> Image.Image:
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """A copy of a Pillow image in RGB, turned upright by its EXIF tag; raises ImageError.
+    """A Pillow image in RGB, turned upright by its EXIF tag; raises ImageError.
 
-    The copy has no metadata, so that nobody reads it again. `image` stays as it is.
+    The result has no metadata, so that nobody reads it again. It is `image` itself if that is so
+    already, else a copy. `image` stays as it is.
     """
     try:
         image.load()
         turn = _turn_of(image)
+        if type(image) is Image.Image and image.mode == "RGB" and not (turn or image.info):
+            return image
         rgb = (image if turn is None else image.transpose(turn)).convert("RGB")
     except Exception as error:
         raise _image_error(error) from None
@@ -181,15 +197,24 @@ def _unidentified(content: bytes) -> ImageError:
     return ImageError("no picture", f"is not in a known image format ({names})")
 
 
+def require_size(size: tuple[int, int]) -> None:
+    """Raises ImageError for a width and a height in pixels that no frame may have."""
+    short, long = sorted(size)
+    found = "is {}x{}".format(*size)
+    if short * long > MAX_PIXELS:
+        raise ImageError("too large", f"{found}, more than {MAX_PIXELS:,} pixels")
+    if long > MAX_SIDE:
+        raise ImageError("too large", f"{found}, more than {MAX_SIDE:,} pixels on a side")
+    if short < MIN_SIDE:
+        raise ImageError("too small", f"{found}, less than {MIN_SIDE} pixels on a side")
+    if long > MAX_RATIO * short:
+        reason = f"{found}, over {MAX_RATIO} times as long as wide; cut out the part with people"
+        raise ImageError("too narrow", reason)
+
+
 def _check_header(image: Image.Image) -> None:
     """Raises ImageError for what the header shows before the pixels are decoded."""
-    size = f"is {image.width}x{image.height}"
-    if image.width * image.height > MAX_PIXELS:
-        raise ImageError("too large", f"{size}, more than {MAX_PIXELS:,} pixels")
-    if max(image.size) > MAX_SIDE:
-        raise ImageError("too large", f"{size}, more than {MAX_SIDE:,} pixels on a side")
-    if min(image.size) < MIN_SIDE:
-        raise ImageError("too small", f"{size}, less than {MIN_SIDE} pixels on a side")
+    require_size(image.size)
     # An MPO file, a phone's JPEG, also holds the depth or brightness of its first image.
     if getattr(image, "is_animated", False) and image.format != "MPO":
         raise ImageError("animated", "holds several images; save only the labelled one")

@@ -19,6 +19,8 @@ MAX_COUNT = 9999
 
 MAX_NAME = 1024
 """Characters of a frame's path inside frames/."""
+MAX_BYTES = 256 * 2**20
+"""A million frames have 50 MB of labels."""
 
 _HEADERS = [{key, "count"} | camera for key in ("id", "frame") for camera in (set(), {"camera"})]
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")  # `surrogateescape` decodes invalid bytes to these
@@ -79,6 +81,10 @@ def scan_labels(path: Path, exclude: Sequence[str]) -> LabelTable:
     Excluded frames are only in the table's `names`. Every line is a row, also when a quote is left
     open: one invalid line does not spoil the next.
     """
+    if (size := path.stat().st_size) > MAX_BYTES:
+        text = f"has {size:,} bytes, more than {MAX_BYTES:,}. Replace it by a table of labels."
+        problem = DataProblem("too large", str(path), text, skippable=False)
+        return LabelTable(problems=[problem], readable=False)
     with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
         try:
             columns = _parse_header(file.readline().rstrip("\n"))

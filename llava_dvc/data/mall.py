@@ -12,11 +12,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-from scipy.io import loadmat
-
 from llava_dvc.conversation import PLACEHOLDER, Conversation
+from llava_dvc.data.count_matrix import read_matrix_counts
 from llava_dvc.data.data_errors import DataError
+from llava_dvc.data.folders import require_own_file
 from llava_dvc.data.frames import read_frames
 from llava_dvc.data.import_folder import import_folder, replace_data
 from llava_dvc.data.labels import Label, frame_name, read_labels, write_labels
@@ -73,10 +72,10 @@ def _stage_messages(root: Path, data: Path, staged: Path) -> None:
     kept = data / "messages.txt"
     given = kept if kept.is_file() else _find_one(root, "messages.txt")
     if given:
+        read_conversations(given.parent)
         shutil.copyfile(given, staged / "messages.txt")
     else:
         (staged / "messages.txt").write_text(default_messages(), encoding="utf-8")
-    read_conversations(staged)
 
 
 def dvc_add(data: Path) -> None:
@@ -148,6 +147,8 @@ def _find_frames(root: Path) -> dict[int, Path]:
         raise UserError(
             f"{root}: has frames in {folders[0]} and in {folders[1]}. Keep one of them."
         )
+    for path in paths:
+        require_own_file(path, root)
     return {int(path.stem.removeprefix("seq_")): path for path in paths}
 
 
@@ -170,7 +171,10 @@ def _find_one(root: Path, name: str) -> Path | None:
     _require_files(paths)
     if len(paths) > 1:
         raise UserError(f"{root}: has {paths[0]} and {paths[1]}. Keep one of them.")
-    return paths[0] if paths else None
+    if not paths:
+        return None
+    require_own_file(paths[0], root)
+    return paths[0]
 
 
 def _require_files(paths: Sequence[Path]) -> None:
@@ -192,24 +196,6 @@ def read_table_counts(path: Path) -> dict[int, int]:
             )
         counts[int(match[1])] = label.count
     return counts
-
-
-def read_matrix_counts(path: Path) -> dict[int, int]:
-    """People by number: `count` of mall_gt.mat, a row per frame from frame 1; raises UserError."""
-    try:
-        values = np.ravel(loadmat(path, variable_names=["count"])["count"]).astype(float)
-    except Exception as error:  # loadmat raises almost any exception on a broken file
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"{path}: `count` cannot be read ({reason}). Download the file again."
-        ) from None
-    bad = np.flatnonzero(~np.isfinite(values) | (values < 0) | (values != np.rint(values)))
-    if bad.size:
-        raise UserError(
-            f"{path}: count of frame {bad[0] + 1} is {values[bad[0]]:g}, expected a whole number "
-            ">= 0. Download the file again."
-        )
-    return {number: int(value) for number, value in enumerate(values, start=1)}
 
 
 def _require_equal(root: Path, table: Mapping[int, int], matrix: Mapping[int, int]) -> None:

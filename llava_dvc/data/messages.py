@@ -8,6 +8,8 @@ from llava_dvc.conversation import PLACEHOLDER, Conversation
 from llava_dvc.data.data_errors import DataError, DataProblem
 from llava_dvc.data.folders import is_inside, link_problem
 
+MAX_BYTES = 16 * 2**20
+
 
 def read_conversations(data: Path) -> list[Conversation]:
     """The conversations in messages.txt; raises DataError with every invalid line.
@@ -34,6 +36,9 @@ def scan_conversations(data: Path) -> tuple[list[Conversation], list[DataProblem
         return [], [_message_problem(str(path), text)]
     if not is_inside(path, data):
         return [], [link_problem(path, data)]
+    if (size := path.stat().st_size) > MAX_BYTES:
+        text = f"has {size:,} bytes, more than {MAX_BYTES:,}. Keep fewer conversations."
+        return [], [_message_problem(str(path), text)]
     conversations, problems = [], []
     lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
     for number, line in enumerate(lines, start=1):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from llava_dvc.data.data_errors import printable_name
+from llava_dvc.data.folders import require_own_file
 from llava_dvc.data.labels import Label
 from llava_dvc.data.zip_archive import LABEL_FILES, composed, is_system_file
 from llava_dvc.errors import UserError
@@ -25,6 +26,7 @@ def stage_named_frames(root: Path, table: Path, labels: Sequence[Label], staged:
             continue
         if root / folder == table.parent and path.parent == folder and path.name in LABEL_FILES:
             continue
+        require_own_file(root / path, root)
         name = str(path.relative_to(folder))
         target = staged / "frames" / written.get(composed(name), name)
         if target.exists():
@@ -37,7 +39,7 @@ def stage_named_frames(root: Path, table: Path, labels: Sequence[Label], staged:
 def _list_files(root: Path) -> list[PurePosixPath]:
     """Paths below `root`, without those that an operating system adds."""
     paths = ((path, PurePosixPath(path.relative_to(root))) for path in sorted(root.rglob("*")))
-    return [inner for path, inner in paths if not is_system_file(inner) and path.is_file()]
+    return [inner for path, inner in paths if not is_system_file(inner) and not path.is_dir()]
 
 
 def _frames_folder(

@@ -67,8 +67,7 @@ def tower_features(model: Any, encoder: Encoder, rows: Dataset) -> Floats:
     features = []
     for start in range(0, len(rows), BATCH):
         images = rows[start : start + BATCH]["image"]
-        pixels = encoder.processor.image_processor(images, return_tensors="pt")["pixel_values"]
-        pixels = pixels.to(model.device, model.dtype)
+        pixels = encoder.pixels(images).to(model.device, model.dtype)
         states = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states
         patches = states[model.config.vision_feature_layer][:, 1:]
         side = round(patches.shape[1] ** 0.5)

@@ -12,6 +12,7 @@ from llava_dvc import config, errors
 from llava_dvc.conversation import parse_count, question_text
 from llava_dvc.evaluation.decoding import decode_answers
 from llava_dvc.evaluation.improvement import Improvement
+from llava_dvc.files import csv_name
 from llava_dvc.metrics import evaluation_metrics, metrics_by_camera
 from llava_dvc.model.counting import Answers, CountPredictor
 from llava_dvc.model.encoder import Encoder
@@ -45,7 +46,7 @@ def prediction_table(
     right = mass[each, counts]
     return pd.DataFrame(
         {
-            "frame": rows["frame"][:],
+            "frame": list(map(csv_name, rows["frame"][:])),
             "camera": rows["camera"][:],
             "count": counts,
             "predicted": decoded.count,

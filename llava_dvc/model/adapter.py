@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
 from llava_dvc import config, errors
+from llava_dvc.files import require_regular_files
 from llava_dvc.load_errors import first_line
 from llava_dvc.model.adapter_check import (
     CURRENT_NAMES,
@@ -96,6 +97,7 @@ def load_adapter(folder: Path) -> tuple[PeftModel, Encoder, Recipe]:
     that needs no backbone is checked before it is loaded.
     """
     recipe = Recipe.read(folder)
+    require_regular_files(folder)
     stored, shapes = read_settings(folder, recipe), weight_shapes(folder)
     encoder = load_adapter_encoder(folder, recipe.image)
     require_unchanged(folder)

@@ -137,12 +137,21 @@ def require_processor(folder: Path, encoder: Encoder, model: LlavaForConditional
     size = processor.image_processor.size
     side, image_token = size["shortest_edge"] or size["height"], processor.image_token_id
     vision = llava.vision_config
+    # CLIP puts one token before those of the patches. "default" drops it.
+    extra, select = processor.num_additional_image_tokens, processor.vision_feature_select_strategy
     for file, key, found, wanted in (
         ("tokenizer.json", "number of tokens", tokens, min(tokens, rows)),
         ("tokenizer_config.json", "pad_token", pad_token, pad_token or "one"),
         ("tokenizer.json", "id of the image token", image_token, llava.image_token_id),
         ("processor_config.json", "patch_size", processor.patch_size, vision.patch_size),
         ("processor_config.json", "image_processor.size", side, vision.image_size),
+        ("processor_config.json", "num_additional_image_tokens", extra, 1),
+        (
+            "processor_config.json",
+            "vision_feature_select_strategy",
+            select,
+            llava.vision_feature_select_strategy,
+        ),
     ):
         if found != wanted:
             text = f"the backbone has {wanted}"

@@ -1,10 +1,12 @@
 """Loads LLaVA, in 4-bit or not, and its encoder."""
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
 from bitsandbytes.nn import Linear4bit
+from torch import nn
 from transformers import (
     AutoProcessor,
     BitsAndBytesConfig,
@@ -32,7 +34,7 @@ def load_backbone(backbone: config.Backbone) -> LlavaForConditionalGeneration:
     """
     torch.set_num_threads(backbone.threads)
     with explain_load_errors(backbone):
-        model = LlavaForConditionalGeneration.from_pretrained(
+        model, found = LlavaForConditionalGeneration.from_pretrained(
             backbone.name,
             revision=backbone.revision,
             dtype=getattr(torch, backbone.dtype),
@@ -40,7 +42,9 @@ def load_backbone(backbone: config.Backbone) -> LlavaForConditionalGeneration:
             attn_implementation={"text_config": attention.NAME, "vision_config": "sdpa"},
             quantization_config=_quantization(backbone),
             use_safetensors=True,
+            output_loading_info=True,
         )
+    _require_all_weights(backbone.name, model, found["missing_keys"])
     for module in model.modules():
         if isinstance(module, Linear4bit):
             # On CPUs with AVX512-BF16 an evaluation packs the weights for a kernel that has no
@@ -50,6 +54,24 @@ def load_backbone(backbone: config.Backbone) -> LlavaForConditionalGeneration:
         unpack(model)
     skip_unread_blocks(model)
     return shorten_last_layer(model).eval().requires_grad_(False)
+
+
+def _require_all_weights(name: str, model: nn.Module, missing: Collection[str]) -> None:
+    """Raises UserError when weights are not in the checkpoint, or have another shape.
+
+    transformers only warns about missing ones, and draws them at random. It packs 4-bit weights
+    without a look at their shape.
+    """
+    if missing:
+        problem = f"has no tensor {min(missing)} ({len(missing)} tensors are missing)"
+        raise errors.damaged_backbone(name, problem)
+    for path, layer in model.named_modules():
+        if isinstance(layer, Linear4bit):
+            state = layer.weight.quant_state
+            found, wanted = state and tuple(state.shape), (layer.out_features, layer.in_features)
+            if found != wanted:
+                problem = f"has a tensor {path}.weight of the shape {found}, expected {wanted}"
+                raise errors.damaged_backbone(name, problem)
 
 
 def load_encoder(folder: Path, image: config.Image) -> Encoder:

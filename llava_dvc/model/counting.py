@@ -15,6 +15,7 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
+from llava_dvc import errors
 from llava_dvc.conversation import format_count
 from llava_dvc.model.count_tree import CountTree, additive_mask
 from llava_dvc.model.encoder import Batch, Encoder
@@ -82,7 +83,9 @@ class CountPredictor:
         self.tree = CountTree.build(encoder.processor, self.prompt, max_count).to(model.device)
 
     def predict(self, frames: Sequence[Image], batch_size: int) -> Answers:
-        """One answer per frame. Raises UserError if padding is dropped and sizes differ."""
+        """One answer per frame. Raises UserError if padding is dropped and sizes differ, or if the
+        model gives NaN.
+        """
         if self.encoder.drops_padding:
             drop_padding(self.model, self.encoder.padding(frames[0].size))
         found: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -97,7 +100,10 @@ class CountPredictor:
         unended = (~ended).nonzero().flatten().tolist()
         for index, text in zip(unended, self._generate(frames, unended, batch_size), strict=True):
             replies[index] = text
-        return Answers(logs.double().softmax(dim=-1).numpy(), replies)
+        probabilities = logs.double().softmax(dim=-1).numpy()
+        if np.isnan(probabilities).any():
+            raise errors.answer_not_finite()
+        return Answers(probabilities, replies)
 
     def batches(self, frames: Sequence[Image], batch_size: int) -> Iterator[Batch]:
         """Batches of encoded frames on the model's device.

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from PIL.Image import Image
+from PIL.Image import Image, Resampling, new
+from torch import Tensor
 from transformers import LlavaProcessor
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
@@ -15,6 +16,8 @@ from llava_dvc.model.padding import DroppedPadding, Size
 
 Geometry = Literal["pad", "squash", "crop"]
 Batch = dict[str, Any]
+
+STRIP = 2**20  # pixels of a padded frame that are in memory at once
 
 
 class Encoder:
@@ -56,7 +59,7 @@ class Encoder:
         """
         padding = self.padding(images[0].size)
         batch = self.processor(
-            images=list(images),
+            images=[shrink(image, self.processor.image_processor) for image in images],
             text=list(texts),
             add_special_tokens=False,  # the template wrote BOS already
             padding="max_length" if length else True,
@@ -65,6 +68,13 @@ class Encoder:
             return_tensors="pt",
         )
         return padding.drop(dict(batch)) if padding else dict(batch)
+
+    def pixels(self, images: Sequence[Image]) -> Tensor:
+        """What the vision tower gets, `(frames, 3, side, side)`."""
+        target = self.processor.image_processor
+        small = [shrink(image, target) for image in images]
+        pixels: Tensor = target(small, return_tensors="pt")["pixel_values"]
+        return pixels
 
     def save(self, folder: Path) -> None:
         """Writes the processor and its chat template."""
@@ -91,3 +101,31 @@ def image_processor(geometry: Geometry, side: int) -> LlavaImageProcessorPil:
         "crop": {"do_pad": False, "size": {"shortest_edge": side}, "crop_size": square},
     }
     return LlavaImageProcessorPil(**settings[geometry])
+
+
+def shrink(image: Image, target: LlavaImageProcessorPil) -> Image:
+    """The RGB image at the size that `target` gives it, or the image itself if `target` crops it.
+
+    `target` pads before it shrinks: 16x16384 pixels become 268 million. Here no more than a strip
+    is padded at once, to the same pixels.
+    """
+    side = target.size["height"]
+    if target.do_pad:
+        colour = tuple(int(level * 255) for level in target.image_mean)
+        return _pad_and_shrink(image, side, colour)
+    return image if target.do_center_crop else image.resize((side, side), Resampling.BICUBIC)
+
+
+def _pad_and_shrink(image: Image, side: int, colour: tuple[int, ...]) -> Image:
+    """The same pixels as padding to a square, then shrinking: Pillow shrinks each row first."""
+    width, height = image.size
+    longest = max(width, height)
+    left, top = (longest - width) // 2, (longest - height) // 2
+    rows = max(1, STRIP // longest)
+    narrow = new("RGB", (side, longest), colour)
+    for start in range(0, height, rows):
+        box = 0, start, width, min(height, start + rows)
+        strip = new("RGB", (longest, box[3] - start), colour)
+        strip.paste(image.crop(box), (left, 0))
+        narrow.paste(strip.resize((side, strip.height), Resampling.BICUBIC), (0, top + start))
+    return narrow.resize((side, side), Resampling.BICUBIC)

@@ -13,6 +13,7 @@ from typing import Any
 
 from llava_dvc.config import Evaluate
 from llava_dvc.errors import UserError
+from llava_dvc.files import csv_name
 
 FRAMES = 32
 CR = "\ue00d"  # a private-use character in place of a carriage return
@@ -78,7 +79,9 @@ def answer_frames(folder: Path, prepared: Path, evaluate: Evaluate) -> list[dict
     predictor = CountPredictor(model, encoder, recipe.question, recipe.max_count)
     answers = predictor.predict(rows["image"], evaluate.batch_size)
     decoded = decode_answers(answers, recipe.temperature, recipe.decode)
-    columns = zip(rows["frame"], decoded.count.tolist(), decoded.replies, strict=True)
+    columns = zip(
+        map(csv_name, rows["frame"]), decoded.count.tolist(), decoded.replies, strict=True
+    )
     return [{"frame": f, "predicted": count, "reply": reply} for f, count, reply in columns]
 
 

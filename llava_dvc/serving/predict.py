@@ -3,7 +3,6 @@
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 
 from tqdm import tqdm
@@ -24,6 +23,8 @@ from llava_dvc.serving.video.sampling import DamagedVideo
 BATCHES_PER_CALL = {"cpu": 4, "cuda": 16}
 """Batches counted in one call. On a GPU each call starts worker processes that resize frames."""
 MAX_PREFETCH = 64  # decoded frames
+MAX_CALL_PIXELS = 64_000_000
+"""Of the frames counted in one call, except the last of them. A pixel takes four bytes."""
 SHOWN_ERRORS = 20
 
 
@@ -56,6 +57,7 @@ def count_files(
                 drawn.save(frame, count)
             points.append(TimelinePoint(frame.seconds, count.low, count.count, count.high))
             progress.update()
+            del frame  # before the next frames are taken
     if timeline and points:
         save_timeline(points, timeline)
     _raise_unreadable(errors, len(sources))
@@ -70,8 +72,20 @@ def count_paths(
     """
     size = counter.batch_size * BATCHES_PER_CALL[counter.recipe.backbone.device]
     frames = read_sources(sources, every, min(size, MAX_PREFETCH), errors)
-    while chunk := list(islice(frames, size)):
+    while chunk := _take_frames(frames, size):
         yield from zip(chunk, counter.count([frame.image for frame in chunk]), strict=True)
+        chunk.clear()  # before the next frames are taken
+
+
+def _take_frames(frames: Iterator[SourceFrame], size: int) -> list[SourceFrame]:
+    """The next frames: at most `size`, and none after MAX_CALL_PIXELS."""
+    taken, pixels = [], 0
+    for frame in frames:
+        taken.append(frame)
+        pixels += frame.pixels
+        if len(taken) == size or pixels >= MAX_CALL_PIXELS:
+            break
+    return taken
 
 
 def _prepare_outputs(every: float, annotated: Path | None, timeline: Path | None) -> None:

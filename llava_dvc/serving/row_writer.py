@@ -9,7 +9,9 @@ from typing import Literal
 
 from tqdm import tqdm
 
+from llava_dvc.data.data_errors import printable_name
 from llava_dvc.errors import UserError
+from llava_dvc.files import csv_name
 from llava_dvc.serving.counter import Count
 from llava_dvc.serving.sources import Source, SourceFrame
 
@@ -55,7 +57,8 @@ def _print_line(text: str) -> None:
 
 
 def _table_row(frame: SourceFrame, count: Count, width: int) -> str:
-    name = frame.name if len(frame.name) <= width else "…" + frame.name[1 - width :]
+    shown = printable_name(frame.name)
+    name = shown if len(shown) <= width else "…" + shown[1 - width :]
     likely = ", ".join(f"{number} ({share:.0%})" for number, share in count.most_likely())
     interval = f"{count.low}-{count.high}"
     return f"{name:<{width}}  {count.count:>5}  {interval:<8}  {likely}"
@@ -63,16 +66,18 @@ def _table_row(frame: SourceFrame, count: Count, width: int) -> str:
 
 def _csv_row(frame: SourceFrame, count: Count) -> str:
     text = io.StringIO()  # the csv module quotes names with commas and quotes
-    row = frame.name, count.count, count.low, count.high
+    row = csv_name(printable_name(frame.name)), count.count, count.low, count.high
     csv.writer(text, lineterminator="").writerow(row)
     return text.getvalue()
 
 
 def _json_row(frame: SourceFrame, count: Count) -> str:
     row = {"frame": frame.name} | ({} if frame.seconds is None else {"seconds": frame.seconds})
-    text = json.dumps(row | count.summary(), ensure_ascii=False)
+    text = json.dumps(row | count.summary(), ensure_ascii=False, allow_nan=False)
+    # The same name, but no terminal obeys it.
+    text = "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text)
     try:
         text.encode(sys.stdout.encoding)
     except UnicodeEncodeError:
-        return json.dumps(row | count.summary())
+        return json.dumps(row | count.summary(), allow_nan=False)
     return text

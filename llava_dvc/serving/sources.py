@@ -1,6 +1,7 @@
 """The files that `llava-dvc predict` counts, and the frames in them."""
 
 import glob
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,13 +11,17 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from llava_dvc.data.images import IMAGE_FORMATS, read_image
+from llava_dvc.data.data_errors import printable_name
+from llava_dvc.data.images import IMAGE_FORMATS, read_image, stated_pixels
 from llava_dvc.data.labels import natural_key
-from llava_dvc.errors import UserError
-from llava_dvc.serving.prefetch import map_in_order, prefetch
+from llava_dvc.errors import UserError, printable_text
+from llava_dvc.serving.prefetch import Reserve, map_in_order, prefetch
 from llava_dvc.serving.video.file_kind import file_kind
 from llava_dvc.serving.video.sampling import FINE_STEP, estimate_frames, sample_video
 
+MAX_QUEUED_PIXELS = 64_000_000
+"""Of all frames that are decoded in advance. A pixel takes four bytes, and eight while it is
+decoded."""
 SHOWN_PATHS = 5
 """Paths that one message names."""
 
@@ -42,10 +47,14 @@ class SourceFrame:
     stamp: str = ""
     """The time for the name of a file: names of one video sort in order. Empty for an image."""
 
+    @property
+    def pixels(self) -> int:
+        return self.image.width * self.image.height
+
 
 def print_note(text: str) -> None:
     """Prints a note above the progress bar, to standard error."""
-    tqdm.write(f"note: {text}", file=sys.stderr)
+    tqdm.write(f"note: {printable_text(text)}", file=sys.stderr)
 
 
 def find_sources(patterns: Sequence[str]) -> list[Source]:
@@ -107,7 +116,7 @@ def _no_frames(pattern: str, others: Sequence[Path]) -> str:
 
 def _listed(paths: Sequence[Path]) -> str:
     more = f" and {len(paths) - SHOWN_PATHS} more" if len(paths) > SHOWN_PATHS else ""
-    return ", ".join(map(str, paths[:SHOWN_PATHS])) + more
+    return ", ".join(printable_name(str(path)) for path in paths[:SHOWN_PATHS]) + more
 
 
 def estimate_total(sources: Sequence[Source], every: float) -> int:
@@ -120,15 +129,16 @@ def read_sources(
 ) -> Iterator[SourceFrame]:
     """Yields the frames of `sources` in order: images, and a video's frame every `every` seconds.
 
-    Other threads decode up to `size` frames in advance. Appends to `errors` why a file is
-    unreadable, or read only in part.
+    Other threads decode up to `size` frames or MAX_QUEUED_PIXELS in advance. Appends to `errors`
+    why a file is unreadable, or read only in part.
     """
     for are_videos, group in groupby(sources, lambda source: source.is_video):
         paths = [source.path for source in group]
         if are_videos:
-            frames = prefetch(chain.from_iterable(_read_video(path, every) for path in paths), size)
+            parts = chain.from_iterable(_read_video(path, every) for path in paths)
+            frames = prefetch(parts, size, MAX_QUEUED_PIXELS, _pixels_of)
         else:
-            frames = map_in_order(_read_image, paths, size)
+            frames = map_in_order(_read_image, paths, size, MAX_QUEUED_PIXELS, os.cpu_count())
         for frame in frames:
             if isinstance(frame, UserError):
                 errors.append(frame)
@@ -136,9 +146,15 @@ def read_sources(
                 print_note(frame)
             else:
                 yield frame
+            del frame
 
 
-def _read_image(path: Path) -> SourceFrame | UserError | str:
+def _pixels_of(part: SourceFrame | UserError | str) -> int:
+    return part.pixels if isinstance(part, SourceFrame) else 0
+
+
+def _read_image(path: Path, reserve: Reserve) -> SourceFrame | UserError | str:
+    reserve(stated_pixels(path))
     try:
         return SourceFrame(path, str(path), read_image(path))
     except UserError as error:

@@ -60,6 +60,7 @@ ACCEPTED: dict[str, bytes] = {
     "tiff": saved(frame(3), "TIFF"),
     "png called jpg": saved(frame(3), "PNG"),
     "phone's MPO": saved(frame(3), "MPO", save_all=True, append_images=[frame(4)]),
+    "narrow": saved(Image.new("RGB", (16, 256)), "PNG"),
     **{f"exif {n}": turned(n) for n in range(1, 9)},
 }
 
@@ -142,6 +143,12 @@ REFUSED: dict[str, tuple[bytes, str, str]] = {
     "bomb": (bomb(9000, 9000), "too large", "is 9000x9000, more than 64,000,000 pixels"),
     "larger bomb": (bomb(60_000, 60_000), "too large", "more than 64,000,000 pixels"),
     "20,000 wide": (saved(Image.new("L", (20_000, 16)), "PNG"), "too large", "is 20000x16, more"),
+    "16x16384": (
+        saved(Image.new("L", (16, 16_384)), "PNG"),
+        "too narrow",
+        "is 16x16384, over 16 t",
+    ),
+    "1025x64": (saved(Image.new("L", (1025, 64)), "JPEG"), "too narrow", "is 1025x64, over 16 ti"),
     "1x1": (saved(Image.new("L", (1, 1)), "JPEG"), "too small", "is 1x1, less than 16 pixels"),
     "16 bit": (
         saved(Image.fromarray(np.arange(900, dtype=np.uint16).reshape(30, 30)), "PNG"),
@@ -198,11 +205,13 @@ def never(*_: object) -> None:
     raise AssertionError("decoded")
 
 
-@pytest.mark.parametrize("name", ["bomb", "larger bomb", "20,000 wide", "1x1", "16 bit"])
+@pytest.mark.parametrize(
+    "name", ["bomb", "larger bomb", "20,000 wide", "16x16384", "1x1", "16 bit"]
+)
 def test_the_header_is_checked_before_decoding(name, monkeypatch):
     for plugin in ("PngImagePlugin.PngImageFile", "JpegImagePlugin.JpegImageFile"):
         monkeypatch.setattr(f"PIL.{plugin}.load", never)
-    with pytest.raises(ImageError, match=r"pixels|colours"):
+    with pytest.raises(ImageError, match=r"pixels|colours|times as long"):
         decode_image(REFUSED[name][0])
 
 

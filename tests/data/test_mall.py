@@ -1,7 +1,10 @@
 import logging
 import os
+import struct
+import tracemalloc
 import unicodedata
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from llava_dvc.data import import_folder, mall, pairing
+from llava_dvc.data import count_matrix, import_folder, mall, pairing
 from llava_dvc.data.frames import read_frames
 from llava_dvc.data.labels import read_labels, write_labels
 from llava_dvc.data.messages import read_conversations
@@ -439,3 +442,105 @@ def test_labels_written_are_labels_read(source, data):
     authors_labels(source)
     mall.import_mall(source, data)
     assert [label.count for label in read_labels(data / "labels.csv")] == COUNTS
+
+
+# --- files of strangers -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("matrix", "reason"),
+    [
+        ({"count": np.zeros((30_000, 1)), "frame": np.zeros(300_000)}, "the file unpacks to more"),
+        ({"count": np.zeros((1, 30_000))}, "it has 30,000 values, more than 20,000"),
+        ({"count": np.array([{"a": 1}] * 4, dtype=object)}, "it is of the class cell"),
+        ({"count": "1234"}, "it is of the class char"),
+        ({"counts": [1, 2]}, "the file has 0 variables of this name"),
+    ],
+)
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_huge_or_odd_matrix_is_refused(tmp_path, monkeypatch, matrix, reason, packed):
+    monkeypatch.setattr(count_matrix, "MAX_BYTES", 2_000_000)
+    monkeypatch.setattr(count_matrix, "MAX_FRAMES", 20_000)
+    savemat(tmp_path / "mall_gt.mat", matrix, do_compression=packed)
+    with pytest.raises(UserError) as caught:
+        count_matrix.read_matrix_counts(tmp_path / "mall_gt.mat")
+    assert str(caught.value).startswith(f"{tmp_path}/mall_gt.mat: `count` cannot be read ({reason}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_small_matrix_that_unpacks_to_a_huge_one_needs_no_memory(tmp_path):
+    path = tmp_path / "mall_gt.mat"
+    savemat(path, {"frame": np.zeros(10), "count": np.ones((3, 1))}, do_compression=True)
+    zeros = zlib.compressobj()
+    packed = b"".join([*(zeros.compress(bytes(2**24)) for _ in range(10)), zeros.flush()])
+    with path.open("ab") as file:
+        file.write(struct.pack("<II", 15, len(packed)) + packed)
+    tracemalloc.start()
+    with pytest.raises(UserError, match=r"\(the file unpacks to more than 134,217,728 bytes\)"):
+        count_matrix.read_matrix_counts(path)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 5_000_000
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "mall_gt.mat", "messages.txt"])
+def test_a_pipe_is_not_read(source, data, name):
+    copys_labels(source)
+    (source / name).unlink(missing_ok=True)
+    os.mkfifo(source / name)
+    with pytest.raises(UserError, match=rf"{name}: is not a regular file\. Replace it by the"):
+        mall.import_mall(source, data)
+
+
+def test_a_pipe_is_no_frame(source, data):
+    copys_labels(source)
+    (source / "frames" / "seq_000002.jpg").unlink()
+    os.mkfifo(source / "frames" / "seq_000002.jpg")
+    with pytest.raises(UserError, match=r"seq_000002\.jpg: is not a regular file\."):
+        mall.import_mall(source, data)
+    (source / "labels.csv").write_text("frame,count\na.jpg,3\n")
+    picture(source / "a.jpg", 9)
+    (source / "frames" / "seq_000002.jpg").rename(source / "b.jpg")
+    with pytest.raises(UserError, match=r"b\.jpg: is not a regular file\."):
+        mall.import_mall(source, data)
+
+
+@pytest.mark.parametrize(
+    "name", ["labels.csv", "messages.txt", "mall_gt.mat", "frames/seq_000002.jpg"]
+)
+@pytest.mark.parametrize("own_names", [False, True])
+def test_a_link_out_of_the_folder_is_not_followed(source, data, tmp_path, name, own_names):
+    copys_labels(source)
+    if own_names:
+        rows = [f"seq_{number:06d}.jpg,3,hall\n" for number in range(1, 5)]
+        (source / "labels.csv").write_text("frame,count,camera\n" + "".join(rows))
+    outside = tmp_path / "secret"
+    if (source / name).exists():
+        (source / name).rename(outside)
+    outside.touch()
+    (source / name).symlink_to(outside)
+    with pytest.raises(UserError) as caught:
+        mall.import_mall(source, data)
+    assert str(caught.value).startswith(
+        f"{source / name}: is a link to {outside}, which is outside {source}. Replace the link"
+    )
+    assert not data.exists()
+
+
+def test_huge_tables_are_not_read(source, data):
+    copys_labels(source)
+    os.truncate(source / "labels.csv", 2**34)
+    with pytest.raises(UserError, match=r"labels.csv: has 17,179,869,184 bytes, more than 268,43"):
+        mall.import_mall(source, data)
+    copys_labels(source)
+    picture(source / "frames" / "seq_000005.jpg", 9)
+    os.truncate(source / "frames" / "seq_000005.jpg", 2**34)
+    with pytest.raises(
+        UserError, match=r"seq_000005.jpg: has 17,179,869,184 bytes, more than 268,"
+    ):
+        mall.import_mall(source, data)
+    (source / "frames" / "seq_000005.jpg").unlink()
+    with (source / "messages.txt").open("w") as file:
+        file.truncate(2**24 + 1)
+    with pytest.raises(UserError, match=r"messages.txt: has 16,777,217 bytes, more than 16,7"):
+        mall.import_mall(source, data)

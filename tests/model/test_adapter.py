@@ -1,6 +1,7 @@
 """Adapters that are not whole, or not those of the backbone: refused with one line."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -223,6 +224,18 @@ def test_settings_that_llava_dvc_does_not_write_are_refused(folder, change, line
             "tokenizer_config.json: pad_token: is None: the backbone has one",
         ),
         (
+            change_json("processor_config.json", num_additional_image_tokens=10**9),
+            "num_additional_image_tokens: is 1000000000: the backbone has 1",
+        ),
+        (
+            change_json("processor_config.json", vision_feature_select_strategy="full"),
+            "vision_feature_select_strategy: is 'full': the backbone has default",
+        ),
+        (
+            lambda f: os.truncate(f / "tokenizer.json", 2**30),
+            "tokenizer.json: has 1,073,741,824 bytes, more than 67,108,864; use a complete",
+        ),
+        (
             change_json(
                 "tokenizer_config.json", image_token="<s>", model_specific_special_tokens={}
             ),
@@ -357,9 +370,19 @@ def test_every_adapter_that_train_writes_is_loaded(
             "is not the chat template of this versi",
         ),
         (write("chat_template.jinja", POINTER), "is a Git LFS pointer"),
+        (write("chat_template.jinja", "{{ 'a' * 20000000000 }}"), "is not the chat template of"),
         (remove("chat_template.jinja"), "not found; use a complete adapter folder"),
     ],
 )
 def test_a_foreign_chat_template_is_refused(folder, change, line):
     change(folder)
     assert refusal(folder).startswith(f"chat_template.jinja: {line}")
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.model", "more/a.jinja"])
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_a_pipe_or_a_device_is_refused(folder, name, make):
+    (folder / name).parent.mkdir(exist_ok=True)
+    make(folder / name)
+    said = refusal(folder)
+    assert said == f"{name}: is not a regular file; delete it, or put the file itself there"

@@ -1,8 +1,10 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from llava_dvc.model.encoder import image_processor
+from llava_dvc.model.encoder import image_processor, shrink
 from tests.conftest import frame
 
 
@@ -27,3 +29,25 @@ def test_pad_keeps_the_shape_and_squash_fills_the_square():
     assert np.ptp(squashed[0]) == 0
     assert abs(padded[0, 0, 28]) < 0.05  # the border is the mean colour, 0 after normalising
     assert padded[0, 28, 28] == squashed[0, 28, 28]
+
+
+SIZES = [(640, 480), (480, 640), (56, 56), (57, 56), (300, 301), (20, 30), (400, 25), (25, 400)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("geometry", ["pad", "squash", "crop"])
+def test_a_frame_that_is_shrunk_first_gives_the_same_pixels(geometry, size, monkeypatch):
+    monkeypatch.setattr("llava_dvc.model.encoder.STRIP", 10_000)
+    image = frame(1, size)
+    small = shrink(image, image_processor(geometry, 56))
+    assert geometry == "crop" or small.size == (56, 56)
+    assert np.array_equal(pixels(geometry, small), pixels(geometry, image))
+
+
+def test_the_square_of_a_long_frame_is_never_in_memory(encoder):
+    tracemalloc.start()
+    for size in ((16, 9000), (9000, 16)):
+        encoder.encode([Image.new("RGB", size)], [encoder.prompt("How many?")])
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 10_000_000

@@ -1,8 +1,10 @@
 """The command `llava-dvc predict` on image files and videos."""
 
 import csv
+import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from io import BytesIO, TextIOWrapper
@@ -13,6 +15,7 @@ import pytest
 from PIL import Image
 
 from llava_dvc import cli
+from llava_dvc.serving import predict as predict_module
 from llava_dvc.serving.counter import Counter
 from tests.serving.video import clips
 
@@ -68,6 +71,51 @@ def test_a_terminal_gets_an_aligned_table(predict, images, monkeypatch):
     at = header.index("most likely")
     assert len(lines) == 3
     assert all("%)" in line[at:] and line[at - 1] == " " for line in lines)
+
+
+def test_large_frames_are_counted_few_at_a_time(predict, images, clip, monkeypatch):
+    calls, count = [], Counter.count
+
+    def record(counter, pictures):
+        calls.append(len(pictures))
+        return count(counter, pictures)
+
+    monkeypatch.setattr(Counter, "count", record)
+    expected, _ = predict("cam", "clip.mp4")
+    assert calls == [8]
+    monkeypatch.setattr(predict_module, "MAX_CALL_PIXELS", 64 * 48 * 2 + 1)
+    output, _ = predict("cam", "clip.mp4")
+    assert calls[1:] == [3, 3, 2]
+    assert output == expected
+
+
+ODD = "\x1b]0;evil\x07\x9b31m\u202egpj.png"
+
+
+def test_a_terminal_obeys_no_name(predict, images, monkeypatch):
+    for name in (ODD, "bad" + ODD, "no" + ODD[:-4]):
+        (images / name).write_bytes((images / "1.png").read_bytes())
+    (images / ("bad" + ODD)).write_bytes(b"no image")
+    (images / ("no" + ODD[:-4])).write_bytes(b"neither")
+    for form in ("table", "csv", "jsonl"):
+        monkeypatch.setattr(sys, "stderr", io.StringIO())
+        output, error = predict("cam", "--format", form)
+        shown = output + error + sys.stderr.getvalue()
+        assert "cam/bad\\x1b]0;evil" in error
+        assert "no\\x1b]0;evil" in sys.stderr.getvalue()
+        assert all(char.isprintable() or char == "\n" for char in shown)
+        if form == "jsonl":
+            assert f"cam/{ODD}" in [json.loads(line)["frame"] for line in output.splitlines()]
+
+
+def test_a_spreadsheet_runs_no_name(predict, images):
+    names = ["=1.png", "+1.png", "-1.png", "@1.png"]
+    for name in names:
+        shutil.copy(images / "1.png", images.with_name(name))
+    output, _ = predict("*.png")
+    assert sorted(row["frame"] for row in rows(output)) == sorted(f"./{name}" for name in names)
+    output, _ = predict("*.png", "--format", "jsonl")
+    assert sorted(json.loads(line)["frame"] for line in output.splitlines()) == sorted(names)
 
 
 def test_unreadable_files_are_listed_after_all_others_are_counted(predict, images, clip):

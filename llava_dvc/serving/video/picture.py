@@ -41,13 +41,18 @@ def upright_image(frame: VideoFrame, aspect: Fraction) -> Image:
     the frame's colour space and range say.
     """
     image: Image = frame.to_image()  # type: ignore[no-untyped-call]
-    width, height = image.size
-    wide = round(width * aspect), height
-    size = wide if aspect >= 1 else (width, round(height / aspect))
+    size = shown_size(frame, aspect)
     if size != image.size:
         image = image.resize(size, Resampling.BICUBIC)
     turn = _turn(frame)
     return image if turn is None else image.transpose(turn)
+
+
+def shown_size(frame: VideoFrame, aspect: Fraction) -> tuple[int, int]:
+    """Returns width and height with square pixels, before the frame is turned."""
+    if aspect >= 1:
+        return round(frame.width * aspect), frame.height
+    return frame.width, round(frame.height / aspect)
 
 
 def deinterlace(frames: Iterable[TimedFrame]) -> Iterator[TimedFrame]:

@@ -12,15 +12,18 @@ from av.format import Flags
 from av.video.stream import VideoStream
 from PIL.Image import Image
 
+from llava_dvc.data.images import ImageError, require_size
 from llava_dvc.errors import UserError
 from llava_dvc.serving.video.clock import Clock
 from llava_dvc.serving.video.decoder import VideoDecoder
 from llava_dvc.serving.video.file_kind import open_video, video_streams
-from llava_dvc.serving.video.picture import TimedFrame, deinterlace, upright_image
+from llava_dvc.serving.video.picture import TimedFrame, deinterlace, shown_size, upright_image
 
 TOLERANCE = 1e-3  # seconds: a frame's time is a fraction, 24/25 for example, and not exact
 FINE_STEP = 0.005  # seconds: below, the times of frames have six decimals instead of three
 MAX_ASPECT = 8  # of a pixel: the widest in use has 2
+MAX_FRAME_PIXELS = 36_000_000
+"""Of a video: 8K has 33 million. A decoder holds up to 17 frames at once."""
 SHOWN_SPANS = 5
 MIN_INTACT = 1.0  # seconds between two spans of damage
 
@@ -52,7 +55,7 @@ class VideoReader:
                 yield timed
 
     def image(self, timed: TimedFrame) -> Image:
-        """Returns the picture of a frame. Raises UserError when its shape is absurd."""
+        """Returns the picture of a frame. Raises UserError when its shape or size is absurd."""
         stream = self._stream
         coded = stream.codec_context.sample_aspect_ratio or stream.sample_aspect_ratio
         aspect = Fraction(self._container_aspect or coded or 1)
@@ -61,6 +64,10 @@ class VideoReader:
             raise UserError(
                 f"{self._path}: its sample aspect ratio is {ratio}. Correct it in the file."
             )
+        try:
+            require_size(shown_size(timed.frame, aspect))
+        except ImageError as error:
+            raise UserError(f"{self._path}: its picture {error}.") from None
         return upright_image(timed.frame, aspect)
 
     def notes(self) -> list[str]:
@@ -175,6 +182,14 @@ def _first_video(path: Path, container: InputContainer) -> VideoStream:
         raise UserError(f"{path}: holds sound or text, but no video. Remove the file.")
     if streams[0].codec_context is None:
         raise UserError(f"{path}: libav has no decoder for its video. Convert it to H.264.")
+    size = streams[0].width, streams[0].height
+    if size[0] * size[1] > MAX_FRAME_PIXELS:
+        raise UserError(
+            f"{path}: its picture is {size[0]}x{size[1]}, more than {MAX_FRAME_PIXELS:,} pixels. "
+            "Make it smaller, for example with `ffmpeg -i IN -vf scale=3840:-2 OUT`."
+        )
+    # A frame that is larger than the header says is then an error of decoding.
+    streams[0].codec_context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
     return streams[0]
 
 

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from llava_dvc.errors import UserError
-from llava_dvc.serving.video.sampling import estimate_frames, sample_video
+from llava_dvc.serving.video import sampling
+from llava_dvc.serving.video.sampling import DamagedVideo, estimate_frames, sample_video
+from tests.serving.video.clips import moving, write_clip
 
 
 def test_a_frame_is_sampled_every_so_many_seconds(clip):
@@ -39,3 +41,53 @@ def test_a_file_without_video_is_an_error(tmp_path):
         out.mux(stream.encode())
     with pytest.raises(UserError, match=r"sound\.mkv: holds sound or text, but no video"):
         list(sample_video(path, 1.0))
+
+
+def raw_video(path, width, height, aspect="1:1"):
+    """One grey frame, without a byte of it on the disk."""
+    head = f"YUV4MPEG2 W{width} H{height} F8:1 Ip A{aspect} C420jpeg\nFRAME\n".encode()
+    with path.open("wb") as file:
+        file.write(head)
+        file.truncate(len(head) + width * height * 3 // 2)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "aspect", "line"),
+    [
+        (8000, 8000, "1:1", "its picture is 8000x8000, more than 36,000,000 pixels. Make it small"),
+        (1000, 40_000, "1:1", "its picture is 1000x40000, more than 36,000,000 pixels. Make it"),
+        (16, 4096, "1:1", "its picture is 16x4096, over 16 times as long as wide; cut out"),
+        (2000, 200, "8:1", "its picture is 16000x200, over 16 times as long as wide"),
+        (3000, 3000, "8:1", "its picture is 24000x3000, more than 64,000,000 pixels."),
+        (8, 8, "1:1", "its picture is 8x8, less than 16 pixels on a side"),
+    ],
+)
+def test_a_video_has_the_limits_of_a_picture(tmp_path, width, height, aspect, line):
+    path = raw_video(tmp_path / "a.y4m", width, height, aspect)
+    with pytest.raises(UserError) as caught:
+        list(sample_video(path, 1.0))
+    assert str(caught.value).startswith(f"{path}: {line}")
+
+
+def test_a_frame_larger_than_the_header_says_is_an_error(tmp_path, monkeypatch):
+    sizes = (160, 120), (320, 240)
+    clips = [
+        write_clip(
+            tmp_path / f"{size[0]}.h264",
+            moving(10, size),
+            set_up=lambda stream, size=size: set_size(stream, size),
+        )
+        for size in sizes
+    ]
+    growing = tmp_path / "growing.h264"
+    growing.write_bytes(b"".join(clip.read_bytes() for clip in clips))
+    assert {image.size for _, image in sample_video(growing, 0.04)} == set(sizes)
+    monkeypatch.setattr(sampling, "MAX_FRAME_PIXELS", 30_000)
+    frames = sample_video(growing, 0.04)
+    with pytest.raises(DamagedVideo, match=r"decoding error, from 0\.\d+ s to the end"):
+        assert all(image.size == sizes[0] for _, image in frames)
+
+
+def set_size(stream, size):
+    stream.width, stream.height = size
