@@ -82,7 +82,8 @@ def full_disk(error: BaseException) -> str | None:
     cause: BaseException | None = error
     while cause and not _lacks_room(cause):
         cause = cause.__cause__ or cause.__context__
-    named = getattr(cause, "filename", None)
+    # The second name is that of a copy, which is the file that is written.
+    named = getattr(cause, "filename2", None) or getattr(cause, "filename", None)
     if isinstance(named, str):
         return os.path.realpath(_folder_on_disk_of(Path(named), folders))
     free, fullest = min((shutil.disk_usage(folder).free, folder) for folder in folders)
