@@ -58,8 +58,10 @@ def run_stage(main: Callable[..., None]) -> None:
     except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("error: interrupted. Run `dvc repro` to go on.")
+        sys.exit("error: interrupted. Run `dvc repro` to continue.")
     except Exception as error:
         if folder := full_disk_folder(error):
-            sys.exit(f"error: {folder}: the disk is full; make room and run `dvc repro` again")
+            sys.exit(
+                f"error: {folder}: the disk is full; free some space and run `dvc repro` again"
+            )
         raise

@@ -104,7 +104,7 @@ def _check_checkpoint(backbone: config.Backbone) -> Check:
 def _read_llava_config(backbone: config.Backbone) -> LlavaConfig:
     """Reads the checkpoint's config from a folder or the Hub.
 
-    Raises UserError if it cannot be read, if it is no LLaVA, if a folder has no weights, or if a
+    Raises UserError if it cannot be read, if it is not a LLaVA, if a folder has no weights, or if a
     Hub id is not pinned to a commit.
     """
     folder = Path(backbone.name)

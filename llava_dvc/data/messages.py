@@ -102,12 +102,12 @@ def _parse_question(content: object) -> str:
         raise ValueError("the question is blank. Write a question.")
     if re.search("[\ud800-\udfff]", text):
         raise ValueError(
-            "the question holds half of a surrogate pair, \\ud800 to \\udfff. Remove it."
+            "the question contains half of a surrogate pair, \\ud800 to \\udfff. Remove it."
         )
     for marker in (PLACEHOLDER, "<image>"):
         if marker in text:
             raise ValueError(
-                f"the question holds {marker}. Remove it: llava-dvc adds it where it is needed."
+                f"the question contains {marker}. Remove it: llava-dvc adds it where it is needed."
             )
     return text
 

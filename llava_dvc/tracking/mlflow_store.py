@@ -270,7 +270,7 @@ def read_artifact_location(database: Path) -> str:
         query = "SELECT artifact_location FROM experiments WHERE name = ?"
         row = connection.execute(query, (experiment_name(),)).fetchone()
     if row is None:
-        raise UserError(f"{database}: holds no experiment {experiment_name()}; run `dvc repro`")
+        raise UserError(f"{database}: contains no experiment {experiment_name()}; run `dvc repro`")
     return str(row[0])
 
 

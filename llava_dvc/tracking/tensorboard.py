@@ -90,7 +90,7 @@ class EventWriter:
 
 
 def warn_lost(folder: Path, error: OSError) -> None:
-    sys.stderr.write(f"tensorboard: {folder}: {error.strerror}; the stage goes on without it\n")
+    sys.stderr.write(f"tensorboard: {folder}: {error.strerror}; the stage continues without it\n")
 
 
 def read_last_steps(folder: Path) -> dict[str, int]:

@@ -11,7 +11,7 @@ from llava_dvc.checks.label_range import check_label_range
 from llava_dvc.errors import UserError
 from stages import train as stage
 
-FAULT = "evaluate.max_count: is 39, but seq_000003.jpg has 40 people; raise it"
+FAULT = "evaluate.max_count: is 39, but seq_000003.jpg has 40 people; set it to 40 or more"
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from tests.pipeline.test_pipeline import call, set_param
 
 SIZE = 240  # MiB
 MAKE = ("make", "-f", str(ROOT / "Makefile"), "repro", "UV=/bin/true", "RUN=")
-FULL = "the disk is full; make room and run `dvc repro` again"
+FULL = "the disk is full; free some space and run `dvc repro` again"
 
 
 @pytest.fixture

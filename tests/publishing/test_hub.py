@@ -268,7 +268,7 @@ def test_a_permanent_error_is_one_line(server, folder, where, how, headers, line
             r"HF_TOKEN: is not set\. Make a token with write access at http://127.0.0.1:\d+/se",
         ),
         ("hf_wrong", REPO, r"HF_TOKEN: http://127.0.0.1:\d+ does not accept it"),
-        ("hf bad\ntoken", REPO, r"HF_TOKEN: has a character that no token has\. Copy"),
+        ("hf bad\ntoken", REPO, r"HF_TOKEN: contains a character that tokens never contain\. Copy"),
         ("hf_of_another", REPO, r"may not write to someone/llava-people-counter"),
         (TOKEN, "nobody/x", r"publish.repo: http://127.0.0.1:\d+ has no nobody, or no nobody/x"),
         (TOKEN, "someone/a--b", r"publish.repo: someone/a--b cannot be pushed"),

@@ -196,7 +196,7 @@ def test_a_deleted_experiment_has_a_remedy(store, cfg, tmp_path, monkeypatch, ca
         f"experiments restore --experiment-id {experiment}`, or set MLFLOW_EXPERIMENT_NAME to "
         "another name"
     )
-    lost = f"tracking: {uri} is lost ({problem}); the stage goes on without it"
+    lost = f"tracking: {uri}: logging stopped ({problem}); the stage continues without it"
     assert tracking_line(capfd) == lost
     monkeypatch.setattr(experiments, "exp_show", lambda: [])
     for command in (experiments.experiment_table, registry.champion_folder):
@@ -225,7 +225,7 @@ def test_a_deletion_during_a_stage_has_a_remedy(store, cfg, capfd, deleted):
     line = tracking_line(capfd)
     assert "is deleted; restore it with `MLFLOW_TRACKING_URI=sqlite:///" in line
     assert "s restore --" in line
-    assert line.endswith("another name); the stage goes on without it")
+    assert line.endswith("another name); the stage continues without it")
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ class VideoReader:
         """Returns what a user should know, although every frame is counted."""
         notes = []
         if self._others:
-            notes.append(f"{self._path}: holds {self._others + 1} videos. The first is counted.")
+            notes.append(f"{self._path}: contains {self._others + 1} videos. The first is counted.")
         if jumps := self._clock.jumps:
             notes.append(
                 f"{self._path}: its clock jumps or stops at {_plain(jumps[0])} s"
@@ -84,7 +84,7 @@ class VideoReader:
                 f"{self._path}: cannot be read as a video ({errors}). Replace the file."
             )
         if not self._frames:
-            raise UserError(f"{self._path}: holds no frame. Replace the file.")
+            raise UserError(f"{self._path}: contains no frame. Replace the file.")
         if self._decoder.errors:
             raise DamagedVideo(
                 f"{self._path}: {errors}, {self._span_text()}. The frames of this time are left "
@@ -172,7 +172,7 @@ def _due_frames(reader: VideoReader, every: float) -> Iterator[tuple[float, Time
 def _first_video(path: Path, container: InputContainer) -> VideoStream:
     streams = video_streams(container)
     if not streams:
-        raise UserError(f"{path}: holds sound or text, but no video. Remove the file.")
+        raise UserError(f"{path}: contains sound or text, but no video. Remove the file.")
     if streams[0].codec_context is None:
         raise UserError(f"{path}: libav has no decoder for its video. Convert it to H.264.")
     return streams[0]
