@@ -17,6 +17,7 @@ from llava_dvc.load_errors import explain_load_errors
 GIB = 2**30
 WORKSPACE = 2 * GIB  # for CUDA's context, an adapter and the activations of a small batch
 NF4 = 0.516  # bytes per weight: 4 bits, and its share of the double-quantized scales
+TINY = "backbones/tiny-llava.dvc"
 CPU_INFO = Path("/proc/cpuinfo")
 CPU_FLAGS = {"bfloat16": ("bf16",), "float16": ("fp16", "asimdhp")}  # asimdhp: on ARM
 
@@ -130,7 +131,8 @@ def _require_checkpoint_files(folder: Path) -> None:
     if missing:
         raise UserError(
             f"backbone.name: {folder}/{missing[0]} does not exist. "
-            "Run `dvc pull backbones/tiny-llava.dvc`, or name another folder or a Hub id."
+            f"To restore tiny-llava, run `git checkout {TINY} && dvc pull {TINY}`. Or name another "
+            "folder or a Hub id."
         )
 
 

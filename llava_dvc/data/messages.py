@@ -28,8 +28,8 @@ def scan_conversations(data: Path) -> tuple[list[Conversation], list[DataProblem
     path = data / "messages.txt"
     if not path.is_file():
         text = (
-            "not found. Run `dvc pull data.dvc` for the sample, or write one example conversation "
-            "a line (see README)."
+            "not found. To restore it, run `git checkout data.dvc && dvc pull data.dvc`. Or write "
+            "one example conversation a line (see README)."
         )
         return [], [_message_problem(str(path), text)]
     if not is_inside(path, data):

@@ -103,10 +103,12 @@ def test_the_forms_that_a_spreadsheet_writes_are_read(data, text):
 
 
 def test_a_missing_folder_says_how_to_get_it(tmp_path):
-    with pytest.raises(DataError, match=r"no/such: folder not found. Run `dvc pull data.dvc`"):
+    with pytest.raises(
+        DataError, match=r"no/such: folder not found. To restore it, run `git checkout"
+    ):
         read_frames(Path("no/such"), exclude=())
     (tmp_path / "frames").mkdir()
-    with pytest.raises(DataError, match=r"labels.csv: not found. Run `dvc pull data.dvc`"):
+    with pytest.raises(DataError, match=r"labels.csv: not found. To restore it, run `git checkout"):
         read_frames(tmp_path, exclude=())
     assert [problem.place for problem in scan_data(tmp_path, exclude=()).problems] == [
         str(tmp_path / "labels.csv"),

@@ -87,7 +87,10 @@ def test_a_bad_conversation_is_named_by_its_line(tmp_path, line, reason):
 
 
 def test_a_missing_or_empty_file_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"messages.txt: not found. Run `dvc pull data.dvc`"):
+    with pytest.raises(
+        DataError,
+        match=r"messages.txt: not found. To restore it, run `git checkout data.dvc && dvc pull",
+    ):
         read_conversations(tmp_path)
     (tmp_path / "messages.txt").write_text("# nothing yet\n")
     with pytest.raises(DataError, match="has no conversation"):

@@ -299,6 +299,19 @@ def test_a_password_in_the_endpoint_is_not_shown(server, folder, monkeypatch):
     assert "secret-word" not in str(caught.value)
 
 
+def test_the_placeholder_is_named_before_the_token(server, folder, cfg):
+    line = (
+        "publish.repo: is your-name/llava-people-counter, a placeholder. Set it to OWNER/NAME, a "
+        "repository of your own on the Hub."
+    )
+    params = (ROOT / "presets" / "tiny.yaml").read_text()
+    done = call(folder, "push", params=params, HF_TOKEN="")
+    assert (done.returncode, done.stderr) == (1, f"error: {line}\n")
+    pushing = params.replace("push: false", "push: true")
+    done = call(folder, "doctor", params=pushing)
+    assert (done.returncode, done.stderr) == (1, f"error: params.yaml: {line}\n")
+
+
 def test_a_changed_folder_is_not_uploaded(server, folder, asked):
     (folder / "recipe.json").write_text("{}")
     with pytest.raises(UserError, match=r"recipe.json: is changed since manifest.json was written"):
@@ -337,10 +350,12 @@ def test_the_stage_uploads_when_asked_and_never_in_an_experiment(
     assert "uploaded" in push.push_after_stage(folder, pushing)
 
 
-def call(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def call(
+    folder: Path, *arguments: str, params: str | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """`llava-dvc` as a user calls it, beside the published folder."""
-    params = (ROOT / "presets" / "tiny.yaml").read_text().replace("your-name/", "someone/")
-    (folder.parent / "params.yaml").write_text(params)
+    own = (ROOT / "presets" / "tiny.yaml").read_text().replace("your-name/", "someone/")
+    (folder.parent / "params.yaml").write_text(params or own)
     return subprocess.run(
         [Path(sys.executable).parent / "llava-dvc", *arguments],
         cwd=folder.parent,
