@@ -117,6 +117,16 @@ def known_problem(error: Exception) -> str | None:
             "is not an address that MLflow knows; set MLFLOW_TRACKING_URI to one like "
             "http://HOST:5000 or sqlite:///mlflow.db"
         )
+    if "out-of-date database schema" in text or "Can't locate revision" in text:
+        return (
+            "was written by another version of MLflow; copy the database, then run "
+            f"`mlflow db upgrade {tracking_uri()}`, or move it away"
+        )
+    if "filesystem tracking backend" in text:
+        return (
+            "is a folder of files, which this MLflow no longer writes; set MLFLOW_TRACKING_URI to "
+            "a database, for example sqlite:///mlflow.db"
+        )
     if getattr(error, "error_code", None) in {"UNAUTHENTICATED", "PERMISSION_DENIED"}:
         return (
             "refuses access; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
@@ -160,8 +170,9 @@ def store_lock() -> FileLock:
 def connect() -> tuple[Any, str]:
     """Returns an MLflow client and the id of our experiment. Creates the store on first use.
 
-    Raises UserError when the experiment is deleted.
+    Raises UserError when the experiment is deleted, or the store cannot be opened in this folder.
     """
+    _require_openable(tracking_uri())
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -182,6 +193,36 @@ def connect() -> tuple[Any, str]:
         if is_local:
             repair_moved_store(experiment.artifact_location)
         return client, str(experiment.experiment_id)
+
+
+def _require_openable(uri: str) -> None:
+    """Raises UserError if the file of an SQLite store is something else, or if the repository's
+    path is another path as a part of `uri`. MLflow would wait for minutes.
+    """
+    root, path = str(state_root()), sqlite_file(uri)
+    if path is None:
+        return
+    if path.is_file() and path.stat().st_size and not _is_sqlite(path):
+        raise UserError(
+            f"{path}: is not an SQLite database. Move the file away, or correct "
+            "MLFLOW_TRACKING_URI."
+        )
+    if root in uri and ("?" in root or unquote(root) != root):
+        raise UserError(
+            f"{root}: MLflow cannot open a database in a folder with % and digits or with ? in its "
+            "name. Rename the folder."
+        )
+
+
+def _is_sqlite(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(16) == b"SQLite format 3\0"
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of an SQLite store; None for another store."""
+    scheme, _, path = uri.partition(":///")
+    return Path(path.partition("?")[0]) if scheme.startswith("sqlite") and path else None
 
 
 def create_database() -> None:

@@ -2,6 +2,7 @@ import shutil
 import sqlite3
 import threading
 import time
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import mlflow
@@ -11,6 +12,7 @@ from llava_dvc.errors import UserError
 from llava_dvc.tracking import experiments, registry
 from llava_dvc.tracking.mlflow_store import (
     EXPERIMENT,
+    connect,
     is_reachable,
     masked,
     registry_uri,
@@ -150,6 +152,32 @@ def test_relative_stores_are_anchored_at_the_repository(tmp_path, monkeypatch, u
     assert registry_uri() == tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
 
 
+@pytest.mark.parametrize("name", ["100%20", "what?"])
+@pytest.mark.parametrize("uri", ["", "sqlite:///mine.db"])
+def test_a_folder_name_that_mlflow_reads_as_another_is_said_at_once(
+    tmp_path, monkeypatch, name, uri
+):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / name))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(UserError) as caught:
+        connect()
+    assert str(caught.value) == (
+        f"{tmp_path / name}: MLflow cannot open a database in a folder with % and digits or with ? "
+        "in its name. Rename the folder."
+    )
+
+
+@pytest.mark.parametrize("name", ["two words", "100 %", "a#b", "é"])
+def test_other_folder_names_are_good(tmp_path, monkeypatch, empty_store, name):
+    root = tmp_path / name
+    shutil.copytree(empty_store, root)
+    monkeypatch.setenv("DVC_ROOT", str(root))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    client, experiment = connect()
+    client.create_run(experiment)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 @pytest.mark.parametrize("uri", ["sqlite:///mlflow.db", "sqlite:///mine.db"])
 def test_a_run_in_a_temporary_workspace_is_in_the_repositorys_store(
     store, cfg, tmp_path, monkeypatch, uri
@@ -274,5 +302,32 @@ def test_an_address_that_mlflow_does_not_know_is_a_user_error(store, monkeypatch
 def test_a_file_that_is_no_store_is_a_user_error(store, tmp_path, monkeypatch):
     (tmp_path / "notes.txt").write_text("no database " * 100)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///notes.txt")
-    with pytest.raises(UserError, match=r"notes\.txt: cannot be opened \(.*\); correct or unset"):
+    with pytest.raises(UserError) as caught:
         experiments.result_runs()
+    assert str(caught.value) == (
+        f"{tmp_path}/notes.txt: is not an SQLite database. Move the file away, or correct "
+        "MLFLOW_TRACKING_URI."
+    )
+
+
+@pytest.mark.parametrize("version", ["bd07f7e963c5", "ffffffffffff"])
+def test_a_store_of_another_mlflow_is_said_with_the_remedy(store, tmp_path, version):
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = ?", (version,))
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    with pytest.raises(UserError) as caught:
+        experiments.result_runs()
+    assert str(caught.value) == (
+        f"{uri}: was written by another version of MLflow; copy the database, then run "
+        f"`mlflow db upgrade {uri}`, or move it away"
+    )
+
+
+def test_a_folder_of_files_is_said_with_the_remedy(store, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "file:mlruns")
+    with pytest.raises(UserError) as caught:
+        experiments.result_runs()
+    assert str(caught.value) == (
+        f"file:{tmp_path}/mlruns: is a folder of files, which this MLflow no longer writes; set "
+        "MLFLOW_TRACKING_URI to a database, for example sqlite:///mlflow.db"
+    )
