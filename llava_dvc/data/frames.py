@@ -174,7 +174,7 @@ def _decode_one(label: Label, files: FrameFiles, cache: DecodeCache) -> bytes | 
             decode_image(content)
         return digest
     except ImageError as error:
-        hint = files.similar_name_hint(label.name) if error.kind == "missing" else ""
+        hint = files.name_hint(label.name) if error.kind == "missing" else ""
         return _image_problem(data, label, error.kind, str(error), hint)
     except OSError as error:  # the name is too long, or the folder may not be entered
         return _image_problem(data, label, "unreadable", f"cannot be read ({error.strerror})")

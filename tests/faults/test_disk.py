@@ -1,6 +1,7 @@
 """A full disk, in every stage and while DVC commits what a stage wrote."""
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -127,5 +128,27 @@ def test_a_lock_cut_short_is_restored(bench: Bench):
     assert call(repo, "dvc", "repro").returncode != 0
     done = call(repo, *MAKE)
     assert done.returncode == 0, done.stderr
+    assert "restored from git" in done.stdout
+    assert lock.read_text() == whole
+
+
+def test_a_lock_with_a_merge_conflict_is_restored(bench: Bench):
+    """DVC only says that it cannot parse the file, and git that the path is unmerged."""
+    repo = bench.reset("baseline")
+    (repo / "dvc.yaml").write_text(only_prepare(""))
+    assert call(repo, "dvc", "repro", "-q").returncode == 0
+    call(repo, "git", "add", "--force", "dvc.lock")
+    call(repo, "git", "commit", "-qm", "lock")
+    lock = repo / "dvc.lock"
+    whole = lock.read_text()
+    call(repo, "git", "checkout", "-qb", "other")
+    for branch, digest in (("other", "1" * 32), ("ours", "2" * 32)):
+        lock.write_text(re.sub("md5: [0-9a-f]{32}", f"md5: {digest}", whole, count=1))
+        call(repo, "git", "commit", "-qam", branch)
+        if branch == "other":
+            call(repo, "git", "checkout", "-qb", "ours", "HEAD~1")
+    assert call(repo, "git", "merge", "other").returncode != 0
+    done = call(repo, *MAKE)
+    assert done.returncode == 0, done.stdout + done.stderr
     assert "restored from git" in done.stdout
     assert lock.read_text() == whole
