@@ -21,7 +21,7 @@ setup: $(UV) ## Install the locked packages into .venv
 
 repro: repository setup ## Download the sample and run the changed stages
 	@! $(RUN) dvc stage list 2>&1 >/dev/null | grep -q 'dvc\.lock' || \
-		{ echo "dvc.lock: is incomplete after a full disk or a kill. It is restored from git."; git checkout -- dvc.lock; }
+		{ echo "dvc.lock: cannot be read after a full disk, a kill or a merge. It is restored from git."; git checkout HEAD -- dvc.lock; }
 	$(RUN) dvc pull --quiet data.dvc backbones/tiny-llava.dvc
 	$(RUN) dvc repro
 	@found=$$($(RUN) dvc status --json) && ! echo "$$found" | grep -q '"not in cache"' || \

@@ -195,6 +195,20 @@ class Publish(Section):
     force: bool
     """Upload even an adapter that is worse than its baselines."""
 
+    @model_validator(mode="after")
+    def _check_push(self) -> "Publish":
+        if self.push:
+            self.require_own_repo()
+        return self
+
+    def require_own_repo(self) -> None:
+        """Raises UserError if `repo` is still the one of the presets."""
+        if self.repo.startswith("your-name/"):
+            raise UserError(
+                f"publish.repo: is {self.repo}, a placeholder. Set it to OWNER/NAME, a repository "
+                "of your own on the Hub."
+            )
+
 
 class Config(Section):
     seed: int = Field(ge=0)

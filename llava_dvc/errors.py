@@ -62,7 +62,7 @@ def disk_too_full(path: Path, free: int, needed: int) -> UserError:
     """`free` and `needed` are bytes."""
     return UserError(
         f"{path}: {free / MIB:.0f} MiB free on its disk, DVC's copy needs {needed / MIB:.0f} MiB; "
-        "make room and run `dvc repro` again"
+        "free some space and run `dvc repro` again"
     )
 
 
@@ -154,8 +154,8 @@ def wrong_tensor(path: Path, tensor: str, problem: str, wrong: int = 1) -> UserE
 def other_backbone(path: Path, name: str) -> UserError:
     """The backbone's weights are not those that the adapter's manifest names."""
     return UserError(
-        f"{path}: inputs_md5.backbone: is not the digest of the weights in {name}; put the "
-        "backbone there that the adapter was trained on"
+        f"{path}: inputs_md5.backbone: is not the digest of the weights in {name}; use the "
+        "backbone that the adapter was trained on"
     )
 
 
@@ -183,17 +183,18 @@ def joined_tokens(text: str) -> UserError:
 
 
 def uneven_batch(batch_size: int, processes: int) -> UserError:
-    """`train.batch_size` is no multiple of the number of processes."""
+    """`train.batch_size` is not a multiple of the number of processes."""
     return UserError(
-        f"train.batch_size: is {batch_size}, which {processes} processes cannot share evenly; make "
-        f"it a multiple of {processes}"
+        f"train.batch_size: is {batch_size}, which {processes} processes cannot share evenly; set "
+        f"it to a multiple of {processes}"
     )
 
 
 def count_above_max(max_count: int, frame: str, count: int) -> UserError:
     """A label is larger than any answer can be."""
     return UserError(
-        f"evaluate.max_count: is {max_count}, but {frame} has {count} people; raise it"
+        f"evaluate.max_count: is {max_count}, but {frame} has {count} people; set it to "
+        f"{count} or more"
     )
 
 
@@ -216,7 +217,7 @@ def waiting_for_training(folder: Path, pid: str, seconds: float) -> str:
 
 def stopping(signal: str) -> str:
     """The line after SIGTERM or Ctrl-C."""
-    return f"{signal}: stopping with a checkpoint after this step; `dvc repro` goes on from it\n"
+    return f"{signal}: stopping with a checkpoint after this step; `dvc repro` continues from it\n"
 
 
 def checkpoint_deleted(checkpoint: Path) -> str:

@@ -62,7 +62,7 @@ def error_line(error: BaseException, again: str) -> str:
     if isinstance(error, KeyboardInterrupt):
         return f"interrupted; run {again} again"
     if place := full_disk(error):
-        return f"{place}: the disk is full; make room and run {again} again"
+        return f"{place}: the disk is full; free some space and run {again} again"
     log = _write_traceback(error)
     if isinstance(error, OSError) and error.filename is not None:
         place, reason = one_line(str(error.filename)), error.strerror or type(error).__name__

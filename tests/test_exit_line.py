@@ -118,7 +118,7 @@ def wrapped(error):
 @pytest.mark.parametrize("wrap", [lambda error: error, wrapped])
 def test_a_full_disk_names_the_folder(folder, wrap):
     full = OSError(errno.ENOSPC, "No space left on device", str(folder / "frames" / "1.jpg"))
-    line = f"error: {folder}: the disk is full; make room and run the command again"
+    line = f"error: {folder}: the disk is full; free some space and run the command again"
     assert end_with(wrap(full)) == line
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from llava_dvc.checks.check import Check
 from llava_dvc.checks.hardware import hardware_checks
+from llava_dvc.checks.inputs import input_checks
 from llava_dvc.checks.label_range import check_label_range
 from llava_dvc.checks.preflight import CAMERA_SIZE, RequestedModel, model_checks
 from llava_dvc.config import Config
@@ -20,9 +21,10 @@ from llava_dvc.training.count_trainer import CountTrainer, TrainingSpec
 
 
 def all_checks(cfg: Config, prepared: Path) -> Iterator[Check]:
-    """Yields the check of the labels and those of the hardware, then the model checks if no
-    hardware check has a fault.
+    """Yields the checks of inputs, labels and hardware, then the model checks if no hardware
+    check has a fault.
     """
+    yield from input_checks(cfg.backbone.name)
     yield check_label_range(cfg, prepared)
     loadable = True
     for check in hardware_checks(cfg.backbone):

@@ -23,6 +23,7 @@ MAX_POSITIONS = 2**24
 FLOATS = ("F16", "BF16", "F32")
 WORKSPACE = 2 * GIB  # for CUDA's context, an adapter and the activations of a small batch
 NF4 = 0.516  # bytes per weight: 4 bits, and its share of the double-quantized scales
+TINY = "backbones/tiny-llava.dvc"
 CPU_INFO = Path("/proc/cpuinfo")
 CPU_FLAGS = {"bfloat16": ("bf16",), "float16": ("fp16", "asimdhp")}  # asimdhp: on ARM
 
@@ -109,7 +110,7 @@ def _check_checkpoint(backbone: config.Backbone) -> Check:
 def _read_llava_config(backbone: config.Backbone) -> LlavaConfig:
     """Reads the checkpoint's config from a folder or the Hub.
 
-    Raises UserError if it cannot be read, if it is no LLaVA, if a folder has no weights, or if a
+    Raises UserError if it cannot be read, if it is not a LLaVA, if a folder has no weights, or if a
     Hub id is not pinned to a commit.
     """
     folder = Path(backbone.name)
@@ -187,7 +188,8 @@ def _require_checkpoint_files(folder: Path) -> None:
     if missing:
         raise UserError(
             f"backbone.name: {folder}/{missing[0]} does not exist. "
-            "Run `dvc pull backbones/tiny-llava.dvc`, or name another folder or a Hub id."
+            f"To restore tiny-llava, run `git checkout {TINY} && dvc pull {TINY}`. Or name another "
+            "folder or a Hub id."
         )
 
 

@@ -4,12 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llava_dvc.checks.check import Check, raise_first_fault
+from llava_dvc.checks.inputs import DATA
 from llava_dvc.config import Config
 from llava_dvc.data.labels import scan_labels
 from llava_dvc.dataset import load_split
 from llava_dvc.errors import count_above_max
-
-DATA = Path("data")
 
 
 def require_label_range(cfg: Config, prepared: Path) -> None:

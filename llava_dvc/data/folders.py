@@ -26,8 +26,13 @@ class FrameFiles:
         self.outside_folders = [n for n in sorted(folders) if not is_inside(self.folder / n, data)]
         self.names = entries.keys() - folders
 
-    def similar_name_hint(self, name: str) -> str:
-        """A sentence about a file whose name differs from `name` only in case or accents, or ""."""
+    def name_hint(self, name: str) -> str:
+        """A sentence about a link of this name that leads nowhere, or about a file whose name
+        differs from `name` only in case or accents; else "".
+        """
+        if (self.folder / name).is_symlink():
+            target = printable_name(str((self.folder / name).readlink()))
+            return f" It is a link to {target}, which is missing."
         similar = [file for file in self.names if normalized_name(file) == normalized_name(name)]
         if not similar:
             return ""

@@ -48,7 +48,7 @@ def scan_data(data: Path, exclude: Sequence[str], cache: DecodeCache | None = No
     decoded again.
     """
     conversations, problems = scan_conversations(data)
-    missing = _missing_parts(data)
+    missing = missing_parts(data)
     if missing:
         return DataScan([], [], missing if not data.is_dir() else missing + problems)
     frames, frame_problems = _scan_frames(data, exclude, cache or DecodeCache())
@@ -60,7 +60,7 @@ def read_frames(data: Path, exclude: Sequence[str]) -> list[Frame]:
 
     Raises DataError with every problem; messages.txt is not read.
     """
-    problems = _missing_parts(data)
+    problems = missing_parts(data)
     frames: list[Frame] = []
     if not problems:
         frames, problems = _scan_frames(data, exclude, DecodeCache())
@@ -69,11 +69,11 @@ def read_frames(data: Path, exclude: Sequence[str]) -> list[Frame]:
     return frames
 
 
-def _missing_parts(data: Path) -> list[DataProblem]:
+def missing_parts(data: Path) -> list[DataProblem]:
     """Problems of `data` itself, of frames/ and of labels.csv: absent, or links out of `data`."""
     remedy = (
-        "Run `dvc pull data.dvc` for the sample, `llava-dvc import-mall SRC` for the Mall data "
-        "set, or put your own files there (see README)."
+        "To restore it, run `git checkout data.dvc && dvc pull data.dvc`. For frames of your own, "
+        "run `llava-dvc import-mall FOLDER_OR_ZIP` (see README)."
     )
     if not data.is_dir():
         return [DataProblem("absent", str(data), f"folder not found. {remedy}", skippable=False)]
@@ -174,7 +174,7 @@ def _decode_one(label: Label, files: FrameFiles, cache: DecodeCache) -> bytes | 
             decode_image(content)
         return digest
     except ImageError as error:
-        hint = files.similar_name_hint(label.name) if error.kind == "missing" else ""
+        hint = files.name_hint(label.name) if error.kind == "missing" else ""
         return _image_problem(data, label, error.kind, str(error), hint)
     except OSError as error:  # the name is too long, or the folder may not be entered
         return _image_problem(data, label, "unreadable", f"cannot be read ({error.strerror})")

@@ -217,7 +217,7 @@ def _check_header(image: Image.Image) -> None:
     require_size(image.size)
     # An MPO file, a phone's JPEG, also holds the depth or brightness of its first image.
     if getattr(image, "is_animated", False) and image.format != "MPO":
-        raise ImageError("animated", "holds several images; save only the labelled one")
+        raise ImageError("animated", "contains several images; save only the labelled one")
     if image.mode not in MODES:
         raise ImageError("depth", f"has colours of mode {image.mode}; save it with 8 bits a colour")
 

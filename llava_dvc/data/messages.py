@@ -30,8 +30,8 @@ def scan_conversations(data: Path) -> tuple[list[Conversation], list[DataProblem
     path = data / "messages.txt"
     if not path.is_file():
         text = (
-            "not found. Run `dvc pull data.dvc` for the sample, or write one example conversation "
-            "a line (see README)."
+            "not found. To restore it, run `git checkout data.dvc && dvc pull data.dvc`. Or write "
+            "one example conversation a line (see README)."
         )
         return [], [_message_problem(str(path), text)]
     if not is_inside(path, data):
@@ -109,12 +109,12 @@ def _parse_question(content: object) -> str:
         raise ValueError("the question is blank. Write a question.")
     if re.search("[\ud800-\udfff]", text):
         raise ValueError(
-            "the question holds half of a surrogate pair, \\ud800 to \\udfff. Remove it."
+            "the question contains half of a surrogate pair, \\ud800 to \\udfff. Remove it."
         )
     for marker in (PLACEHOLDER, "<image>"):
         if marker in text:
             raise ValueError(
-                f"the question holds {marker}. Remove it: llava-dvc adds it where it is needed."
+                f"the question contains {marker}. Remove it: llava-dvc adds it where it is needed."
             )
     return text
 

@@ -30,7 +30,7 @@ def stage_named_frames(root: Path, table: Path, labels: Sequence[Label], staged:
         name = str(path.relative_to(folder))
         target = staged / "frames" / written.get(composed(name), name)
         if target.exists():
-            raise UserError(f"{root / path}: is there twice, in two forms of accents. Delete one.")
+            raise UserError(f"{root / path}: exists twice, in two forms of accents. Delete one.")
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(root / path, target)
     shutil.copyfile(table, staged / "labels.csv")

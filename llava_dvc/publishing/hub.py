@@ -67,7 +67,7 @@ def _read_token() -> str:
             f"{masked(constants.ENDPOINT)}/settings/tokens and put it into the environment."
         )
     if not token.isascii() or not token.isprintable() or " " in token:
-        raise UserError("HF_TOKEN: has a character that no token has. Copy it again.")
+        raise UserError("HF_TOKEN: contains a character that tokens never contain. Copy it again.")
     return token
 
 

@@ -41,7 +41,7 @@ STATUS_LINES = {
     "name, or use a token that may see it.",
     409: BUSY,
     412: BUSY,
-    429: f"HF_ENDPOINT: {{endpoint}} had too many requests (wait {{wait:g}} s). {CONTINUE}",
+    429: f"HF_ENDPOINT: {{endpoint}} received too many requests (wait {{wait:g}} s). {CONTINUE}",
 }
 SERVER_ERROR = f"HF_ENDPOINT: {{endpoint}} still answers with status {{status}}. {CONTINUE}"
 REFUSED = "publish.repo: {endpoint} refuses {repo}: {reason}"

@@ -47,9 +47,10 @@ def push_folder(folder: Path, publish: config.Publish) -> str:
     """Uploads `folder`, and the merged model in it to its own repository.
 
     Returns the text to print, one line an upload. Checks everything before the first upload: raises
-    UserError when a file differs from its manifest, or when a baseline has a smaller MAE and
-    `publish.force` is false.
+    UserError when `publish.repo` is a placeholder, when a file differs from its manifest, or when a
+    baseline has a smaller MAE and `publish.force` is false.
     """
+    publish.require_own_repo()
     parts = [part for part in (folder, folder / MERGED) if part.is_dir()] or [folder]
     manifests = [verify_manifest(part) for part in parts]
     warnings = [line for part in parts for line in baseline_warnings(part)]

@@ -126,7 +126,7 @@ def _explained(path: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise UserError(
-            f"{path}: cannot be written ({reason}). Make room, or choose another folder."
+            f"{path}: cannot be written ({reason}). Free some space, or choose another folder."
         ) from None
 
 

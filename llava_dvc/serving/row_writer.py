@@ -51,7 +51,7 @@ def _print_line(text: str) -> None:
         raise
     except OSError as error:
         raise UserError(
-            f"standard output: cannot be written ({error.strerror}). Make room, or write it to "
+            f"standard output: cannot be written ({error.strerror}). Free some space, or write it to "
             "another disk."
         ) from None
 

@@ -30,7 +30,7 @@ def serve(adapter: str | Path, host: str, port: int, allowed_hosts: Sequence[str
     """Loads `adapter` and serves it until SIGTERM or Ctrl-C.
 
     `allowed_hosts` are names of the service beside those of this machine. Raises UserError when one
-    of them is no name, the port cannot be bound or the adapter cannot be loaded.
+    of them is not a name, the port cannot be bound or the adapter cannot be loaded.
     """
     check_allowed_hosts(allowed_hosts)
     listener = bind_socket(host, port)  # before the model is loaded, which takes long

@@ -65,7 +65,10 @@ class ErrorResponse(BaseModel):
 
 
 ERRORS: dict[int | str, dict[str, Any]] = {
-    400: {"model": ErrorResponse, "description": "Empty, truncated or no image; a foreign Host"},
+    400: {
+        "model": ErrorResponse,
+        "description": "Empty, cut off or not an image; a Host that is not allowed",
+    },
     403: {"model": ErrorResponse, "description": "Sent by a page of another site"},
     408: {"model": ErrorResponse, "description": f"The upload took over {UPLOAD_SECONDS:g} s"},
     413: {"model": ErrorResponse, "description": "Too many bytes or pixels"},

@@ -111,7 +111,7 @@ def _no_frames(pattern: str, others: Sequence[Path]) -> str:
             f"{pattern}: is neither a picture ({formats}) nor a video that libav reads. Convert it."
         )
     found = f"only other files ({_listed(others)})" if others else "no file"
-    return f"{pattern}: holds {found}. Put pictures ({formats}) or videos into it."
+    return f"{pattern}: contains {found}. Put pictures ({formats}) or videos into it."
 
 
 def _listed(paths: Sequence[Path]) -> str:

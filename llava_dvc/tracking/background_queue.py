@@ -120,5 +120,5 @@ class BackgroundQueue:
     def _mark_lost(self, reason: str) -> None:
         if not self.is_lost:
             self.is_lost = True
-            line = f"tracking: {tracking_uri()} is lost ({reason}); the stage goes on without it\n"
-            sys.stderr.write(masked(line))
+            line = f"tracking: {tracking_uri()}: logging stopped ({reason})"
+            sys.stderr.write(masked(f"{line}; the stage continues without it\n"))

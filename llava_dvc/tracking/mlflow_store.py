@@ -18,7 +18,12 @@ from llava_dvc.errors import UserError
 from llava_dvc.files import state_root
 from llava_dvc.masking import masked, without_logins
 from llava_dvc.tracking.state_lock import state_lock
-from llava_dvc.tracking.store_faults import faults_explained, require_database, store_fault
+from llava_dvc.tracking.store_faults import (
+    faults_explained,
+    require_database,
+    require_sqlite,
+    store_fault,
+)
 
 EXPERIMENT = "llava-dvc"
 ARTIFACTS = "mlartifacts"
@@ -132,6 +137,11 @@ def known_problem(error: Exception) -> str | None:
             "is not an address that MLflow knows; set MLFLOW_TRACKING_URI to one like "
             "http://HOST:5000 or sqlite:///mlflow.db"
         )
+    if "filesystem tracking backend" in text:
+        return (
+            "is a folder of files, which this MLflow no longer writes; set MLFLOW_TRACKING_URI to "
+            "a database, for example sqlite:///mlflow.db"
+        )
     if getattr(error, "error_code", None) in {"UNAUTHENTICATED", "PERMISSION_DENIED"}:
         return (
             "refuses access; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
@@ -198,7 +208,7 @@ def store_lock() -> AbstractContextManager[None]:
 def connect() -> tuple[Any, str]:
     """Returns an MLflow client and the id of our experiment. Creates the store on first use.
 
-    Raises UserError when the experiment is deleted.
+    Raises UserError when the experiment is deleted, or the store's file is not a database.
     """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
@@ -207,11 +217,14 @@ def connect() -> tuple[Any, str]:
 
     uri = tracking_uri()  # mlflow.set_tracking_uri would change the environment of child processes
     with store_lock():
-        is_local = sqlite_file(uri) == database_path()
+        file = sqlite_file(uri)
+        is_local = file == database_path()
         if is_local and not database_path().exists():
             create_database()
         if is_local:
             require_database(database_path())
+        elif file:
+            require_sqlite(file)
         client = mlflow.MlflowClient(uri, registry_uri())
         experiment = client.get_experiment_by_name(experiment_name())
         if experiment is None:
@@ -310,7 +323,7 @@ def read_artifact_location(database: Path) -> str:
         query = "SELECT artifact_location FROM experiments WHERE name = ?"
         row = connection.execute(query, (experiment_name(),)).fetchone()
     if row is None:
-        raise UserError(f"{database}: holds no experiment {experiment_name()}; run `dvc repro`")
+        raise UserError(f"{database}: contains no experiment {experiment_name()}; run `dvc repro`")
     return str(row[0])
 
 

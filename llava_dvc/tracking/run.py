@@ -1,7 +1,7 @@
 """What stages call to log a result to MLflow and TensorBoard.
 
 There is one run per result: an adapter, its evaluation settings and the data. When the MLflow
-server cannot be reached, a stage prints one line and goes on.
+server cannot be reached, a stage prints one line and continues.
 """
 
 import hashlib

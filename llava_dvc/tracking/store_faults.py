@@ -1,4 +1,4 @@
-"""Faults of the MLflow store itself: a missing driver, and a file that is no whole database."""
+"""Faults of the MLflow store itself: a missing driver, and a file that is not a whole database."""
 
 import os
 import re
@@ -31,7 +31,7 @@ def store_fault(text: str) -> str | None:
     is_ours = not os.environ.get("MLFLOW_TRACKING_URI")
     if is_ours and (damaged := DAMAGED.search(text)):
         return (
-            f"is no whole MLflow store ({damaged[0]}); restore it from a copy, or move it away: "
+            f"is not a whole MLflow store ({damaged[0]}); restore it from a copy, or move it away: "
             "`dvc repro` then makes a new one"
         )
     return None
@@ -41,6 +41,19 @@ def require_database(path: Path) -> None:
     """Raises UserError when SQLite cannot read a store: MLflow would try it again for minutes."""
     with faults_explained(path), closing(sqlite3.connect(path)) as connection:
         connection.execute("SELECT count(*) FROM experiments")
+
+
+def require_sqlite(path: Path) -> None:
+    """Raises UserError when a file of MLFLOW_TRACKING_URI is not a database: MLflow would try it
+    again for minutes. A file that does not exist yet, or is empty, is accepted.
+    """
+    if path.is_file() and path.stat().st_size:
+        with path.open("rb") as file:
+            if file.read(16) != b"SQLite format 3\0":
+                raise UserError(
+                    f"{path}: is not an SQLite database. Move the file away, or correct "
+                    "MLFLOW_TRACKING_URI."
+                )
 
 
 @contextmanager

@@ -93,7 +93,7 @@ class EventWriter:
 
 def warn_lost(folder: Path, error: OSError | UserError) -> None:
     reason = error.strerror if isinstance(error, OSError) else error
-    sys.stderr.write(f"tensorboard: {folder}: {reason}; the stage goes on without it\n")
+    sys.stderr.write(f"tensorboard: {folder}: {reason}; the stage continues without it\n")
 
 
 def read_last_steps(folder: Path) -> dict[str, int]:

@@ -149,7 +149,9 @@ def copied(tiny_folder, tmp_path):
 )
 def test_a_folder_without_a_file(backbone_with, copied, file, pattern):
     (copied / file).unlink()
-    with pytest.raises(UserError, match=rf"copied/{pattern} does not exist\. Run `dvc pull back"):
+    with pytest.raises(
+        UserError, match=rf"copied/{pattern} does not exist\. To restore tiny-llava, run `git check"
+    ):
         load(backbone_with(name=str(copied)))
 
 

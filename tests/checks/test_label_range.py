@@ -11,7 +11,7 @@ from llava_dvc.checks.label_range import check_label_range
 from llava_dvc.errors import UserError
 from stages import train as stage
 
-FAULT = "evaluate.max_count: is 39, but seq_000003.jpg has 40 people; raise it"
+FAULT = "evaluate.max_count: is 39, but seq_000003.jpg has 40 people; set it to 40 or more"
 
 
 @pytest.fixture
@@ -55,6 +55,7 @@ def run_doctor(settings, tmp_path, monkeypatch, capsys) -> tuple[object, str]:
     monkeypatch.setattr(doctor, "hardware_checks", lambda _: [])
     monkeypatch.setattr(doctor, "_load_trainer", lambda *_: None)
     monkeypatch.setattr(doctor, "model_checks", lambda *_: [])
+    (tmp_path / "data" / "frames").mkdir(parents=True, exist_ok=True)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings.model_dump()))
     code = None
     try:
@@ -65,6 +66,8 @@ def run_doctor(settings, tmp_path, monkeypatch, capsys) -> tuple[object, str]:
 
 
 def test_doctor_says_so(low, prepared, tmp_path, monkeypatch, capsys):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "labels.csv").write_text("id,count\n1,12\n")
     prepared(eval=[3])
     code, line = run_doctor(low, tmp_path, monkeypatch, capsys)
     assert code == "error: 1 of these checks would stop a training"
@@ -79,4 +82,5 @@ def test_doctor_reads_the_labels_before_prepare_has_run(low, tmp_path, monkeypat
     assert FAULT in line
     (tmp_path / "data" / "labels.csv").unlink()
     code, line = run_doctor(low, tmp_path, monkeypatch, capsys)
-    assert (code, line.split()[2:]) == (None, ["ok", "no", "labels", "yet"])
+    assert code == "error: 1 of these checks would stop a training"  # labels.csv is missing
+    assert line.split()[2:] == ["ok", "no", "labels", "yet"]

@@ -1,5 +1,6 @@
 """Each test injects one fault into a real trainer; the check must name it."""
 
+import shutil
 import sys
 
 import pytest
@@ -438,8 +439,10 @@ def test_training_stops_before_its_first_step(cfg, rows, store, tmp_path, monkey
 
 @pytest.fixture
 def doctor(cfg, monkeypatch, tmp_path, capsys):
-    """Runs `llava-dvc doctor` in an empty folder; returns exit code and rows by check."""
+    """Runs `llava-dvc doctor` beside a data/; returns exit code and rows by check."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "frames").mkdir(parents=True)
+    (tmp_path / "data" / "labels.csv").write_text("id,count\n1,12\n")
     monkeypatch.setattr(sys, "argv", ["llava-dvc", "doctor"])
 
     def call(**backbone):
@@ -462,7 +465,7 @@ def test_doctor_without_faults(doctor, rows, tmp_path):
     assert code is None
     assert {result for result, _ in found.values()} == {"ok"}
     assert found["labels"] == ["ok", "3</s>, 12</s>"]
-    assert len(found) == 15
+    assert len(found) == 16
     rows.select([3, 4]).save_to_disk(tmp_path / "prepared" / "train")
     assert doctor()[1]["labels"] == ["ok", "40</s>, 31</s>"]
 
@@ -472,9 +475,34 @@ def test_doctor_of_a_missing_folder(doctor):
     assert code == "error: 1 of these checks would stop a training"
     result, text = found["checkpoint"]
     assert result == "FAULT"
-    line = "backbone.name: backbones/none/config.json does not exist. Run `dvc pull"
+    line = "backbone.name: backbones/none/config.json does not exist. To restore tiny-llava, run"
     assert text.startswith(line)
-    assert len(found) == 4
+    assert len(found) == 5
+
+
+def test_doctor_without_data(doctor, tmp_path):
+    """DVC's own line before the first stage is only "missing data 'source': data"."""
+    remedy = "To restore it, run `git checkout data.dvc && dvc pull data.dvc`."
+    shutil.rmtree(tmp_path / "data")
+    for place in ("data: folder not found", "data/frames: not found"):
+        code, found = doctor(name="backbones/none")
+        assert code == "error: 2 of these checks would stop a training"
+        result, text = found["data"]
+        assert result == "FAULT"
+        assert text.startswith(f"{place}. {remedy}")
+        (tmp_path / "data").mkdir(exist_ok=True)
+
+
+def test_doctor_without_the_folder_that_dvc_yaml_needs(doctor, tmp_path):
+    (tmp_path / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text())
+    result, text = doctor(device="cuda")[1]["dvc.yaml"]
+    assert result == "FAULT"
+    assert text == (
+        "path.backbone: backbones/tiny-llava does not exist, and dvc.yaml needs it. "
+        "Run `dvc pull backbones/tiny-llava.dvc`."
+    )
+    (tmp_path / "backbones" / "tiny-llava").mkdir(parents=True)
+    assert "dvc.yaml" not in doctor(device="cuda")[1]
 
 
 def test_doctor_of_a_faulty_model(doctor, monkeypatch):

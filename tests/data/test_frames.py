@@ -102,11 +102,24 @@ def test_the_forms_that_a_spreadsheet_writes_are_read(data, text):
     assert [frame.count for frame in read_frames(with_labels(data, text), exclude=())] == [5, 6, 7]
 
 
+def test_a_link_that_leads_nowhere_is_said(data):
+    path = data / "frames" / "seq_000001.jpg"
+    path.unlink()
+    path.symlink_to("../../cache/12/ab")
+    with pytest.raises(DataError) as caught:
+        read_frames(data, exclude=())
+    assert (
+        "seq_000001.jpg does not exist. It is a link to ../../cache/12/ab, which is missing. Add "
+    ) in str(caught.value)
+
+
 def test_a_missing_folder_says_how_to_get_it(tmp_path):
-    with pytest.raises(DataError, match=r"no/such: folder not found. Run `dvc pull data.dvc`"):
+    with pytest.raises(
+        DataError, match=r"no/such: folder not found. To restore it, run `git checkout"
+    ):
         read_frames(Path("no/such"), exclude=())
     (tmp_path / "frames").mkdir()
-    with pytest.raises(DataError, match=r"labels.csv: not found. Run `dvc pull data.dvc`"):
+    with pytest.raises(DataError, match=r"labels.csv: not found. To restore it, run `git checkout"):
         read_frames(tmp_path, exclude=())
     assert [problem.place for problem in scan_data(tmp_path, exclude=()).problems] == [
         str(tmp_path / "labels.csv"),

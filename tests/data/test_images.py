@@ -179,12 +179,12 @@ REFUSED: dict[str, tuple[bytes, str, str]] = {
     "animated": (
         saved(frame(3), "WEBP", save_all=True, append_images=[frame(4)]),
         "animated",
-        "holds several images",
+        "contains several images",
     ),
     "animated png": (
         saved(frame(3), "PNG", save_all=True, append_images=[frame(4)]),
         "animated",
-        "holds several images",
+        "contains several images",
     ),
 }
 

@@ -70,11 +70,11 @@ def test_comments_and_blank_lines_are_skipped(tmp_path):
         (example(image=[{"type": "image"}] * 2), "expected one image and then one text"),
         (example(question=[]), "expected one image and then one text"),
         (example(question=[{"type": "text", "text": " "}]), "the question is blank"),
-        (example(question=[{"type": "text", "text": "{count}?"}]), "the question holds {count}"),
-        (example(question=[{"type": "text", "text": "<image>?"}]), "the question holds <image>"),
+        (example(question=[{"type": "text", "text": "{count}?"}]), "the question contains {count}"),
+        (example(question=[{"type": "text", "text": "<image>?"}]), "the question contains <image>"),
         (
             example(question=[{"type": "text", "text": "\ud83d?"}]),
-            "the question holds half of a surrogate pair",
+            "the question contains half of a surrogate pair",
         ),
         (example(answer="{count} people"), "the assistant text is '{count} people', expected only"),
         (example(answer="31"), "the assistant text is '31', expected only {count}"),
@@ -88,7 +88,10 @@ def test_a_bad_conversation_is_named_by_its_line(tmp_path, line, reason):
 
 
 def test_a_missing_or_empty_file_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"messages.txt: not found. Run `dvc pull data.dvc`"):
+    with pytest.raises(
+        DataError,
+        match=r"messages.txt: not found. To restore it, run `git checkout data.dvc && dvc pull",
+    ):
         read_conversations(tmp_path)
     (tmp_path / "messages.txt").write_text("# nothing yet\n")
     with pytest.raises(DataError, match="has no conversation"):

@@ -1,6 +1,7 @@
 """A full disk, in every stage and while DVC commits what a stage wrote."""
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from tests.pipeline.test_pipeline import call, set_param
 
 SIZE = 240  # MiB
 MAKE = ("make", "-f", str(ROOT / "Makefile"), "repro", "UV=/bin/true", "RUN=")
-FULL = "the disk is full; make room and run `dvc repro` again"
+FULL = "the disk is full; free some space and run `dvc repro` again"
 
 
 @pytest.fixture
@@ -147,7 +148,30 @@ def test_import_mall_on_a_full_disk_is_one_line_and_keeps_data(
     old.write_text("id,count\n1,9\n")
     fill(disk, 2**20)
     done = call(disk, "llava-dvc", "import-mall", str(source))
-    assert done.stderr == f"error: {disk}: the disk is full; make room and run the command again\n"
+    line = f"error: {disk}: the disk is full; free some space and run the command again\n"
+    assert done.stderr == line
     assert done.returncode == 1
     assert old.read_text() == "id,count\n1,9\n"
     assert not list(disk.glob(".import-mall-*"))
+
+
+def test_a_lock_with_a_merge_conflict_is_restored(bench: Bench):
+    """DVC only says that it cannot parse the file, and git that the path is unmerged."""
+    repo = bench.reset("baseline")
+    (repo / "dvc.yaml").write_text(only_prepare(""))
+    assert call(repo, "dvc", "repro", "-q").returncode == 0
+    call(repo, "git", "add", "--force", "dvc.lock")
+    call(repo, "git", "commit", "-qm", "lock")
+    lock = repo / "dvc.lock"
+    whole = lock.read_text()
+    call(repo, "git", "checkout", "-qb", "other")
+    for branch, digest in (("other", "1" * 32), ("ours", "2" * 32)):
+        lock.write_text(re.sub("md5: [0-9a-f]{32}", f"md5: {digest}", whole, count=1))
+        call(repo, "git", "commit", "-qam", branch)
+        if branch == "other":
+            call(repo, "git", "checkout", "-qb", "ours", "HEAD~1")
+    assert call(repo, "git", "merge", "other").returncode != 0
+    done = call(repo, *MAKE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "restored from git" in done.stdout
+    assert lock.read_text() == whole

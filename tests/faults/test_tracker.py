@@ -42,7 +42,7 @@ def test_a_locked_store_is_not_waited_for(root, cfg, capfd):
         other.execute("BEGIN EXCLUSIVE")
         log_training(cfg, "during")  # SQLite alone would wait 20 s
         (line,) = tracking_lines(capfd)
-        assert "mlflow.db is lost (it does not answer)" in line
+        assert "mlflow.db: logging stopped (it does not answer)" in line
     log_training(cfg, "after")
     assert not tracking_lines(capfd)
     assert len(list((root / "runs").iterdir())) == 3  # TensorBoard needs no store
@@ -58,7 +58,7 @@ def test_a_server_that_never_answers_is_not_waited_for(root, cfg, capfd, monkeyp
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
         log_training(cfg, "k")
         (line,) = tracking_lines(capfd)
-        assert f"{port} is lost (it does not answer)" in line
+        assert f"{port}: logging stopped (it does not answer)" in line
     assert board_curve(root) == LOSS
 
 

@@ -268,7 +268,7 @@ def test_a_permanent_error_is_one_line(server, folder, where, how, headers, line
             r"HF_TOKEN: is not set\. Make a token with write access at http://127.0.0.1:\d+/se",
         ),
         ("hf_wrong", REPO, r"HF_TOKEN: http://127.0.0.1:\d+ does not accept it"),
-        ("hf bad\ntoken", REPO, r"HF_TOKEN: has a character that no token has\. Copy"),
+        ("hf bad\ntoken", REPO, r"HF_TOKEN: contains a character that tokens never contain\. Copy"),
         ("hf_of_another", REPO, r"may not write to someone/llava-people-counter"),
         (TOKEN, "nobody/x", r"publish.repo: http://127.0.0.1:\d+ has no nobody, or no nobody/x"),
         (TOKEN, "someone/a--b", r"publish.repo: someone/a--b cannot be pushed"),
@@ -297,6 +297,19 @@ def test_a_password_in_the_endpoint_is_not_shown(server, folder, monkeypatch):
     with pytest.raises(UserError) as caught:
         upload(folder)
     assert "secret-word" not in str(caught.value)
+
+
+def test_the_placeholder_is_named_before_the_token(server, folder, cfg):
+    line = (
+        "publish.repo: is your-name/llava-people-counter, a placeholder. Set it to OWNER/NAME, a "
+        "repository of your own on the Hub."
+    )
+    params = (ROOT / "presets" / "tiny.yaml").read_text()
+    done = call(folder, "push", params=params, HF_TOKEN="")
+    assert (done.returncode, done.stderr) == (1, f"error: {line}\n")
+    pushing = params.replace("push: false", "push: true")
+    done = call(folder, "doctor", params=pushing)
+    assert (done.returncode, done.stderr) == (1, f"error: params.yaml: {line}\n")
 
 
 def test_a_changed_folder_is_not_uploaded(server, folder, asked):
@@ -337,10 +350,12 @@ def test_the_stage_uploads_when_asked_and_never_in_an_experiment(
     assert "uploaded" in push.push_after_stage(folder, pushing)
 
 
-def call(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def call(
+    folder: Path, *arguments: str, params: str | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """`llava-dvc` as a user calls it, beside the published folder."""
-    params = (ROOT / "presets" / "tiny.yaml").read_text().replace("your-name/", "someone/")
-    (folder.parent / "params.yaml").write_text(params)
+    own = (ROOT / "presets" / "tiny.yaml").read_text().replace("your-name/", "someone/")
+    (folder.parent / "params.yaml").write_text(params or own)
     return subprocess.run(
         [Path(sys.executable).parent / "llava-dvc", *arguments],
         cwd=folder.parent,

@@ -48,10 +48,14 @@ def test_a_folder_of_clips_is_found(clip, tmp_path):
 def test_a_folder_without_frames_is_an_error_of_its_own(tmp_path):
     empty = tmp_path / "cam"
     empty.mkdir()
-    with pytest.raises(UserError, match=r"cam: holds no file\. Put pictures \(JPEG.*\) or videos"):
+    with pytest.raises(
+        UserError, match=r"cam: contains no file\. Put pictures \(JPEG.*\) or videos"
+    ):
         find_sources([str(empty)])
     (empty / "notes.txt").write_text("nothing")
-    with pytest.raises(UserError, match=r"cam: holds only other files \(.*notes\.txt\)\. Put pict"):
+    with pytest.raises(
+        UserError, match=r"cam: contains only other files \(.*notes\.txt\)\. Put pict"
+    ):
         find_sources([str(empty)])
     with pytest.raises(UserError, match=r"notes\.txt: is neither a picture \(JPEG.* nor a video"):
         find_sources([str(empty / "notes.txt")])

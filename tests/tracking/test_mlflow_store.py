@@ -3,6 +3,7 @@ import shutil
 import sqlite3
 import threading
 import time
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -247,7 +248,8 @@ def test_an_older_store_names_the_whole_command(spaced, cfg, capfd):
     with open_run("train", cfg, {"train"}, "k", {"data_md5": DATA}):
         pass
     assert (
-        tracking_line(capfd) == f"tracking: {uri} is lost ({problem}); the stage goes on without it"
+        tracking_line(capfd)
+        == f"tracking: {uri}: logging stopped ({problem}); the stage continues without it"
     )
 
 
@@ -298,7 +300,7 @@ def test_a_deleted_experiment_has_a_remedy(store, cfg, tmp_path, monkeypatch, ca
         f"experiments restore --experiment-id {experiment}`, or set MLFLOW_EXPERIMENT_NAME to "
         "another name"
     )
-    lost = f"tracking: {uri} is lost ({problem}); the stage goes on without it"
+    lost = f"tracking: {uri}: logging stopped ({problem}); the stage continues without it"
     assert tracking_line(capfd) == lost
     monkeypatch.setattr(experiments, "exp_show", lambda: [])
     for command in (experiments.experiment_table, registry.champion_folder):
@@ -327,7 +329,7 @@ def test_a_deletion_during_a_stage_has_a_remedy(store, cfg, capfd, deleted):
     line = tracking_line(capfd)
     assert "is deleted; restore it with `MLFLOW_TRACKING_URI=sqlite:///" in line
     assert "s restore --" in line
-    assert line.endswith("another name); the stage goes on without it")
+    assert line.endswith("another name); the stage continues without it")
 
 
 @pytest.mark.parametrize(
@@ -376,5 +378,32 @@ def test_an_address_that_mlflow_does_not_know_is_a_user_error(store, monkeypatch
 def test_a_file_that_is_no_store_is_a_user_error(store, tmp_path, monkeypatch):
     (tmp_path / "notes.txt").write_text("no database " * 100)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///notes.txt")
-    with pytest.raises(UserError, match=r"notes\.txt: cannot be opened \(.*\); correct or unset"):
+    with pytest.raises(UserError) as caught:
         experiments.result_runs()
+    assert str(caught.value) == (
+        f"{tmp_path}/notes.txt: is not an SQLite database. Move the file away, or correct "
+        "MLFLOW_TRACKING_URI."
+    )
+
+
+@pytest.mark.parametrize("version", ["bd07f7e963c5", "ffffffffffff"])
+def test_a_store_of_another_mlflow_is_said_with_the_remedy(store, tmp_path, version):
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = ?", (version,))
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    with pytest.raises(UserError) as caught:
+        experiments.result_runs()
+    assert str(caught.value) == (
+        f"{uri}: was written by another version of MLflow; copy the database, then run "
+        f"`mlflow db upgrade {uri}`, or move it away"
+    )
+
+
+def test_a_folder_of_files_is_said_with_the_remedy(store, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "file:mlruns")
+    with pytest.raises(UserError) as caught:
+        experiments.result_runs()
+    assert str(caught.value) == (
+        f"file:{tmp_path}/mlruns: is a folder of files, which this MLflow no longer writes; set "
+        "MLFLOW_TRACKING_URI to a database, for example sqlite:///mlflow.db"
+    )

@@ -121,7 +121,7 @@ def test_a_lost_tracker_costs_one_line(store, cfg, monkeypatch, capfd):
     lines = [line for line in err.splitlines() if line.startswith("tracking:")]
     assert len(lines) == 1
     assert str(port) in lines[0]
-    assert "the stage goes on without it" in lines[0]
+    assert "the stage continues without it" in lines[0]
 
 
 def test_runs_are_named_as_dvc_names_experiments(store, cfg, monkeypatch):
@@ -190,7 +190,10 @@ def test_a_tracker_that_hangs_does_not_delay_the_end(store, cfg, monkeypatch, ca
         run.step({"train/loss": 2.0}, 2)
     assert not hung.is_set()  # the block ended before the tracker did
     hung.set()
-    assert "is lost (it does not answer); the stage goes on without it" in capfd.readouterr().err
+    assert (
+        ": logging stopped (it does not answer); the stage continues without it"
+        in capfd.readouterr().err
+    )
 
 
 def test_an_upload_may_take_longer_than_the_timeout(store, cfg, monkeypatch):
@@ -358,4 +361,7 @@ def test_a_call_that_never_ends_is_given_up_although_the_tracker_answers(
         run.queue.submit(hung.wait)
     assert not hung.is_set()
     hung.set()
-    assert "is lost (it does not answer); the stage goes on without it" in capfd.readouterr().err
+    assert (
+        ": logging stopped (it does not answer); the stage continues without it"
+        in capfd.readouterr().err
+    )

@@ -56,7 +56,7 @@ def test_a_stage_goes_on_without_a_store_that_is_held(stopped, cfg, tmp_path, ca
     (line,) = capfd.readouterr().err.splitlines()
     problem = held_line(tmp_path / "mlflow.db.lock", stopped.pid)
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    assert line == f"tracking: {uri} is lost ({problem}); the stage goes on without it"
+    assert line == f"tracking: {uri}: logging stopped ({problem}); the stage continues without it"
     assert list((tmp_path / "runs").glob("*/events*"))  # TensorBoard needs no store
 
 
@@ -79,4 +79,4 @@ def test_a_stage_goes_on_without_folders_that_are_held(stopped, cfg, tmp_path, c
     lines = capfd.readouterr().err.splitlines()
     problem = held_line(tmp_path / ".cache" / "runs.lock", stopped.pid)
     (folder,) = {line.split(": ")[1] for line in lines}
-    assert lines == [f"tensorboard: {folder}: {problem}; the stage goes on without it"]
+    assert lines == [f"tensorboard: {folder}: {problem}; the stage continues without it"]

@@ -36,7 +36,9 @@ DAMAGE = {
 @pytest.mark.parametrize("reason", DAMAGE)
 def test_a_damaged_store_is_one_line(store, tmp_path, reason):
     DAMAGE[reason](tmp_path / "mlflow.db")
-    line = rf"^{re.escape(str(tmp_path))}/mlflow.db: is no whole MLflow store \({reason}\); restore"
+    line = (
+        rf"^{re.escape(str(tmp_path))}/mlflow.db: is not a whole MLflow store \({reason}\); restore"
+    )
     for command in (connect, champion_version):
         with pytest.raises(UserError, match=line):
             command()
@@ -49,7 +51,7 @@ def test_a_store_that_lacks_a_table_is_not_relocated(store, tmp_path):
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as connection, connection:
         connection.execute("UPDATE experiments SET artifact_location = 'file:///elsewhere'")
         connection.execute("DROP TABLE model_versions")
-    with pytest.raises(UserError, match=r"is no whole MLflow store \(no such table\)"):
+    with pytest.raises(UserError, match=r"is not a whole MLflow store \(no such table\)"):
         relocate()
 
 

@@ -32,7 +32,7 @@ def test_a_folder_that_cannot_be_written_costs_one_line(tmp_path, capfd):
         writer.add_scalars({"train/loss": 1.0}, step)
     writer.close()
     (line,) = capfd.readouterr().err.splitlines()
-    expected = f"tensorboard: {tmp_path}/runs/brave-cat: Not a directory; the stage goes on"
+    expected = f"tensorboard: {tmp_path}/runs/brave-cat: Not a directory; the stage continues"
     assert line.startswith(expected)
 
 
@@ -48,6 +48,6 @@ def test_a_disk_that_fills_up_costs_one_line(tmp_path, capfd, monkeypatch):
     writer.close()
     (line,) = capfd.readouterr().err.splitlines()
     assert line == (
-        f"tensorboard: {tmp_path}: No space left on device; the stage goes on without it"
+        f"tensorboard: {tmp_path}: No space left on device; the stage continues without it"
     )
     assert read_scalars(tmp_path, "train/loss") == [(1, 1.0)]

@@ -60,7 +60,7 @@ def _as_in_header(name: str) -> str:
 
 
 class GuardBrowsers:
-    """ASGI middleware that refuses a foreign Host, a foreign Origin, and a path that is no text.
+    """ASGI middleware that refuses a foreign Host, a foreign Origin, and a path that is not text.
 
     The check of the Host ends DNS rebinding: a page whose name points to this machine sends its own
     name as Host. `allowed` are the names that the user gave, `own` those of the machine.

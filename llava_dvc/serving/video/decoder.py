@@ -8,11 +8,12 @@ from typing import Any
 import av
 from av.container import InputContainer
 from av.packet import Packet
-from av.video.frame import VideoFrame
+from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
 MAX_READ_ERRORS = 100  # in a row: a file that ends too early gives one for each missing packet
 NUMBERED = {"h264", "hevc"}  # decoders of codecs whose frames have numbers
+NEEDS_OTHERS = {PictureType.P, PictureType.B}
 
 DAMAGE = re.compile(
     r"frame num gap|could not find ref|requested reference|missing reference"
@@ -52,6 +53,8 @@ class VideoDecoder:
                         self._add_error(number)
                     log.clear()
                     for frame in frames:
+                        if not started and self._is_grey(frame):
+                            self._add_error(number)
                         started = True
                         yield frame, self._is_intact(frame)
             finally:
@@ -90,6 +93,12 @@ class VideoDecoder:
         self.errors += self._damage is None
         start, end = self._damage or (number, number)
         self._damage = min(start, number), max(end, number)
+
+    def _is_grey(self, first: VideoFrame) -> bool:
+        """Says if the first frame is drawn on a grey picture. NUMBERED decoders wait for a key
+        frame instead.
+        """
+        return first.pict_type in NEEDS_OTHERS and self._context.name not in NUMBERED
 
     def _is_intact(self, frame: VideoFrame) -> bool:
         number: Any = frame.opaque

@@ -1,23 +1,27 @@
 """Frames of a video, one every so many seconds."""
 
 import math
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import av
 from av.container import InputContainer
 from av.format import Flags
+from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from PIL.Image import Image
 
 from llava_dvc.data.images import ImageError, require_size
 from llava_dvc.errors import UserError
-from llava_dvc.serving.video.clock import Clock
+from llava_dvc.serving.video.clock import MAX_STRAYS, Clock
 from llava_dvc.serving.video.decoder import VideoDecoder
 from llava_dvc.serving.video.file_kind import open_video, video_streams
 from llava_dvc.serving.video.picture import TimedFrame, deinterlace, shown_size, upright_image
+
+T = TypeVar("T")
 
 TOLERANCE = 1e-3  # seconds: a frame's time is a fraction, 24/25 for example, and not exact
 FINE_STEP = 0.005  # seconds: below, the times of frames have six decimals instead of three
@@ -25,6 +29,7 @@ MAX_ASPECT = 8  # of a pixel: the widest in use has 2
 MAX_FRAME_PIXELS = 36_000_000
 """Of a video: 8K has 33 million. A decoder holds up to 17 frames at once."""
 SHOWN_SPANS = 5
+HDR = {16: "PQ", 18: "HLG"}  # by the number of the transfer function in ITU-T H.273
 MIN_INTACT = 1.0  # seconds between two spans of damage
 
 
@@ -74,11 +79,15 @@ class VideoReader:
         """Returns what a user should know, although every frame is counted."""
         notes = []
         if self._others:
-            notes.append(f"{self._path}: holds {self._others + 1} videos. The first is counted.")
+            notes.append(f"{self._path}: contains {self._others + 1} videos. The first is counted.")
+        if hdr := HDR.get(int(self._stream.codec_context.color_trc)):
+            notes.append(
+                f"{self._path}: its colours are HDR ({hdr}) and look pale here. Convert it to SDR."
+            )
         if jumps := self._clock.jumps:
             notes.append(
                 f"{self._path}: its clock jumps or stops at {_plain(jumps[0])} s"
-                + (f" and {len(jumps) - 1} times after that" if jumps[1:] else "")
+                + (f" and {len(jumps) - 1} more time{'s' * (len(jumps) > 2)}" if jumps[1:] else "")
                 + ". The times continue from the frame before."
             )
         return notes
@@ -91,7 +100,7 @@ class VideoReader:
                 f"{self._path}: cannot be read as a video ({errors}). Replace the file."
             )
         if not self._frames:
-            raise UserError(f"{self._path}: holds no frame. Replace the file.")
+            raise UserError(f"{self._path}: contains no frame. Replace the file.")
         if self._decoder.errors:
             raise DamagedVideo(
                 f"{self._path}: {errors}, {self._span_text()}. The frames of this time are left "
@@ -101,17 +110,23 @@ class VideoReader:
     def _timed_frames(self) -> Iterator[TimedFrame]:
         """Yields all frames, and notes from when to when frames are damaged."""
         seconds, errors = 0.0, 0
-        for frame, intact in self._decoder:
-            before, seconds = seconds, self._clock.seconds(frame.time)
+        for (frame, intact, found), following in _with_following(self._decoded(), MAX_STRAYS):
+            stamps = [next_frame.time for next_frame, *_ in following]
+            before, seconds = seconds, self._clock.seconds(frame.time, stamps)
             self._frames += 1
-            if self._decoder.errors > errors or not intact:
+            if found > errors or not intact:
                 self._open_span(before)
             if intact and self._spans and self._spans[-1][1] is None:
                 self._spans[-1] = self._spans[-1][0], seconds
-            errors = self._decoder.errors
+            errors = found
             yield TimedFrame(seconds, frame, intact)
         if self._decoder.errors > errors:
             self._open_span(seconds)
+
+    def _decoded(self) -> Iterator[tuple[VideoFrame, bool, int]]:
+        """Yields each frame, if it is intact, and how many errors there were up to it."""
+        for frame, intact in self._decoder:
+            yield frame, intact, self._decoder.errors
 
     def _open_span(self, start: float) -> None:
         """Begins a span of damage, or continues the last one if that has just ended."""
@@ -161,6 +176,17 @@ def estimate_frames(path: Path, every: float) -> int:
         return 0
 
 
+def _with_following(items: Iterable[T], count: int) -> Iterator[tuple[T, list[T]]]:
+    """Yields each item with at most `count` items that come after it."""
+    window: deque[T] = deque()
+    for item in items:
+        window.append(item)
+        if len(window) > count:
+            yield window.popleft(), list(window)
+    while window:
+        yield window.popleft(), list(window)
+
+
 def _due_frames(reader: VideoReader, every: float) -> Iterator[tuple[float, TimedFrame]]:
     """Yields the frames that are due, each with a time that no other frame has."""
     digits = 3 if every >= FINE_STEP else 6
@@ -179,7 +205,7 @@ def _due_frames(reader: VideoReader, every: float) -> Iterator[tuple[float, Time
 def _first_video(path: Path, container: InputContainer) -> VideoStream:
     streams = video_streams(container)
     if not streams:
-        raise UserError(f"{path}: holds sound or text, but no video. Remove the file.")
+        raise UserError(f"{path}: contains sound or text, but no video. Remove the file.")
     if streams[0].codec_context is None:
         raise UserError(f"{path}: libav has no decoder for its video. Convert it to H.264.")
     size = streams[0].width, streams[0].height

@@ -6,7 +6,7 @@ import pytest
 from llava_dvc.data.labels import natural_key
 from llava_dvc.serving.overlay import AnnotatedFolder
 from llava_dvc.serving.sources import Source, read_sources
-from llava_dvc.serving.video.clock import Clock
+from llava_dvc.serving.video.clock import MAX_STRAYS, Clock
 from llava_dvc.serving.video.sampling import sample_video
 from tests.serving.video.clips import RATE, copy_packets, moving, write_clip
 
@@ -42,6 +42,26 @@ def test_a_clock_that_jumps_forward_loses_no_frame(tmp_path, jump, kind):
     assert seconds[:3] in ([0, 1, 2], [0, 1, 2 + jump])
 
 
+@pytest.mark.parametrize("stray", [1, 3])
+@pytest.mark.parametrize("kind", ["matroska", "mp4"])
+def test_frames_that_are_stamped_hours_off_change_no_other_time(tmp_path, kind, stray):
+    """As some video recorders do every few seconds."""
+
+    def shift(number, packet):
+        if 40 <= number < 40 + stray:
+            packet.pts += round(37_600 / packet.time_base)
+
+    clip = write_clip(tmp_path / "plain", moving(100), kind=kind)
+    path = copy_packets(clip, tmp_path / "clip", shift, kind)
+    seconds, notes = sampled_seconds(path)
+    assert seconds == [0, 1, 2, 3]
+    more = {1: "", 3: " and 2 more times"}[stray]
+    assert notes == [
+        f"{path}: its clock jumps or stops at 1.6 s{more}. The times continue from the frame "
+        "before."
+    ]
+
+
 @pytest.mark.parametrize("start", [0.0, 1e5, 1.7e9])
 def test_the_start_of_the_clock_does_not_matter(tmp_path, start):
     path = write_clip(tmp_path / "clip.mkv", moving(75), stamp=lambda index: index / RATE + start)
@@ -55,7 +75,11 @@ def test_a_stream_without_a_clock_counts_its_frames(tmp_path):
 
 def clock_seconds(stamps, discontinuous=False):
     clock = Clock(25.0, discontinuous)
-    return [round(clock.seconds(stamp), 3) for stamp in stamps], len(clock.jumps)
+    seconds = [
+        round(clock.seconds(stamp, stamps[number : number + MAX_STRAYS]), 3)
+        for number, stamp in enumerate(stamps, 1)
+    ]
+    return seconds, len(clock.jumps)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +94,9 @@ def clock_seconds(stamps, discontinuous=False):
         ([0.0, 0.0, 0.0, 1.0], [0, 0, 0, 1], 0),
         ([0.0, 0.04] + [0.04] * 7 + [0.08], [0] + [0.04] * 6 + [0.08, 0.12, 0.16], 1),  # stopped
         ([0.0, 3600.0], [0, 3600], 0),  # a camera that records on motion
+        ([0.0, 3600.0, 3600.04], [0, 3600, 3600.04], 0),
+        ([0.0, 3600.0, 0.08, 0.12], [0, 0.04, 0.08, 0.12], 1),  # hours ahead, and back
+        ([9800.0, 0.0, 9800.08, 9800.12], [0, 0.04, 0.08, 0.12], 1),  # hours behind
     ],
 )
 def test_seconds_never_go_back(stamps, seconds, jumps):

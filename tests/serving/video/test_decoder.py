@@ -70,6 +70,18 @@ def test_frames_that_need_a_lost_one_are_left_out(tmp_path, codec):
     assert " s to 3 s." in error
 
 
+@pytest.mark.parametrize(("codec", "kind"), [("mpeg4", "matroska"), ("flv", "flv")])
+def test_grey_frames_before_the_first_key_frame_are_left_out(tmp_path, codec, kind):
+    """A recording that starts anywhere. libav draws these frames on a grey picture."""
+    clip = write_clip(tmp_path / "whole", moving(100), codec, kind=kind)
+    late = copy_packets(clip, tmp_path / "late", lambda number, _: number >= 5, kind)
+    left, error = sample(late, 0.2)
+    assert left[0][0] == 0.8
+    good = dict(sample(clip, 0.2)[0])
+    assert np.abs(np.asarray(left[1][1], float) - np.asarray(good[1.2], float)).max() < 2
+    assert "1 decoding error, from 0 s to 0.8 s. The frames of this time are left out." in error
+
+
 def test_lost_transport_packets_are_reported(tmp_path):
     clip = write_clip(tmp_path / "whole.ts", moving(150), kind="mpegts")
     data = bytearray(clip.read_bytes())

@@ -124,6 +124,18 @@ def colour_clip(path, colour, matrix, full, codec="libx264"):
     return write_clip(path, [frame() for _ in range(12)], codec, set_up)
 
 
+@pytest.mark.parametrize(("transfer", "name"), [(16, "PQ"), (18, "HLG"), (1, None)])
+def test_hdr_is_said(tmp_path, transfer, name):
+    def set_up(stream):
+        stream.codec_context.color_trc = transfer
+
+    path = write_clip(tmp_path / "clip.mp4", [corners()], set_up=set_up)
+    notes = []
+    assert len(list(sample_video(path, 1.0, notes))) == 1
+    text = f"{path}: its colours are HDR ({name}) and look pale here. Convert it to SDR."
+    assert notes == ([text] if name else [])
+
+
 @pytest.mark.parametrize("matrix", [1, 5], ids=["BT.709", "BT.601"])
 @pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize("kind", ["mp4", "mkv", "ts"])

@@ -39,7 +39,7 @@ def test_a_file_without_video_is_an_error(tmp_path):
         sound.sample_rate = 8000
         out.mux(stream.encode(sound))
         out.mux(stream.encode())
-    with pytest.raises(UserError, match=r"sound\.mkv: holds sound or text, but no video"):
+    with pytest.raises(UserError, match=r"sound\.mkv: contains sound or text, but no video"):
         list(sample_video(path, 1.0))
 
 
