@@ -51,8 +51,8 @@ def _print_line(text: str) -> None:
         raise
     except OSError as error:
         raise UserError(
-            f"standard output: cannot be written ({error.strerror}). Free some space, or write it to "
-            "another disk."
+            f"standard output: cannot be written ({error.strerror}). Free some space, or write it "
+            "to another disk."
         ) from None
 
 

@@ -36,9 +36,8 @@ DAMAGE = {
 @pytest.mark.parametrize("reason", DAMAGE)
 def test_a_damaged_store_is_one_line(store, tmp_path, reason):
     DAMAGE[reason](tmp_path / "mlflow.db")
-    line = (
-        rf"^{re.escape(str(tmp_path))}/mlflow.db: is not a whole MLflow store \({reason}\); restore"
-    )
+    file = re.escape(f"{tmp_path}/mlflow.db")
+    line = rf"^{file}: is not a whole MLflow store \({reason}\); restore"
     for command in (connect, champion_version):
         with pytest.raises(UserError, match=line):
             command()
