@@ -5,6 +5,8 @@
 # uv from the PATH, else a copy in .uv/
 UV := $(shell command -v uv || echo .uv/bin/uv)
 RUN := $(UV) run --frozen --no-sync
+# Two processes: a test file runs in one of them, so that its tests share what they set up.
+PYTEST := pytest --numprocesses 2 --dist loadfile
 
 export UV_PROJECT_ENVIRONMENT := .venv
 # Nothing is reported to anyone. MLflow does not accept 1.
@@ -34,7 +36,7 @@ repository:
 	@git rev-parse --git-dir >/dev/null
 
 test: setup ## Run all tests except those of `make faults`
-	$(RUN) pytest
+	$(RUN) $(PYTEST)
 
 faults: setup ## Test kills, full disks, lost servers, a service under attack and a sweep: 25 minutes
 	$(RUN) pytest -m 'faults or sweep' tests/faults tests/pipeline/test_pipeline.py
@@ -44,7 +46,7 @@ check: setup ## Check format, lint, imports and types, and run the tests
 	$(RUN) ruff check
 	$(RUN) lint-imports
 	$(RUN) mypy --strict llava_dvc stages
-	$(RUN) pytest
+	$(RUN) $(PYTEST)
 
 format: setup ## Format the code and fix lint errors
 	$(RUN) ruff format

@@ -195,8 +195,8 @@ def test_a_full_disk_is_one_line(predict, images, monkeypatch):
         monkeypatch.setattr(sys, "stdout", full)
         _, error = predict("cam")
     assert error == (
-        "error: standard output: cannot be written (No space left on device). Free some space, or write "
-        "it to another disk."
+        "error: standard output: cannot be written (No space left on device). Free some space, or "
+        "write it to another disk."
     )
 
 
@@ -214,8 +214,8 @@ def test_a_full_disk_leaves_no_half_picture(predict, images, option, partial, fi
     output, error = predict("cam/1.png", *option)
     assert output.startswith("frame,count")
     assert error == (
-        f"error: out/{file}: cannot be written (No space left on device). Free some space, or choose "
-        "another folder."
+        f"error: out/{file}: cannot be written (No space left on device). Free some space, or "
+        "choose another folder."
     )
     assert not (out / "t.png").exists()
 
