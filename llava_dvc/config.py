@@ -225,6 +225,8 @@ class Config(Section):
 
 def load_config(path: Path = PARAMS) -> Config:
     """Reads and checks `path`; raises UserError with one line for each mistake."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: is not a regular file. Copy presets/tiny.yaml over it.")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

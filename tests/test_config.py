@@ -1,3 +1,4 @@
+import os
 import re
 
 import pytest
@@ -152,3 +153,10 @@ def test_a_missing_file_is_refused(tmp_path):
 
 def test_flatten():
     assert flatten({"a": 1, "b": {"c": {"d": 2}}}) == {"a": 1, "b.c.d": 2}
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_pipe_or_a_folder_is_no_file(tmp_path, make):
+    make(tmp_path / "params.yaml")
+    with pytest.raises(UserError, match=r"params\.yaml: is not a regular file\. Copy presets"):
+        load_config(tmp_path / "params.yaml")
