@@ -26,6 +26,7 @@ COMMANDS = {
 CTRL_C = """
 import signal, sys
 module = sys.argv.pop(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a job of a script
 def interrupt(event, arguments):
     if event == "import" and arguments[0] == module:
         signal.raise_signal(signal.SIGINT)
@@ -138,8 +139,8 @@ def test_an_output_that_cannot_be_written_is_one_line(folder, arguments):
             stdout=full, stderr=subprocess.PIPE, text=True, check=False,
         )  # fmt: skip
     lines = {
-        "tiny": "error: standard output, or a file that the command writes: the disk is full; make "
-        "room and run the command again\n",
+        "tiny": "error: standard output, or a file that the command writes: the disk is full; free "
+        "some space and run the command again\n",
         "none": "error: presets/none.yaml: no such preset. Choose one of: tiny\n",
     }
     assert (done.returncode, done.stderr) == (1, lines[arguments[-1]])
