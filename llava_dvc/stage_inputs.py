@@ -36,10 +36,10 @@ class StageInputs:
     @classmethod
     def read(cls, stage: str, declared: Mapping[str, Any]) -> "StageInputs":
         """The inputs as they are now."""
-        settings = read_settings(declared.get("params", []))
+        settings = current_settings(declared.get("params", []))
         return cls(stage, declared, file_states(declared.get("deps", [])), settings)
 
-    def require_unchanged(self) -> None:
+    def require_same(self) -> None:
         """Raises UserError, with the names of the inputs that are not as they were."""
         now = StageInputs.read(self.stage, self.declared)
         changes = [f"{one_line(name)} {how}" for name, how in differences(self.files, now.files)]
@@ -95,7 +95,7 @@ def require_unchanged_inputs(out: Path | None = None) -> None:
     With `out`, only if `out` is a result of the stage: it is about to be moved into its place.
     """
     if _noted and (out is None or out in map(Path, stage_outs(_noted.declared))):
-        _noted.require_unchanged()
+        _noted.require_same()
 
 
 def file_states(deps: Sequence[str]) -> dict[str, object]:
@@ -105,7 +105,7 @@ def file_states(deps: Sequence[str]) -> dict[str, object]:
     and inode are the same. DVC relies on the same three. A file of code is compared by its bytes.
     """
     data = set(declared_paths().values())
-    return {path: _state(path, dep not in data) for dep in deps for path in _walk(dep)}
+    return {path: _file_state(path, dep not in data) for dep in deps for path in _walk(dep)}
 
 
 def _walk(dep: str) -> Iterator[str]:
@@ -117,7 +117,7 @@ def _walk(dep: str) -> Iterator[str]:
         yield from (f"{folder}/{name}" for name in names if not name.endswith(".pyc"))
 
 
-def _state(path: str, is_code: bool) -> object:
+def _file_state(path: str, is_code: bool) -> object:
     """None for a file that cannot be read."""
     try:
         if is_code:
@@ -128,7 +128,7 @@ def _state(path: str, is_code: bool) -> object:
     return status.st_size, status.st_mtime_ns, status.st_ino
 
 
-def read_settings(names: Sequence[str]) -> dict[str, object]:
+def current_settings(names: Sequence[str]) -> dict[str, object]:
     """The settings of params.yaml in the sections `names`, flat. Empty if it cannot be read."""
     from llava_dvc.config import flatten  # pydantic takes time to import
 

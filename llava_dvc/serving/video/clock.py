@@ -57,9 +57,9 @@ class Clock:
     def _is_stray(self, stamp: float, following: Iterable[float | None]) -> bool:
         """Says if `stamp` is far from the frame before, and one of `following` is near it."""
         stamps = [one for one in following if one is not None]
-        return not self._is_near(stamp) and any(map(self._is_near, stamps))
+        return not self._is_continuous_with(stamp) and any(map(self._is_continuous_with, stamps))
 
-    def _is_near(self, stamp: float) -> bool:
+    def _is_continuous_with(self, stamp: float) -> bool:
         if self._origin is None or self._seconds is None:
             return True
         gap = stamp - self._origin - self._seconds
