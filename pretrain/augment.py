@@ -139,7 +139,7 @@ def normalise(pixels: Tensor, inside: Tensor) -> Tensor:
 
 
 def jitter(pixels: Tensor) -> Tensor:
-    """Varies colour, contrast, gamma, uneven light, sharpening and noise at random."""
+    """Varies colour, contrast, gamma, uneven light, glare, sharpening and noise at random."""
     frames, device = len(pixels), pixels.device
 
     def around_one(channels: int, spread: float) -> Tensor:
@@ -147,6 +147,7 @@ def jitter(pixels: Tensor) -> Tensor:
 
     pixels = _saturate(pixels, 1.2 * torch.rand(frames, 1, 1, 1, device=device) + 0.2)
     pixels = pixels * around_one(3, 0.07) * around_one(1, 0.18) * _uneven_light(pixels)
+    pixels = pixels + _glare(pixels)
     middle = pixels.mean((1, 2, 3), keepdim=True)
     pixels = (pixels - middle) * around_one(1, 0.2) + middle
     pixels = pixels.clamp(1e-3, 1.0) ** around_one(1, 0.2)
@@ -165,6 +166,15 @@ def _uneven_light(pixels: Tensor) -> Tensor:
     coarse = torch.randn(len(pixels), 1, 4, 4, device=pixels.device) * 0.12
     smooth = F.interpolate(coarse, size=pixels.shape[-2:], mode="bicubic", align_corners=False)
     return torch.exp(smooth)
+
+
+def _glare(pixels: Tensor) -> Tensor:
+    """Returns the light that bright areas (windows, lamps) spread over their surroundings."""
+    side = pixels.shape[-1]
+    bright = F.avg_pool2d((pixels - 0.7).clamp(min=0), 8)
+    spread = F.avg_pool2d(bright, 5, 1, 2)
+    strength = torch.rand(len(pixels), 1, 1, 1, device=pixels.device).pow(3) * 3
+    return strength * F.interpolate(spread, size=(side, side), mode="bilinear")
 
 
 def place_heads(heads: Tensor, counted: Tensor, view: View) -> tuple[Tensor, Tensor]:

@@ -73,6 +73,16 @@ def test_heads_are_counted_again_in_every_view():
     assert cells.sum() == pytest.approx(frame.count, rel=1e-4)
 
 
+def test_only_bright_areas_spread_light():
+    torch.manual_seed(3)
+    pixels = torch.full((4, 3, 64, 64), 0.5)
+    assert not augment._glare(pixels).any()
+    pixels[:, :, 24:40, 24:40] = 1.0
+    light = augment._glare(pixels)
+    assert (light[:, :, 20, 32] > light[:, :, 0, 0]).all()
+    assert not light[:, :, 0, 0].any()
+
+
 def test_tiny_llava_keeps_under_its_limit():
     model = build_model(SHAPES["second"], build_tokenizer())
     assert sum(parameter.numel() for parameter in model.parameters()) <= 8_000_000
