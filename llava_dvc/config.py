@@ -225,7 +225,7 @@ class Config(Section):
 
 def load_config(path: Path = PARAMS) -> Config:
     """Reads and checks `path`; raises UserError with one line for each mistake."""
-    if path.exists() and not path.is_file():
+    if path.exists() and not (path.is_file() or path.is_dir()):
         raise UserError(f"{path}: is not a regular file. Copy presets/tiny.yaml over it.")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -1,5 +1,6 @@
 """Pictures of counts: a frame with its count on it, and the count over time."""
 
+import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -125,9 +126,8 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise UserError(
-            f"{path}: cannot be written ({reason}). Free some space, or choose another folder."
-        ) from None
+        remedy = "Free some space, or choose" if error.errno == errno.ENOSPC else "Choose"
+        raise UserError(f"{path}: cannot be written ({reason}). {remedy} another folder.") from None
 
 
 def _plot_counts(axes: Axes, x: Sequence[float], points: Sequence[TimelinePoint]) -> None:

@@ -25,7 +25,9 @@ class RowWriter:
 
     def __init__(self, row_format: RowFormat, sources: Sequence[Source]) -> None:
         self._format = row_format
-        longest = max(len(str(one.path)) + TIME_WIDTH * one.is_video for one in sources)
+        longest = max(
+            len(printable_name(str(one.path))) + TIME_WIDTH * one.is_video for one in sources
+        )
         self._width = min(longest, MAX_WIDTH)
         if row_format == "table":
             _print_line(f"{'frame':<{self._width}}  count  80 %      most likely")
