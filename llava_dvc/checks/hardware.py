@@ -130,9 +130,8 @@ def _read_llava_config(backbone: config.Backbone) -> LlavaConfig:
         )
     with explain_load_errors(backbone):
         llava = LlavaConfig.from_dict(values)
-    _require_sizes(backbone.name, llava)
-    if folder.is_dir() and "quantization_config" not in values:
-        with explain_load_errors(backbone):
+        _require_sizes(backbone.name, llava)
+        if folder.is_dir() and "quantization_config" not in values:
             _require_stored_weights(folder, llava)
     return llava
 
