@@ -32,6 +32,14 @@ def budgets(monkeypatch):
     return made
 
 
+def begun_upload(service, content):
+    """A connection that has sent `content`, the beginning of an upload. The service still answers."""
+    connection = socket.create_connection(("127.0.0.1", service.port), timeout=10)
+    connection.sendall(content)
+    assert get(service, "/health") == 200
+    return connection
+
+
 @pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
 def test_unfinished_uploads_hold_no_more_than_the_budget(
     budgets, small_service, blocked, start, monkeypatch
@@ -41,10 +49,7 @@ def test_unfinished_uploads_hold_no_more_than_the_budget(
     with contextlib.ExitStack() as stack:
         opened = []
         for _ in range(12):
-            connection = socket.create_connection(("127.0.0.1", small_service.port), timeout=10)
-            opened.append(stack.enter_context(connection))
-            connection.sendall(start + bytes(500_000))
-            assert get(small_service, "/health") == 200
+            opened.append(stack.enter_context(begun_upload(small_service, start + bytes(500_000))))
             assert sum(upload.held for upload in budgets[0]._unfinished) <= 2_000_000
         # The oldest one makes room, and is told so.
         answer = opened[0].recv(65536)
@@ -64,10 +69,7 @@ def test_the_upload_that_began_first_makes_room(small_service, blocked, monkeypa
     with contextlib.ExitStack() as stack:
         opened = []
         for _ in range(3):
-            connection = socket.create_connection(("127.0.0.1", small_service.port), timeout=10)
-            opened.append(stack.enter_context(connection))
-            connection.sendall(STARTS["body"])
-            assert get(small_service, "/health") == 200
+            opened.append(stack.enter_context(begun_upload(small_service, STARTS["body"])))
         assert opened[0].recv(65536).startswith(b"HTTP/1.1 503 ")
         for connection in opened[1:]:
             connection.setblocking(False)
