@@ -33,7 +33,7 @@ def budgets(monkeypatch):
 
 
 def begun_upload(service, content):
-    """A connection that has sent `content`, the beginning of an upload. The service still answers."""
+    """A connection that has sent `content`, the beginning of an upload. The service answers."""
     connection = socket.create_connection(("127.0.0.1", service.port), timeout=10)
     connection.sendall(content)
     assert get(service, "/health") == 200
