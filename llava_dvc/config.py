@@ -178,6 +178,8 @@ class Evaluate(Section):
     max_count: int = Field(ge=1, le=9999)
     """The largest count that an answer can have."""
     decode: Literal["median", "mean", "mode", "greedy"]
+    flip: bool
+    """Average the distributions of a frame and of its mirror image: twice the time."""
     compile: bool
     """Merge the adapter into the weights and use torch.compile: faster after half a minute. In 16
     bits the last digits differ.

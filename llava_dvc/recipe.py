@@ -49,6 +49,8 @@ class Recipe(Section):
     """How one number is read from the distribution over counts."""
     max_count: int = Field(ge=1, le=LARGEST_COUNT)
     """The largest count an answer can be."""
+    flip: bool = False
+    """Whether the distribution is the mean of those of the frame and of its mirror image."""
     temperature: float = Field(ge=1e-3, le=1e3)
     """Calibrates the distribution over counts. Fitted on the validation frames."""
     versions: dict[str, str]

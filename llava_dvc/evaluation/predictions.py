@@ -23,7 +23,7 @@ INTERNAL = ["camera", "nll", "pit"]  # columns that predictions/eval.csv does no
 def answer_split(model: Any, encoder: Encoder, rows: Dataset, evaluate: config.Evaluate) -> Answers:
     """The model's answers for a split's frames."""
     question = question_text(rows[0]["messages"])
-    predictor = CountPredictor(model, encoder, question, evaluate.max_count)
+    predictor = CountPredictor(model, encoder, question, evaluate.max_count, flip=evaluate.flip)
     return predictor.predict(rows["image"], evaluate.batch_size)
 
 

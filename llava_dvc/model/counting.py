@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain, islice
-from math import gcd
+from math import gcd, log
 from typing import Any
 
 import numpy as np
@@ -73,12 +73,19 @@ class CountPredictor:
     """Asks the same question about every frame. One forward pass gives P(count) of all counts."""
 
     def __init__(
-        self, model: Any, encoder: Encoder, question: str, max_count: int, eager: bool = False
+        self,
+        model: Any,
+        encoder: Encoder,
+        question: str,
+        max_count: int,
+        eager: bool = False,
+        flip: bool = False,
     ) -> None:
         """Counts above `max_count` get no probability. `eager` turns compilation off: for layers
-        that were compiled for the batch shape of training.
+        that were compiled for the batch shape of training. With `flip`, P(count) is the mean of
+        those of the frame and of its mirror image.
         """
-        self.model, self.encoder, self.eager = model, encoder, eager
+        self.model, self.encoder, self.eager, self.flip = model, encoder, eager, flip
         self.prompt = encoder.prompt(question)
         self.tree = CountTree.build(encoder.processor, self.prompt, max_count).to(model.device)
 
@@ -92,9 +99,7 @@ class CountPredictor:
         for batch in self.batches(frames, batch_size):
             # set_stance acts when it is called, not when the block begins.
             with autocast(self.model), self._stance(first=not found):
-                scores = score(self.model, batch, self.tree)
-                written = reply(self.model, batch["input_ids"].shape[1], scores, self.tree)
-                found.append((self.tree.log_probabilities(scores.nodes), *written))
+                found.append(self._answer(batch))
         logs, numbers, ended = (torch.cat(parts).cpu() for parts in zip(*found, strict=True))
         replies = list(map(format_count, numbers.tolist()))
         unended = (~ended).nonzero().flatten().tolist()
@@ -104,6 +109,22 @@ class CountPredictor:
         if np.isnan(probabilities).any():
             raise errors.answer_not_finite()
         return Answers(probabilities, replies)
+
+    def _answer(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Log P(count) of every frame, and what `reply` returns.
+
+        Mirrors the pixels that the vision tower gets: each frame is decoded and resized once, and
+        both passes have one shape.
+        """
+        scores = score(self.model, batch, self.tree)
+        written = reply(self.model, batch["input_ids"].shape[1], scores, self.tree)
+        logs = self.tree.log_probabilities(scores.nodes)
+        if self.flip:
+            del scores  # the memory of its keys and values is free for the second pass
+            mirrored = batch | {"pixel_values": batch["pixel_values"].flip(-1)}
+            others = self.tree.log_probabilities(score(self.model, mirrored, self.tree).nodes)
+            logs = torch.logaddexp(logs, others) - log(2)
+        return logs, *written
 
     def batches(self, frames: Sequence[Image], batch_size: int) -> Iterator[Batch]:
         """Batches of encoded frames on the model's device.

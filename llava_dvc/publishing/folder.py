@@ -24,10 +24,11 @@ def merged_repo(repo: str) -> str:
 
 
 def evaluated_recipe(recipe: Recipe, evaluate: config.Evaluate, metrics: dict[str, Any]) -> Recipe:
-    """The adapter's recipe with the decoding, max_count and temperature of its evaluation."""
+    """The adapter's recipe with the decoding, max_count, flip and temperature of its evaluation."""
     update = {
         "decode": evaluate.decode,
         "max_count": evaluate.max_count,
+        "flip": evaluate.flip,
         "temperature": metrics["temperature"],
     }
     return recipe.model_copy(update=update)

@@ -76,7 +76,7 @@ def answer_frames(folder: Path, prepared: Path, evaluate: Evaluate) -> list[dict
     rows = load_split(prepared, "eval")
     batches = -(-FRAMES // evaluate.batch_size)
     rows = rows.select(range(min(len(rows), batches * evaluate.batch_size)))
-    predictor = CountPredictor(model, encoder, recipe.question, recipe.max_count)
+    predictor = CountPredictor(model, encoder, recipe.question, recipe.max_count, flip=recipe.flip)
     answers = predictor.predict(rows["image"], evaluate.batch_size)
     decoded = decode_answers(answers, recipe.temperature, recipe.decode)
     columns = zip(

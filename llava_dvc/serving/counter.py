@@ -75,7 +75,9 @@ class Counter:
     def __init__(self, model: PeftModel, encoder: Encoder, recipe: Recipe) -> None:
         self.recipe = recipe
         self.batch_size = BATCH
-        self.predictor = CountPredictor(model, encoder, recipe.question, recipe.max_count)
+        self.predictor = CountPredictor(
+            model, encoder, recipe.question, recipe.max_count, flip=recipe.flip
+        )
 
     @classmethod
     def from_pretrained(cls, adapter: str | Path) -> "Counter":

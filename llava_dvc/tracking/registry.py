@@ -25,7 +25,8 @@ from llava_dvc.tracking.mlflow_store import connect, store_lock, tracking_uri, u
 MODEL = "llava-people-counter"
 CHAMPION, CHALLENGER = "champion", "challenger"
 Difference = tuple[float, float, float]  # mean and 95 % interval, in people
-EVALUATION_FIELDS = ("decode", "max_count", "temperature")  # of the recipe, set by an evaluation
+EVALUATION_FIELDS = ("decode", "max_count", "flip", "temperature")
+"""Fields of the recipe that an evaluation sets. Versions made before `flip` have no tag of it."""
 
 
 def register_candidate(
@@ -173,7 +174,7 @@ def champion_folder() -> Path:
     """
     version = champion_version()
     for tag in ("adapter", *EVALUATION_FIELDS):
-        if tag not in version.tags:
+        if tag not in version.tags and tag != "flip":
             raise UserError(
                 f"champion: {MODEL} version {version.version} has no tag {tag}, so llava-dvc has "
                 "not made it; set the alias to another version, or name a folder"
@@ -218,7 +219,7 @@ def download_version(version: Any, folder: Path) -> None:
             f"({masked(' '.join(str(error).split()))[:120]}); if the repository was moved, run "
             "`llava-dvc runs --relocate`"
         ) from None
-    evaluated = {name: version.tags[name] for name in EVALUATION_FIELDS}
+    evaluated = {name: version.tags[name] for name in EVALUATION_FIELDS if name in version.tags}
     try:
         Recipe.model_validate(Recipe.read(folder).model_dump() | evaluated).write(folder)
     except ValidationError as error:
