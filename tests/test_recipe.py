@@ -53,6 +53,7 @@ AGAIN = "; use a complete adapter folder, or build it with `dvc repro`"
         ("max_count", 60.5, "max_count: is 60.5: Input should be a valid integer"),
         ("max_count", "60", "max_count: is '60': Input should be a valid integer"),
         ("max_count", None, "max_count: is None: Input should be a valid integer"),
+        ("flip", "true", "flip: is 'true': Input should be a valid boolean"),
         ("decode", "beam", "decode: is 'beam': Input should be 'median', 'mean', 'mode' or 'gree"),
         ("decode", ["median"], "decode: is ['median']: Input should be"),
         ("question", " ", "question: is ' ': Value error, it must be a question without <image>"),
@@ -98,6 +99,14 @@ def test_a_folder_without_recipe_is_refused(folder):
 def test_a_file_in_place_of_the_folder_is_refused(folder):
     with pytest.raises(UserError, match="name an adapter's folder"):
         Recipe.read(folder / "recipe.json")
+
+
+def test_a_recipe_from_before_flip_is_read(folder, cfg):
+    recipe(cfg, flip=True).write(folder)
+    values = json.loads((folder / "recipe.json").read_text())
+    assert values.pop("flip") is True
+    (folder / "recipe.json").write_text(json.dumps(values))
+    assert Recipe.read(folder) == recipe(cfg, flip=False)
 
 
 def test_what_train_writes_is_read(folder, cfg):

@@ -3,9 +3,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL.ImageOps import mirror
 
 from llava_dvc.conversation import parse_count
 from llava_dvc.evaluation.decoding import decode, expected
+from llava_dvc.model.backbone import backbone_encoder
 from llava_dvc.model.chat_template import answer_ids, render_prompt
 from llava_dvc.model.count_tree import CountTree
 from llava_dvc.model.counting import (
@@ -120,6 +122,27 @@ def test_batch_size_does_not_change_the_answer(backbone, encoder):
     )
     np.testing.assert_allclose(one, many, atol=1e-6)
     np.testing.assert_allclose(one.sum(axis=1), 1)
+
+
+@pytest.mark.parametrize("drop_border", [False, True])
+def test_a_flipped_answer_is_the_mean_of_two(backbone, cfg, drop_border):
+    changed = cfg.image.model_copy(update={"drop_border": drop_border})
+    encoder = backbone_encoder(cfg.backbone, changed)
+    images = [frame(seed, (80, 30)) for seed in range(5)]
+    mirrored = list(map(mirror, images))
+    plain = CountPredictor(backbone, encoder, "How many people?", 60)
+    flipped = CountPredictor(backbone, encoder, "How many people?", 60, flip=True)
+    answers, own, other = (
+        flipped.predict(images, 2),
+        *(plain.predict(side, 2) for side in (images, mirrored)),
+    )
+    mean = (own.probabilities + other.probabilities) / 2
+    np.testing.assert_allclose(answers.probabilities, mean, rtol=1e-5)
+    assert abs(own.probabilities / mean - 1).max() > 1e-3
+    assert answers.replies == own.replies
+    swapped = flipped.predict(mirrored, 2)
+    np.testing.assert_allclose(swapped.probabilities, answers.probabilities, rtol=1e-5)
+    assert swapped.replies == other.replies
 
 
 def test_readouts():

@@ -124,10 +124,13 @@ def test_metrics_that_are_no_json_object_are_refused(folder, content):
         baseline_warnings(folder)
 
 
-def test_the_recipe_has_the_decoding_of_the_evaluation(folder, cfg):
+@pytest.mark.parametrize("flip", [False, True])
+def test_the_recipe_has_the_decoding_of_the_evaluation(cfg, tmp_path, flip):
+    evaluate = cfg.evaluate.model_copy(update={"flip": flip})
+    folder = publish(cfg.model_copy(update={"evaluate": evaluate}), tmp_path)
     recipe = Recipe.read(folder)
-    assert (recipe.decode, recipe.max_count) == ("median", cfg.evaluate.max_count)
-    assert recipe.temperature == 1.5
+    assert (recipe.decode, recipe.max_count) == ("median", evaluate.max_count)
+    assert (recipe.flip, recipe.temperature) == (flip, 1.5)
 
 
 def test_the_hub_can_read_the_card(folder):
@@ -217,6 +220,7 @@ def choices(section: type[config.Section], name: str) -> list[Any]:
         ("train", "loss"),
         ("train", "augment"),
         ("evaluate", "decode"),
+        ("evaluate", "flip"),
     ],
 )
 def test_the_template_knows_every_setting(cfg, tmp_path, monkeypatch, section, name, merged):
