@@ -1,4 +1,5 @@
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -119,6 +120,15 @@ def test_the_champion_folder_has_the_recipe_of_its_evaluation(store, cfg, tmp_pa
     assert registry.champion_folder() == folder
     _, better = log_result(cfg, tmp_path, 2, predictions(2, 0.1))
     assert adapter_sha256(registry.champion_folder()) == better
+
+
+def test_the_champion_flips_as_in_its_evaluation(store, cfg, tmp_path):
+    evaluate = cfg.evaluate.model_copy(update={"flip": True})
+    log_result(cfg.model_copy(update={"evaluate": evaluate}), tmp_path, 1, predictions(1, 2.0))
+    assert Recipe.read(registry.champion_folder()).flip is True
+    shutil.rmtree(tmp_path / ".cache")
+    store().delete_model_version_tag(registry.MODEL, "1", "flip")  # as before there was the tag
+    assert Recipe.read(registry.champion_folder()).flip is False
 
 
 def test_no_champion_is_a_user_error(store):
