@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llava_dvc.data import mall
-from llava_dvc.data.import_folder import import_folder
+from llava_dvc.data.imports.import_folder import import_folder
 from llava_dvc.data.labels import read_labels
 from llava_dvc.errors import UserError
 from tests.conftest import ROOT

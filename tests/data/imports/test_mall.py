@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from llava_dvc.data import count_matrix, import_folder, mall, pairing
 from llava_dvc.data.frames import read_frames
+from llava_dvc.data.imports import count_matrix, import_folder, mall, pairing
 from llava_dvc.data.labels import read_labels, write_labels
 from llava_dvc.data.messages import read_conversations
 from llava_dvc.errors import UserError

@@ -13,16 +13,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from llava_dvc.conversation import PLACEHOLDER, Conversation
-from llava_dvc.data.count_matrix import read_matrix_counts
 from llava_dvc.data.data_errors import DataError
 from llava_dvc.data.folders import require_own_file
 from llava_dvc.data.frames import read_frames
-from llava_dvc.data.import_folder import import_folder, replace_data
+from llava_dvc.data.imports.count_matrix import read_matrix_counts
+from llava_dvc.data.imports.import_folder import import_folder, replace_data
+from llava_dvc.data.imports.named_frames import stage_named_frames
+from llava_dvc.data.imports.pairing import check_pairing
+from llava_dvc.data.imports.zip_archive import unpack_zip
 from llava_dvc.data.labels import Label, frame_name, read_labels, write_labels
 from llava_dvc.data.messages import format_conversation, read_conversations
-from llava_dvc.data.named_frames import stage_named_frames
-from llava_dvc.data.pairing import check_pairing
-from llava_dvc.data.zip_archive import unpack_zip
 from llava_dvc.errors import UserError
 
 QUESTIONS = (
