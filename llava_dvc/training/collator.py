@@ -69,7 +69,7 @@ class Collator:
     def _density(self, points: Sequence[Point], size: Size) -> Tensor:
         places = [self.encoder.locate(point, size) for point in points]
         padding = self.encoder.padding(size)
-        return token_density(places, self.encoder.grid, padding and padding.visible)
+        return token_density(places, self.encoder.grid, padding.visible if padding else None)
 
 
 def longest_conversation(encoder: Encoder, rows: Dataset) -> int:
