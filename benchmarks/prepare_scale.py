@@ -24,8 +24,8 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from llava_dvc.data.imports.mall import default_messages
 from llava_dvc.data.labels import write_labels
-from llava_dvc.data.mall import default_messages
 
 ROOT = Path(__file__).parents[1]
 ADDED = 100

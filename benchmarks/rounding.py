@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.train_speed import CONVERSATION, make_frames, make_weights, our_trainer, preset
-from llava_dvc.checks.gradient_check import adapter_tensors
+from llava_dvc.checks.gradient_check import trained_tensors
 from llava_dvc.evaluation.merged_weights import merge_and_compile
 from llava_dvc.model.adapter import peft_config
 from llava_dvc.model.backbone import backbone_encoder, load_backbone
@@ -74,7 +74,7 @@ def gradients(weights: Path, settings: Settings) -> Tensor:
     with trainer.accelerator.autocast():
         loss = trainer.compute_loss(trainer.model, batch)
     loss.backward()
-    adapters = adapter_tensors(trainer.model).values()
+    adapters = trained_tensors(trainer.model).values()
     return torch.cat([p.grad.float().flatten().cpu() for p in adapters])
 
 
@@ -98,7 +98,7 @@ def log_probabilities(weights: Path, settings: Settings) -> Tensor:
 def randomize(model: Any) -> None:
     """Sets the adapter tensors to random values."""
     torch.manual_seed(0)
-    for parameter in adapter_tensors(model).values():
+    for parameter in trained_tensors(model).values():
         torch.nn.init.normal_(parameter, std=0.02)
 
 

@@ -244,6 +244,7 @@ def make_frames(number: int) -> Dataset:
         "image": [{"path": None, "bytes": images[n % 32]} for n in range(number)],
         "count": [13 + n % 38 for n in range(number)],
         "camera": [None] * number,
+        "points": [None] * number,
         "messages": [conversations[n % 38] for n in range(number)],
     }
     return Dataset.from_dict(columns, features=FEATURES)

@@ -62,7 +62,7 @@ def doctor_command(arguments: argparse.Namespace) -> None:
 
 def import_mall_command(arguments: argparse.Namespace) -> None:
     """Copies the Mall data set, or any frames/ with labels.csv, into data/ and adds it to DVC."""
-    from llava_dvc.data import mall
+    from llava_dvc.data.imports import mall
 
     frames = mall.import_mall(arguments.source, Path("data"))
     mall.dvc_add(Path("data"))

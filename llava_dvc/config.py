@@ -147,6 +147,10 @@ class Train(Section):
     weight_decay: float = Field(ge=0)
     loss: Literal["ce", "soft", "expected"]
     """See llava_dvc/training/losses.py."""
+    points: float = Field(ge=0)
+    """Weight of the loss on where the people stand, if data/ has a points.csv. See
+    llava_dvc/training/points.py.
+    """
     optimizer: Literal["adamw", "adamw_8bit"]
     """`adamw_8bit` keeps its two moments in 8 bits: 6 bytes less per weight (arXiv 2110.02861)."""
     augment: tuple[Literal["flip", "light", "blur"], ...]

@@ -22,6 +22,7 @@ FEATURES = Features(
         "image": Image(mode="RGB"),  # upright by its EXIF tag, like images.decode_image
         "count": Value("int64"),
         "camera": Value("string"),
+        "points": List({"x": Value("float32"), "y": Value("float32")}),  # pixels; None: unknown
         "messages": List({"role": Value("string"), "content": CONTENT}),
     }
 )

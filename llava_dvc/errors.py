@@ -182,6 +182,14 @@ def joined_tokens(text: str) -> UserError:
     )
 
 
+def points_without_vision(points: float) -> UserError:
+    """No adapter comes before the image tokens that the loss on points reads."""
+    return UserError(
+        f"train.points: is {points:g}, but adapter.projector and adapter.vision are false, and no "
+        "other adapter can learn from points; set one of them to true, or train.points to 0.0"
+    )
+
+
 def uneven_batch(batch_size: int, processes: int) -> UserError:
     """`train.batch_size` is not a multiple of the number of processes."""
     return UserError(

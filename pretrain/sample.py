@@ -1,13 +1,12 @@
 """The project's sample data set: one camera, 300 frames about 2 s apart, and their counts.
 
-    python -m pretrain.sample OUT     writes OUT/frames/seq_%06d.jpg and OUT/labels.csv
+    python -m pretrain.sample OUT     writes OUT/frames/seq_%06d.jpg, labels.csv and points.csv
 
 Pretraining never shows this camera. TILT lies below scenes.MIN_TILT, and GLOSS above
 scenes.MAX_GLOSS. A row of MANNEQUINS fills a window, where `surfaces.front` puts one at most.
 """
 
 import argparse
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -16,6 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
+from llava_dvc.data.labels import write_labels
+from llava_dvc.data.points import write_points
 from pretrain import effects, people, props, scenes, sprites, surfaces
 from pretrain.camera import Camera, paste_plane
 from pretrain.crowd import Person
@@ -175,20 +176,18 @@ def main() -> None:
 
 
 def write(out: Path) -> None:
-    """Fill `out` with the frames and labels.csv."""
+    """Fill `out` with the frames, labels.csv and points.csv."""
     rng = np.random.default_rng(SEED)
     scene = mall(rng)
     visits = schedule(rng, scene)
     (out / "frames").mkdir(parents=True, exist_ok=True)
-    counts = []
-    for frame in range(FRAMES):
-        data, count = shoot(rng, scene, visits, frame)
-        (out / "frames" / f"seq_{frame + 1:06d}.jpg").write_bytes(data)
-        counts.append(count)
-    with (out / "labels.csv").open("w", newline="") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(("id", "count"))
-        rows.writerows(enumerate(counts, start=1))
+    points = {}
+    for number in range(1, FRAMES + 1):
+        data, heads = shoot(rng, scene, visits, number - 1)
+        (out / "frames" / f"seq_{number:06d}.jpg").write_bytes(data)
+        points[number] = np.round(heads, 1).tolist()
+    write_labels(out / "labels.csv", {number: len(heads) for number, heads in points.items()})
+    write_points(out / "points.csv", points)
 
 
 def target(rng: Rng) -> Array:
@@ -258,8 +257,8 @@ def _gate(rng: Rng, side: float) -> Array:
     return np.array([over * (SIDE + 0.4), rng.choice(doors)])
 
 
-def shoot(rng: Rng, scene: Scene, visits: Sequence[Visit], frame: int) -> tuple[bytes, int]:
-    """Returns the JPEG of one frame and the number of visible people."""
+def shoot(rng: Rng, scene: Scene, visits: Sequence[Visit], frame: int) -> tuple[bytes, Array]:
+    """Returns the JPEG of one frame and the visible people's heads, (people, 2), in pixels."""
     present = [visit for visit in visits if visit.here(frame)]
     persons, figures = [], []
     stances = stances_at(scene.camera, np.array([visit.at(frame) for visit in present]))
@@ -269,7 +268,7 @@ def shoot(rng: Rng, scene: Scene, visits: Sequence[Visit], frame: int) -> tuple[
         figures.append(_appearance(visit, frame, stance))
     image, owner = compose(scene, persons, figures)
     heads, _ = counted(*outlines(figures), owner)
-    return develop(rng, image, frame), len(heads)
+    return develop(rng, image, frame), heads
 
 
 def _appearance(visit: Visit, frame: int, stance: Stance) -> Figure:

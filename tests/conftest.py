@@ -145,6 +145,7 @@ def rows() -> Dataset:
             "image": [frame(i) for i in range(8)],
             "count": counts,
             "camera": [None] * 8,
+            "points": [None] * 8,
             "messages": [conversation(count) for count in counts],
         },
         features=FEATURES,

@@ -19,6 +19,7 @@ def some(rows: int, size: int = 1000):
             "image": {"path": f"{n}.jpg", "bytes": n.to_bytes(4, "big") * (size // 4)},
             "count": n,
             "camera": None if n % 2 else "door",
+            "points": None if n % 2 else [{"x": 1.5, "y": float(n)}] * (n % 5),
             "messages": conversation(n),
         }
 

@@ -65,6 +65,7 @@ def _two_rows(prepared: Path) -> Dataset:
             "image": grey,
             "count": count,
             "camera": None,
+            "points": None,
             "messages": conversation.messages(count),
         }
         for count in (3, 12)

@@ -13,6 +13,7 @@ from trl import SFTTrainer
 
 from llava_dvc.errors import UserError
 from llava_dvc.model.encoder import Batch
+from llava_dvc.training.points import POINT_HEAD
 
 LORA_B_NOISE = 0.01  # standard deviation
 CHUNK = 2**24  # bytes to sum at once; the sum needs eight times their memory
@@ -41,7 +42,7 @@ def gradient_report(trainer: SFTTrainer, batch: Batch) -> GradientReport:
     must get a gradient in the first pass. lora_A must get one in the second pass, after noise is
     added to lora_B.
     """
-    adapters = adapter_tensors(trainer.model)
+    adapters = trained_tensors(trainer.model)
     others = {n: p for n, p in trainer.model.named_parameters() if n not in adapters}
     before = {name: _byte_sum(parameter) for name, parameter in others.items()}
     lora_b = [parameter for name, parameter in adapters.items() if "lora_B" in name]
@@ -60,8 +61,10 @@ def gradient_report(trainer: SFTTrainer, batch: Batch) -> GradientReport:
     )
 
 
-def adapter_tensors(model: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: p for name, p in model.named_parameters() if "lora_" in name}
+def trained_tensors(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The adapter's tensors, and those of the point head."""
+    trained = ("lora_", POINT_HEAD)
+    return {n: p for n, p in model.named_parameters() if any(part in n for part in trained)}
 
 
 def enable_checkpointing(trainer: SFTTrainer) -> None:

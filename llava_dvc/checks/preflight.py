@@ -16,7 +16,7 @@ from transformers import LlavaConfig, LlavaProcessor
 
 from llava_dvc import config
 from llava_dvc.checks.check import Check, raise_first_fault
-from llava_dvc.checks.gradient_check import GradientReport, adapter_tensors, gradient_report
+from llava_dvc.checks.gradient_check import GradientReport, gradient_report, trained_tensors
 from llava_dvc.model.chat_template import render_prompt
 from llava_dvc.model.encoder import Batch, Encoder
 from llava_dvc.model.model_patches import blocks_read
@@ -100,7 +100,7 @@ def _check_adapted_layers(model: Any, adapter: config.Adapter) -> Check:
 
 def _check_adapter_dtype(trainer: CountTrainer) -> Check:
     """Adapters are float32. In bfloat16 most steps of a small learning rate change nothing."""
-    adapters = adapter_tensors(trainer.model)
+    adapters = trained_tensors(trainer.model)
     others = {name: p.dtype for name, p in adapters.items() if p.dtype != torch.float32}
     if not others:
         return Check("adapter dtype", "float32")
@@ -226,7 +226,7 @@ def _check_tower_graph(report: GradientReport, adapter: config.Adapter) -> Check
 def _check_compute_dtype(trainer: CountTrainer, backbone: config.Backbone) -> Check:
     """Frozen weights, 4-bit layers and autocast all use `backbone.dtype`."""
     model, args = trainer.model.get_base_model(), trainer.args
-    adapters = {id(parameter) for parameter in adapter_tensors(trainer.model).values()}
+    adapters = {id(parameter) for parameter in trained_tensors(trainer.model).values()}
     frozen = (p for p in model.parameters() if p.is_floating_point() and id(p) not in adapters)
     found = {_dtype_name(parameter.dtype) for parameter in frozen}
     found |= {_dtype_name(m.compute_dtype) for m in model.modules() if isinstance(m, Linear4bit)}

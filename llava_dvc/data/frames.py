@@ -1,4 +1,4 @@
-"""Reads and checks `data/`: the frames, labels.csv and messages.txt.
+"""Reads and checks `data/`: the frames, labels.csv, messages.txt and points.csv.
 
 One pass finds every problem. `docs/data.md` lists what is accepted and what is refused.
 """
@@ -18,6 +18,7 @@ from llava_dvc.data.folders import FrameFiles, is_inside, link_problem, normaliz
 from llava_dvc.data.images import ImageError, decode_image, read_image_bytes
 from llava_dvc.data.labels import Label, scan_labels
 from llava_dvc.data.messages import scan_conversations
+from llava_dvc.data.points import POINTS, Points, PointTable
 
 CHUNK = 512
 """Frames given to the threads at once. Memory does not grow with the number of frames."""
@@ -31,6 +32,8 @@ class Frame:
     count: int
     path: Path
     camera: str | None
+    points: Points | None = None
+    """Where each of the people is; None if `data` has no points."""
 
 
 class DataScan(NamedTuple):
@@ -70,7 +73,9 @@ def read_frames(data: Path, exclude: Sequence[str]) -> list[Frame]:
 
 
 def missing_parts(data: Path) -> list[DataProblem]:
-    """Problems of `data` itself, of frames/ and of labels.csv: absent, or links out of `data`."""
+    """Problems of `data` itself, of frames/, labels.csv and points.csv: absent, or links out of
+    `data`.
+    """
     remedy = (
         "To restore it, run `git checkout data.dvc && dvc pull data.dvc`. For frames of your own, "
         "run `llava-dvc import-mall FOLDER_OR_ZIP` (see README)."
@@ -78,7 +83,10 @@ def missing_parts(data: Path) -> list[DataProblem]:
     if not data.is_dir():
         return [DataProblem("absent", str(data), f"folder not found. {remedy}", skippable=False)]
     problems = []
-    for path, is_there in ((data / "frames", Path.is_dir), (data / "labels.csv", Path.is_file)):
+    parts = [(data / "frames", Path.is_dir), (data / "labels.csv", Path.is_file)]
+    if os.path.lexists(data / POINTS):
+        parts.append((data / POINTS, Path.is_file))
+    for path, is_there in parts:
         if not is_there(path):
             text = f"not found. {remedy}"
             problems.append(DataProblem("absent", str(path), text, skippable=False))
@@ -96,20 +104,23 @@ def _scan_frames(
     files = FrameFiles(data)
     labels, image_problems = _check_images(table.rows, files, cache)
     case_problems = list(_case_problems(data, table.rows))
-    problems = [*table.problems, *image_problems, *case_problems]
+    points = PointTable(data / POINTS, exclude) if (data / POINTS).exists() else None
+    point_problems = list(points.check(labels, table.names, files.folder)) if points else []
+    problems = [*table.problems, *image_problems, *case_problems, *point_problems]
     problems += files.unlabelled_problems(table.names | set(exclude))
     known = files.names | table.names
     problems += [_exclude_problem(data, name) for name in exclude if name not in known]
-    refused = {problem.frame for problem in case_problems}
-    frames = [
-        Frame(label.name, label.count, files.folder / label.name, label.camera)
-        for label in labels
-        if label.name not in refused
-    ]
+    refused = {problem.frame for problem in case_problems + point_problems}
+    frames = [_frame(label, files, points) for label in labels if label.name not in refused]
     if not frames:
         text = "no frame is left. Add labels, correct them, or exclude fewer frames."
         problems.append(DataProblem("nothing", str(data / "labels.csv"), text, skippable=False))
     return frames, problems
+
+
+def _frame(label: Label, files: FrameFiles, points: PointTable | None) -> Frame:
+    here = points.points_of(label.name) if points else None
+    return Frame(label.name, label.count, files.folder / label.name, label.camera, here)
 
 
 def _check_images(

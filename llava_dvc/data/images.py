@@ -14,6 +14,9 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from llava_dvc.errors import UserError
 
+Size = tuple[int, int]
+"""Width and height in pixels."""
+
 MAX_PIXELS = 64_000_000
 """Larger images are refused before they are decoded: a small file can hold a huge image."""
 
@@ -43,6 +46,9 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """What turns an image upright, by its EXIF orientation."""
+
+_SIDEWAYS = {TURNS[orientation] for orientation in (5, 6, 7, 8)}
+"""Turns that exchange width and height."""
 
 _PNG_EXIF = (b"eXIf", b"Raw profile type", b"com.adobe.xmp")
 """A PNG without these bytes has no orientation."""
@@ -97,6 +103,14 @@ def stated_pixels(path: Path) -> int:
             return image.width * image.height
     except Exception:  # `read_image` says why
         return 0
+
+
+def upright_size(path: Path) -> Size:
+    """Width and height of a file that `decode_image` accepts. Decodes it only if necessary."""
+    with Image.open(path, formats=IMAGE_FORMATS) as image:
+        if image.format not in ("JPEG", "MPO"):  # others may have metadata after the pixels
+            image.load()
+        return image.size[::-1] if _turn_of(image) in _SIDEWAYS else image.size
 
 
 def decode_image(content: bytes) -> Image.Image:
@@ -197,7 +211,7 @@ def _unidentified(content: bytes) -> ImageError:
     return ImageError("no picture", f"is not in a known image format ({names})")
 
 
-def require_size(size: tuple[int, int]) -> None:
+def require_size(size: Size) -> None:
     """Raises ImageError for a width and a height in pixels that no frame may have."""
     short, long = sorted(size)
     found = "is {}x{}".format(*size)

@@ -1,29 +1,20 @@
-"""Reads and writes labels.csv.
+"""Reads and writes labels.csv. `table.py` says which forms of it are accepted."""
 
-The reader accepts every form that has one meaning: a byte order mark, Windows line ends, semicolons
-or tabs, quotes, blanks, capitals in the header, zero-padded ids. It refuses everything else.
-"""
-
-import csv
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from pathlib import Path
 
 from llava_dvc.data.data_errors import DataError, DataProblem, quoted
+from llava_dvc.data.table import Header, Row, RowError, frame_name_in, read_rows
 
 MAX_COUNT = 9999
 """The largest label; evaluate.max_count has the same limit."""
 
-MAX_NAME = 1024
-"""Characters of a frame's path inside frames/."""
-MAX_BYTES = 256 * 2**20
-"""A million frames have 50 MB of labels."""
-
-_HEADERS = [{key, "count"} | camera for key in ("id", "frame") for camera in (set(), {"camera"})]
-_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # `surrogateescape` decodes invalid bytes to these
+HEADER = Header(
+    [{key, "count"} | camera for key in ("id", "frame") for camera in (set(), {"camera"})],
+    "`id,count` or `frame,count`, with `,camera` for several cameras",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +39,6 @@ class LabelTable:
     """False when the header is invalid, so that no row can be read."""
 
 
-class _Columns(NamedTuple):
-    names: list[str]
-    delimiter: str
-
-
-class _RowError(ValueError):
-    """The reason why a row cannot be used."""
-
-    def __init__(self, kind: str, text: str) -> None:
-        super().__init__(text)
-        self.kind = kind
-
-
 def read_labels(path: Path) -> list[Label]:
     """The rows of labels.csv in natural order of frame name; raises DataError."""
     table = scan_labels(path, exclude=())
@@ -78,36 +56,34 @@ def write_labels(path: Path, counts: Mapping[int, int]) -> None:
 def scan_labels(path: Path, exclude: Sequence[str]) -> LabelTable:
     """Reads all rows of labels.csv, and finds the problem of each invalid row.
 
-    Excluded frames are only in the table's `names`. Every line is a row, also when a quote is left
-    open: one invalid line does not spoil the next.
+    Excluded frames are only in the table's `names`.
     """
-    if (size := path.stat().st_size) > MAX_BYTES:
-        text = f"has {size:,} bytes, more than {MAX_BYTES:,}. Replace it by a table of labels."
-        problem = DataProblem("too large", str(path), text, skippable=False)
-        return LabelTable(problems=[problem], readable=False)
-    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
-        try:
-            columns = _parse_header(file.readline().rstrip("\n"))
-        except _RowError as error:
-            problem = DataProblem(error.kind, f"{path}:1", str(error), skippable=False)
-            return LabelTable(problems=[problem], readable=False)
-        table, excluded = LabelTable(), frozenset(exclude)
-        labels: dict[str, list[Label]] = {}
-        for line, text in enumerate(file, start=2):
-            name = None
-            try:
-                row = _parse_row(text.rstrip("\n"), columns)
-                if row is None:
-                    continue
-                name = _frame_name_in(row)
-                table.names.add(name)
-                if name not in excluded:
-                    label = Label(line, name, _count_in(row, name), _camera_in(row))
-                    labels.setdefault(name, []).append(label)
-            except _RowError as error:
-                table.problems.append(DataProblem(error.kind, f"{path}:{line}", str(error), name))
+    table, excluded = LabelTable(), frozenset(exclude)
+    labels: dict[str, list[Label]] = {}
+    try:
+        for line, row in read_rows(path, HEADER):
+            label = _parse_label(path, line, row, table)
+            if label and label.name not in excluded:
+                labels.setdefault(label.name, []).append(label)
+    except DataError as error:
+        return LabelTable(problems=error.problems, readable=False)
+    table.problems = [problem for problem in table.problems if problem.frame not in excluded]
     _add_unique(table, labels.values(), path)
     return table
+
+
+def _parse_label(path: Path, line: int, row: Row | RowError, table: LabelTable) -> Label | None:
+    """The label of a row. None for an invalid one, whose problem is added to `table`."""
+    name = None
+    try:
+        if isinstance(row, RowError):
+            raise row
+        name = frame_name_in(row)
+        table.names.add(name)
+        return Label(line, name, _count_in(row, name), _camera_in(row))
+    except RowError as error:
+        table.problems.append(DataProblem(error.kind, f"{path}:{line}", str(error), name))
+    return None
 
 
 def natural_key(name: str) -> str:
@@ -122,11 +98,6 @@ def natural_key(name: str) -> str:
 def _number_key(number: re.Match[str]) -> str:
     digits = number[0].lstrip("0")
     return f"\0{chr(len(digits) + 1)}{digits}"
-
-
-def frame_name(number: int) -> str:
-    """The file name of the frame with this `id` in labels.csv."""
-    return f"seq_{number:06d}.jpg"
 
 
 def _add_unique(table: LabelTable, groups: Iterable[Sequence[Label]], path: Path) -> None:
@@ -153,85 +124,11 @@ def _repetition_problems(labels: Sequence[Label], path: Path) -> list[DataProble
     return [DataProblem("contradiction", f"{path}:{x.line}", text, x.name) for x in labels]
 
 
-def _parse_header(text: str) -> _Columns:
-    if _NOT_UTF8.search(text) or "\0" in text:
-        raise _RowError("encoding", "the file is not UTF-8. Save it as UTF-8.")
-    for delimiter in (",", ";", "\t"):
-        try:
-            names = [cell.lower() for cell in _split_cells(text, delimiter)]
-        except _RowError:
-            continue
-        if set(names) in _HEADERS and len(set(names)) == len(names):
-            return _Columns(names, delimiter)
-    raise _RowError(
-        "header",
-        f"header is {quoted(text)}, expected `id,count` or `frame,count`, with `,camera` for "
-        "several cameras. Correct the first line.",
-    )
-
-
-def _split_cells(text: str, delimiter: str) -> list[str]:
-    if '"' not in text:
-        return [cell.strip() for cell in text.split(delimiter)]
-    try:
-        reader = csv.reader([text], delimiter=delimiter, strict=True, skipinitialspace=True)
-        return [cell.strip() for cell in next(reader, [])]
-    except csv.Error as error:
-        raise _RowError("row", f"{quoted(text)}: {error}. Correct the quotes there.") from None
-
-
-def _parse_row(text: str, columns: _Columns) -> dict[str, str] | None:
-    """The values by column; None for an empty line."""
-    if not text.strip(f"{columns.delimiter} \t"):
-        return None
-    if _NOT_UTF8.search(text):
-        raise _RowError("encoding", f"{quoted(text)} is not UTF-8. Save the file as UTF-8.")
-    cells = _split_cells(text, columns.delimiter)
-    if len(cells) != len(columns.names):
-        raise _RowError(
-            "row",
-            f"{quoted(text)} has {len(cells)} values, expected {len(columns.names)} "
-            f"({','.join(columns.names)}). Correct the line.",
-        )
-    return dict(zip(columns.names, cells, strict=True))
-
-
-def _frame_name_in(row: Mapping[str, str]) -> str:
-    if "id" not in row:
-        return _require_inner_path(row["frame"])
-    if not re.fullmatch(r"[0-9]{1,9}", row["id"]):
-        raise _RowError(
-            "id",
-            f"id is {quoted(row['id'])}, expected the number in frames/seq_NNNNNN.jpg. Correct the "
-            "line.",
-        )
-    return frame_name(int(row["id"]))
-
-
-def _require_inner_path(text: str) -> str:
-    if len(text) > MAX_NAME:
-        raise _RowError(
-            "name",
-            f"frame is {quoted(text)} with {len(text):,} characters, expected at most "
-            f"{MAX_NAME:,}. Correct the line, or rename the frame.",
-        )
-    path = PurePosixPath(text)
-    odd = "\\" in text or any(unicodedata.category(char) in {"Cc", "Zl", "Zp"} for char in text)
-    leaves = path.is_absolute() or ".." in path.parts
-    if path.parts and text == path.as_posix() and not odd and not leaves:
-        return text
-    raise _RowError(
-        "name",
-        f"frame is {quoted(text)}, expected a path inside frames/, such as cam1/0001.jpg. Correct "
-        "the line.",
-    )
-
-
 def _count_in(row: Mapping[str, str], name: str) -> int:
     text = row["count"]
     if re.fullmatch(r"[0-9]{1,6}", text) and int(text) <= MAX_COUNT:
         return int(text)
-    raise _RowError(
+    raise RowError(
         "count",
         f"count is {quoted(text)}, expected a whole number from 0 to {MAX_COUNT}. Correct the "
         f"label, or list {name} under data.exclude in params.yaml.",
@@ -240,5 +137,5 @@ def _count_in(row: Mapping[str, str], name: str) -> int:
 
 def _camera_in(row: Mapping[str, str]) -> str | None:
     if row.get("camera") == "":
-        raise _RowError("camera", "camera is blank. Write its name, or delete the column `camera`.")
+        raise RowError("camera", "camera is blank. Write its name, or delete the column `camera`.")
     return row.get("camera")

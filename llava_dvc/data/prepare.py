@@ -180,5 +180,6 @@ def _rows_of(
             "image": {"path": frame.path.name, "bytes": stored_bytes(frame.path.read_bytes())},
             "count": frame.count,
             "camera": frame.camera,
+            "points": None if frame.points is None else [{"x": x, "y": y} for x, y in frame.points],
             "messages": conversation.messages(frame.count),
         }

@@ -34,7 +34,8 @@ class Encoder:
         processor.image_processor = image_processor(image.geometry, side)
         self.processor = processor
         self.drops_padding = image.drop_border
-        self._grid = side // processor.patch_size
+        self.grid = side // processor.patch_size
+        """Image tokens of a frame, across and down."""
         self._paddings: dict[Size, DroppedPadding] = {}
 
     def prompt(self, question: str) -> str:
@@ -46,7 +47,7 @@ class Encoder:
         if not self.drops_padding:
             return None
         if size not in self._paddings:
-            self._paddings[size] = DroppedPadding(size, self._grid, self._image_start())
+            self._paddings[size] = DroppedPadding(size, self.grid, self._image_start())
         return self._paddings[size]
 
     def encode(
@@ -75,6 +76,18 @@ class Encoder:
         small = [shrink(image, target) for image in images]
         pixels: Tensor = target(small, return_tensors="pt")["pixel_values"]
         return pixels
+
+    def locate(self, point: tuple[float, float], size: Size) -> tuple[float, float]:
+        """Where a point, in pixels of a frame of `size`, is in the square that the tower gets.
+
+        From 0 to 1 across and down, outside of that if the frame is cropped.
+        """
+        target = self.processor.image_processor
+        if not (target.do_pad or target.do_center_crop):
+            return point[0] / size[0], point[1] / size[1]
+        side = max(size) if target.do_pad else min(size)
+        x, y = ((p + (side - length) / 2) / side for p, length in zip(point, size, strict=True))
+        return x, y
 
     def save(self, folder: Path) -> None:
         """Writes the processor and its chat template."""

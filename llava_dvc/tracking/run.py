@@ -33,6 +33,7 @@ from llava_dvc.tracking.tensorboard_run import TensorboardRun
 
 TRAINER_METRICS = {  # transformers' names and ours
     "loss": "train/loss",
+    "points_loss": "train/points_loss",
     "grad_norm": "train/grad_norm",
     "learning_rate": "train/learning_rate",
     "epoch": "train/epoch",

@@ -35,3 +35,10 @@ def augmented_image(row: dict[str, Any], kinds: Sequence[str]) -> Image:
     if "blur" in kinds and draw.random() < 0.5:
         image = image.filter(ImageFilter.GaussianBlur(draw.uniform(0, BLUR) * max(image.size)))
     return image
+
+
+def augmented_points(row: dict[str, Any]) -> list[tuple[float, float]]:
+    """Where the people are in the `augmented_image`, in pixels."""
+    width = row["image"].width
+    x_of = (lambda x: width - x) if row.get("mirror") else float
+    return [(x_of(point["x"]), point["y"]) for point in row["points"]]

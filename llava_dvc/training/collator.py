@@ -7,10 +7,15 @@ from typing import Any
 import torch
 from datasets import Dataset
 from PIL.Image import Image
+from torch import Tensor
 
 from llava_dvc.conversation import Messages
 from llava_dvc.model.chat_template import answer_ids, render, render_prompt, user_turn
 from llava_dvc.model.encoder import Batch, Encoder
+from llava_dvc.model.padding import Size
+from llava_dvc.training.points import token_density
+
+Point = tuple[float, float]
 
 IGNORED = -100  # PyTorch's cross-entropy skips labels of this value
 
@@ -23,17 +28,20 @@ class Collator:
         encoder: Encoder,
         length: int | None = None,
         image_of: Callable[[Any], Image] = itemgetter("image"),
+        points_of: Callable[[Any], Sequence[Point]] | None = None,
     ) -> None:
         """With a `length` in tokens all batches have one shape. `image_of` gives the picture of a
-        row.
+        row. `points_of` gives where its people are, in pixels of that picture.
         """
-        self.encoder, self.length, self.image_of = encoder, length, image_of
+        self.encoder, self.length = encoder, length
+        self.image_of, self.points_of = image_of, points_of
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> Batch:
         """Returns the model inputs and:
 
         `labels`, `(rows, length)`; `logits_to_keep`, how many last positions can have a label;
-        `counts` and `answer_starts`, both `(rows,)`.
+        `counts` and `answer_starts`, both `(rows,)`. With `points_of` also `density`, the people
+        per image token, `(rows, tokens)`.
         """
         processor = self.encoder.processor
         texts = [render(processor, row["messages"]) for row in rows]
@@ -47,12 +55,21 @@ class Collator:
             answer = answer_ids(processor, prompt, text)
             starts.append(end - len(answer))
             labels[index, starts[-1] : end] = torch.tensor(answer)
+        if self.points_of:
+            places = map(self.points_of, rows)
+            sizes = [image.size for image in images]
+            batch["density"] = torch.stack(list(map(self._density, places, sizes)))
         return batch | {
             "labels": labels,
             "logits_to_keep": labels.shape[1] - min(starts) + 1,
             "counts": torch.tensor([row["count"] for row in rows]),
             "answer_starts": torch.tensor(starts),
         }
+
+    def _density(self, points: Sequence[Point], size: Size) -> Tensor:
+        places = [self.encoder.locate(point, size) for point in points]
+        padding = self.encoder.padding(size)
+        return token_density(places, self.encoder.grid, padding.visible if padding else None)
 
 
 def longest_conversation(encoder: Encoder, rows: Dataset) -> int:

@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 from transformers import LlavaForConditionalGeneration, TrainerCallback, TrainerControl
 from trl import SFTTrainer
 
-from llava_dvc import config
+from llava_dvc import config, errors
 from llava_dvc.conversation import question_text
 from llava_dvc.model.adapter import Weights, peft_config
 from llava_dvc.model.counting import CountPredictor, default_max_count
@@ -29,11 +29,19 @@ from llava_dvc.model.fused_lora import fuse_lora
 from llava_dvc.model.model_patches import freeze_tower, number_tokens_on_cpu, trust_image_tokens
 from llava_dvc.model.padding import drop_padding, require_one_size
 from llava_dvc.training.arguments import batch_share, training_arguments
-from llava_dvc.training.augment import augmented_image, with_mirror_images
+from llava_dvc.training.augment import augmented_image, augmented_points, with_mirror_images
 from llava_dvc.training.checkpoint_selection import CheckpointSelection, median_error
 from llava_dvc.training.checkpoints import SealCheckpoint, StopOnSignal, last_checkpoint
 from llava_dvc.training.collator import IGNORED, Collator, longest_conversation
 from llava_dvc.training.losses import count_loss
+from llava_dvc.training.points import (
+    POINT_HEAD,
+    WEIGHTS,
+    PointHead,
+    add_point_head,
+    have_points,
+    remove_point_head,
+)
 from llava_dvc.training.speed import compile_layers, recomputes_activations
 
 LORA_PLUS = 16.0  # ratio of lora_B's learning rate to lora_A's: arXiv 2402.12354
@@ -72,9 +80,11 @@ class CountTrainer(SFTTrainer):
         self, backbone: LlavaForConditionalGeneration, encoder: Encoder, spec: TrainingSpec
     ) -> None:
         """Raises UserError if padding is dropped and frame sizes differ, if processes cannot share
-        a batch evenly, or if the tokenizer joins prompt and answer.
+        a batch evenly, if the tokenizer joins prompt and answer, or if no adapter can learn from
+        the points.
         """
         settings, train = spec.settings, spec.train
+        points = _learns_points(spec)
         _fit_to_frames(backbone, encoder, spec)
         length = longest_conversation(encoder, train)
         tokens = batch_share(settings) * length
@@ -88,6 +98,7 @@ class CountTrainer(SFTTrainer):
                 encoder,
                 length if settings.compile else None,
                 partial(augmented_image, kinds=settings.augment),
+                augmented_points if points else None,
             ),
             train_dataset=with_mirror_images(train) if "flip" in settings.augment else train,
             eval_dataset=spec.val,
@@ -108,6 +119,13 @@ class CountTrainer(SFTTrainer):
         )
         _keep_float32(self.model)
         _speed_up(self.model, settings)
+        self.point_head: PointHead | None = None
+        self._point_losses: list[Tensor] = []
+        if points:
+            padding = encoder.padding(train[0]["image"].size)
+            tokens = encoder.grid**2 - (padding.dropped if padding else 0)
+            people = float(np.mean(train["count"][:]))
+            self.point_head = add_point_head(self.model, people, tokens)
 
     def compute_loss(
         self,
@@ -117,7 +135,25 @@ class CountTrainer(SFTTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Cross-entropy summed over the answers' tokens, plus what `train.loss` adds for every
-        frame, divided by the number of answer tokens in the step.
+        frame, divided by the number of answer tokens in the step; plus `train.points` times the
+        loss on the points, as the mean over the step's frames.
+        """
+        density = inputs.pop("density", None)
+        total, tokens, output = self._answer_loss(model, inputs)
+        if num_items_in_batch is None:
+            loss, share = total / tokens, 1.0
+        else:  # tokens of all processes, but gradients are averaged
+            loss = total * self.accelerator.num_processes / num_items_in_batch
+            share = 1 / getattr(self, "current_gradient_accumulation_steps", 1)
+        if self.point_head:
+            of_points = self.point_head.loss(density)
+            if self.is_in_train:
+                self._point_losses.append(of_points.detach())
+            loss = loss + self.spec.settings.points * share * of_points
+        return (loss, output) if return_outputs else loss
+
+    def _answer_loss(self, model: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tensor, Any]:
+        """The loss of all answers, summed; their number of tokens; and the model's output.
 
         Applies `lm_head` only to the last positions, those that can have a label. Padding is on the
         right: causal attention needs no mask for it.
@@ -137,11 +173,25 @@ class CountTrainer(SFTTrainer):
         if tree:
             ends = starts - 1 - (labels.shape[1] - kept)
             total = total + count_loss(output.logits, ends, tree, counts, self.spec.settings.loss)
-        if num_items_in_batch is None:
-            loss = total / (answers != IGNORED).sum()
-        else:  # tokens of all processes, but gradients are averaged
-            loss = total * self.accelerator.num_processes / num_items_in_batch
-        return (loss, output) if return_outputs else loss
+        return total, (answers != IGNORED).sum(), output
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds `points_loss` to the training's losses: its mean since the last log."""
+        if "loss" in logs and self._point_losses:
+            logs["points_loss"] = float(torch.stack(self._point_losses).mean())
+            self._point_losses.clear()
+        super().log(logs, start_time)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.point_head:
+            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            self.point_head.save(folder / WEIGHTS, write=self.is_world_process_zero())
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.point_head:
+            self.point_head.load(Path(resume_from_checkpoint) / WEIGHTS)
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """MAE in people on the validation frames, by the median of the distribution over counts."""
@@ -186,6 +236,7 @@ def fit(trainer: CountTrainer) -> TunedAdapter:
     PartialState().wait_for_everyone()
     weights, temperature = trainer.selection.weights(), trainer.selection.temperature()
     PartialState().wait_for_everyone()  # all have read the weights before the folder is removed
+    remove_point_head(trainer.model)
     for name, parameter in trainer.model.named_parameters():
         if name in weights and not isinstance(parameter, DTensor):
             parameter.data.copy_(weights[name])
@@ -194,7 +245,8 @@ def fit(trainer: CountTrainer) -> TunedAdapter:
 
 def adapter_weights(model: Any) -> Weights:
     """The adapter's full tensors on the CPU. With FSDP every process must call this."""
-    learnt = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    named = model.named_parameters()
+    learnt = {n: p.detach() for n, p in named if p.requires_grad and POINT_HEAD not in n}
     whole = {n: p.full_tensor() if isinstance(p, DTensor) else p for n, p in learnt.items()}
     return {name: tensor.to("cpu", copy=True) for name, tensor in whole.items()}
 
@@ -232,6 +284,16 @@ def _fit_to_frames(
         frames = chain(spec.train["image"], spec.val["image"])
         size = require_one_size(frame.size for frame in frames)
         drop_padding(backbone, encoder.padding(size))
+
+
+def _learns_points(spec: TrainingSpec) -> bool:
+    """Whether there are points to learn from. Raises UserError if only the point head could."""
+    points, adapter = spec.settings.points, spec.adapter
+    if not points or not have_points(spec.train):
+        return False
+    if not (adapter.projector or adapter.vision):
+        raise errors.points_without_vision(points)
+    return True
 
 
 def _keep_float32(model: PeftModel) -> None:

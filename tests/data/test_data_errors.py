@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from llava_dvc.data.data_errors import DataError, DataProblem, skippable_problems
 from llava_dvc.data.frames import scan_data
-from llava_dvc.data.mall import default_messages
+from llava_dvc.data.imports.mall import default_messages
 from llava_dvc.data.prepare import split_rows
 from llava_dvc.data.split import FrameSplit
 from llava_dvc.dataset import load_split, write_splits

@@ -11,8 +11,8 @@ import pytest
 from llava_dvc.data.data_errors import DataError
 from llava_dvc.data.decode_cache import DecodeCache
 from llava_dvc.data.frames import read_frames, scan_data
+from llava_dvc.data.imports.mall import default_messages
 from llava_dvc.data.labels import read_labels, write_labels
-from llava_dvc.data.mall import default_messages
 from tests.conftest import frame
 
 

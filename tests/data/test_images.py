@@ -72,6 +72,7 @@ def as_loaded(content: bytes, folder: Path) -> Image.Image:
         "image": {"path": "a.jpg", "bytes": content},
         "count": 3,
         "camera": None,
+        "points": None,
         "messages": conversation(3),
     }
     write_split(folder / "train", [row])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llava_dvc.data.mall import default_messages
+from llava_dvc.data.imports.mall import default_messages
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

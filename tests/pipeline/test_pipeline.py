@@ -23,8 +23,8 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from llava_dvc.config import flatten
+from llava_dvc.data.imports.mall import default_messages
 from llava_dvc.data.labels import write_labels
-from llava_dvc.data.mall import default_messages
 from llava_dvc.files import files_in
 from tests.conftest import ROOT, frame
 

@@ -26,6 +26,7 @@ FRAMES = pd.DataFrame(
         "frame": [f"seq_{i:06d}.jpg" for i in range(6)],
         "count": COUNT,
         "camera": None,
+        "points": None,
         "predicted": [3, 13, 5, 43, 31, 8],
         "low": COUNT - 3,
         "high": COUNT + 3,

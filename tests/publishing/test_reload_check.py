@@ -104,6 +104,7 @@ def rows(data: Path, first: int, count: int) -> Dataset:
                 "image": {"path": name, "bytes": (data / "frames" / name).read_bytes()},
                 "count": label,
                 "camera": None,
+                "points": None,
                 "messages": conversation(label, QUESTION),
             }
             for name, label in labels

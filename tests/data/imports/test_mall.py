@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from llava_dvc.data import count_matrix, import_folder, mall, pairing
 from llava_dvc.data.frames import read_frames
+from llava_dvc.data.imports import count_matrix, import_folder, mall, pairing
 from llava_dvc.data.labels import read_labels, write_labels
 from llava_dvc.data.messages import read_conversations
 from llava_dvc.errors import UserError
@@ -40,9 +40,11 @@ def picture(path: Path, shade: int) -> None:
     Image.new("L", (32, 24), shade).save(path)
 
 
-def authors_labels(source: Path, counts=COUNTS) -> None:
-    heads = np.array([{"loc": np.zeros((count, 2))} for count in counts], dtype=object)
-    matrix = {"frame": heads[None], "count": np.array(counts, dtype=np.float64)[:, None]}
+def authors_labels(source: Path, counts=COUNTS, heads=None) -> None:
+    heads = heads or [np.zeros((int(count), 2)) for count in counts]
+    cells = np.array([{"loc": np.array(loc, float)} for loc in heads], dtype=object)
+    counts = [len(loc) for loc in heads] if counts is COUNTS else counts
+    matrix = {"frame": cells[None], "count": np.array(counts, dtype=np.float64)[:, None]}
     savemat(source / "mall_gt.mat", matrix)
 
 
@@ -71,7 +73,32 @@ def test_frames_and_labels_arrive(source, data, tmp_path, labels, form):
     assert [frame.count for frame in frames] == COUNTS
     original = source / "frames" / "seq_000003.jpg"
     assert frames[2].path.read_bytes() == original.read_bytes()
-    assert sorted(path.name for path in data.iterdir()) == ["frames", "labels.csv", "messages.txt"]
+    found = {"labels.csv", "messages.txt", *(["points.csv"] if labels is authors_labels else [])}
+    assert {path.name for path in data.iterdir()} == {"frames", *found}
+
+
+def test_head_points_of_the_authors_arrive(source, data):
+    authors_labels(source, heads=[[[-1, 3]], [[33, 24.5], [2, 2]], np.zeros((0, 2)), [[1.25, 7]]])
+    mall.import_mall(source, data)
+    table = "id,x,y\n1,0,3\n2,32,24\n2,2,2\n4,1.25,7\n"
+    assert (data / "points.csv").read_text() == table
+
+
+def test_points_beside_the_labels_arrive_and_are_replaced(source, data):
+    copys_labels(source, [1, 0, 0, 0])
+    (source / "points.csv").write_text("id;x;y\n1;2;3\n")
+    mall.import_mall(source, data)
+    assert read_frames(data, exclude=())[0].points == [(2.0, 3.0)]
+    (source / "points.csv").unlink()
+    mall.import_mall(source, data)
+    assert not (data / "points.csv").exists()
+
+
+def test_a_contradiction_in_the_matrix_is_named(source, data):
+    heads = np.array([{"loc": np.ones((n, 2))} for n in (3, 1, 1, 1)], dtype=object)
+    savemat(source / "mall_gt.mat", {"frame": heads[None], "count": np.ones((4, 1))})
+    with pytest.raises(UserError, match=r"mall_gt.mat: frame 1 has 3 head points, but its count"):
+        mall.import_mall(source, data)
 
 
 def test_frames_nested_twice_arrive(source, data):

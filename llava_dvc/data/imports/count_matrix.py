@@ -1,4 +1,6 @@
-"""Reads the counts in mall_gt.mat, within limits: a small file can unpack to a huge one."""
+"""Reads counts and head points in mall_gt.mat, within limits: a small file can unpack to a huge
+one.
+"""
 
 import struct
 import zlib
@@ -7,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from scipy.io import loadmat, whosmat
 
+from llava_dvc.data.points import Points
 from llava_dvc.errors import UserError
 
 MAX_BYTES = 128 * 2**20
@@ -41,10 +44,37 @@ def read_matrix_counts(path: Path) -> dict[int, int]:
     return {number: int(value) for number, value in enumerate(values, start=1)}
 
 
-def _require_small(path: Path) -> None:
-    """Raises ValueError unless `count` is there once, as at most MAX_FRAMES numbers."""
+def read_matrix_points(path: Path) -> dict[int, Points]:
+    """Head points by number: `frame` of mall_gt.mat, a cell per frame with `loc`, (people, 2).
+
+    Empty if the file has no `frame`. Raises UserError.
+    """
+    try:
+        _require_bounded(path)
+        shapes = [shape for name, shape, kind in whosmat(path) if (name, kind) == ("frame", "cell")]
+        if not shapes:
+            return {}
+        if (size := np.prod(shapes[0], dtype=float)) > MAX_FRAMES:
+            raise ValueError(f"it has {size:,.0f} cells, more than {MAX_FRAMES:,}")
+        cells = np.ravel(loadmat(path, variable_names=["frame"])["frame"])
+        heads = (np.asarray(cell["loc"].item(), float).reshape(-1, 2) for cell in cells)
+        return {number: list(map(tuple, loc.tolist())) for number, loc in enumerate(heads, start=1)}
+    except Exception as error:  # as above
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{path}: `frame` cannot be read ({reason}). Download the file again."
+        ) from None
+
+
+def _require_bounded(path: Path) -> None:
+    """Raises ValueError if reading the file would take much memory."""
     if path.stat().st_size > MAX_BYTES or _unpacked_bytes(path) > MAX_BYTES:
         raise ValueError(f"the file unpacks to more than {MAX_BYTES:,} bytes")
+
+
+def _require_small(path: Path) -> None:
+    """Raises ValueError unless `count` is there once, as at most MAX_FRAMES numbers."""
+    _require_bounded(path)
     found = [(shape, kind) for name, shape, kind in whosmat(path) if name == "count"]
     if len(found) != 1:
         raise ValueError(f"the file has {len(found)} variables of this name")

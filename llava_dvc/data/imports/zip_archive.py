@@ -13,7 +13,7 @@ from llava_dvc.errors import UserError
 MAX_UNPACKED = 4 << 30
 """Bytes that may be unpacked from a zip; the Mall data set has about 90 MB."""
 
-LABEL_FILES = ("labels.csv", "mall_gt.mat", "messages.txt")
+LABEL_FILES = ("labels.csv", "mall_gt.mat", "messages.txt", "points.csv")
 
 _IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 _SYSTEM_FILES = {"__MACOSX", "Thumbs.db", "desktop.ini"}

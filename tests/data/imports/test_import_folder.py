@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from llava_dvc.data import mall
-from llava_dvc.data.import_folder import import_folder
+from llava_dvc.data.imports import mall
+from llava_dvc.data.imports.import_folder import import_folder
 from llava_dvc.data.labels import read_labels
 from llava_dvc.errors import UserError
 from tests.conftest import ROOT
-from tests.data.test_mall import copys_labels, source, zipped
+from tests.data.imports.test_mall import copys_labels, source, zipped
 
 __all__ = ["source"]  # a fixture
 
@@ -96,7 +96,7 @@ def interrupt(event, arguments):
     if event == "subprocess.Popen":
         signal.raise_signal(signal.SIGINT)
 from pathlib import Path
-from llava_dvc.data import mall
+from llava_dvc.data.imports import mall
 sys.addaudithook(interrupt)
 mall.dvc_add(Path("data"))
 """

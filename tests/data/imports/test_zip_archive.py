@@ -6,11 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from llava_dvc.data import mall, zip_archive
 from llava_dvc.data.frames import read_frames
-from llava_dvc.data.zip_archive import unpack_zip
+from llava_dvc.data.imports import mall, zip_archive
+from llava_dvc.data.imports.zip_archive import unpack_zip
 from llava_dvc.errors import UserError
-from tests.data.test_mall import COUNTS, authors_labels, copys_labels, picture, source, zipped
+from tests.data.imports.test_mall import (
+    COUNTS,
+    authors_labels,
+    copys_labels,
+    picture,
+    source,
+    zipped,
+)
 
 __all__ = ["source"]  # a fixture
 

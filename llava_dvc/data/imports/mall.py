@@ -13,16 +13,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from llava_dvc.conversation import PLACEHOLDER, Conversation
-from llava_dvc.data.count_matrix import read_matrix_counts
 from llava_dvc.data.data_errors import DataError
 from llava_dvc.data.folders import require_own_file
 from llava_dvc.data.frames import read_frames
-from llava_dvc.data.import_folder import import_folder, replace_data
-from llava_dvc.data.labels import Label, frame_name, read_labels, write_labels
+from llava_dvc.data.images import upright_size
+from llava_dvc.data.imports.count_matrix import read_matrix_counts, read_matrix_points
+from llava_dvc.data.imports.import_folder import import_folder, replace_data
+from llava_dvc.data.imports.named_frames import stage_named_frames
+from llava_dvc.data.imports.pairing import check_pairing
+from llava_dvc.data.imports.zip_archive import unpack_zip
+from llava_dvc.data.labels import Label, read_labels, write_labels
 from llava_dvc.data.messages import format_conversation, read_conversations
-from llava_dvc.data.named_frames import stage_named_frames
-from llava_dvc.data.pairing import check_pairing
-from llava_dvc.data.zip_archive import unpack_zip
+from llava_dvc.data.points import POINTS, Points, write_points
+from llava_dvc.data.table import frame_name
 from llava_dvc.errors import UserError
 
 QUESTIONS = (
@@ -35,7 +38,7 @@ QUESTIONS = (
 )
 
 _FRAME = re.compile(r"seq_([0-9]{6})\.jpg")
-_REPLACEABLE = ("frames", "labels.csv", "messages.txt")
+_REPLACEABLE = ("frames", "labels.csv", "messages.txt", POINTS)
 
 
 def default_messages() -> str:
@@ -57,6 +60,7 @@ def import_mall(source: Path, data: Path) -> int:
         try:
             root = source if source.is_dir() else unpack_zip(source, unpacked)
             labels_from = stage_frames(root, staged)
+            stage_points(root, staged)
             frames = read_frames(staged, exclude=())
             if labels_from:
                 check_pairing(frames, labels_from)
@@ -127,6 +131,35 @@ def stage_frames(root: Path, staged: Path) -> str | None:
         shutil.copyfile(path, staged / "frames" / frame_name(number))
     write_labels(staged / "labels.csv", counts)
     return labels_from
+
+
+def stage_points(root: Path, staged: Path) -> None:
+    """Writes points.csv to `staged`: a copy of the one below `root`, else the head points in
+    mall_gt.mat. Writes nothing if there is neither.
+
+    A head that is cut off by the edge may be marked outside the frame: it moves to the edge.
+    """
+    if table := _find_one(root, POINTS):
+        shutil.copyfile(table, staged / POINTS)
+        return
+    matrix = _find_one(root, "mall_gt.mat")
+    points = read_matrix_points(matrix) if matrix else {}
+    if points:
+        inside = {}
+        for number, count in read_table_counts(staged / "labels.csv").items():
+            heads = points.get(number, [])
+            if len(heads) != count:
+                raise UserError(
+                    f"{matrix}: frame {number} has {len(heads)} head points, but its count is "
+                    f"{count}. Download the file again."
+                )
+            inside[number] = _moved_inside(staged / "frames" / frame_name(number), heads)
+        write_points(staged / POINTS, inside)
+
+
+def _moved_inside(frame: Path, points: Points) -> Points:
+    width, height = upright_size(frame)
+    return [(min(max(x, 0), width), min(max(y, 0), height)) for x, y in points]
 
 
 def _have_form_of_mall(labels: Sequence[Label]) -> bool:

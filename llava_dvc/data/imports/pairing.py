@@ -19,7 +19,7 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import KFold, cross_val_predict
 
 from llava_dvc.data.frames import Frame
-from llava_dvc.data.labels import frame_name
+from llava_dvc.data.table import frame_name
 from llava_dvc.errors import UserError
 
 Floats = NDArray[np.float64]

@@ -7,8 +7,8 @@ from pathlib import Path, PurePosixPath
 
 from llava_dvc.data.data_errors import printable_name
 from llava_dvc.data.folders import require_own_file
+from llava_dvc.data.imports.zip_archive import LABEL_FILES, composed, is_system_file
 from llava_dvc.data.labels import Label
-from llava_dvc.data.zip_archive import LABEL_FILES, composed, is_system_file
 from llava_dvc.errors import UserError
 
 
