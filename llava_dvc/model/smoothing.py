@@ -106,7 +106,8 @@ def smooth_sequences(
 
 def _normalized(logs: Floats) -> Floats:
     """`logs` of probabilities that sum to one."""
-    return logs - np.logaddexp.reduce(logs)
+    scaled: Floats = logs - np.logaddexp.reduce(logs)
+    return scaled
 
 
 # --- which frames belong together ---------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Smoothing over time, compared with the sum over every path of counts."""
 
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def sum_over_paths(probabilities: np.ndarray, smoothing: Smoothing, lag: int) ->
         known = min(frames, frame + lag + 1)
         for path in product(range(counts), repeat=known):
             weight = np.prod([seen[t, n] for t, n in enumerate(path)])
-            weight *= np.prod([steps[a, b] for a, b in zip(path, path[1:], strict=False)])
+            weight *= np.prod([steps[a, b] for a, b in pairwise(path)])
             found[frame, path[frame]] += weight
     return found / found.sum(axis=1, keepdims=True)
 
