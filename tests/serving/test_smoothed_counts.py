@@ -82,7 +82,7 @@ def guesses(frames: int, size: tuple[int, int] = (8, 6)) -> list[tuple[SourceFra
     mass = np.random.default_rng(0).dirichlet(np.full(61, 0.2), frames)
     return [
         (SourceFrame(Path("a.mp4"), str(place), Image.new("RGB", size), float(place)),
-         Count(0, 0, 0, 0.0, tuple(row), "many"))
+         Count(0, 0, 0, 0.0, tuple(row), "60"))
         for place, row in enumerate(mass.tolist())
     ]  # fmt: skip
 
@@ -92,7 +92,7 @@ def test_a_count_takes_sixteen_later_frames_into_account(cfg):
     counted = guesses(40)
     raw = np.array([count.probabilities for _, count in counted])
     calibrated = [
-        (frame, Count(0, 0, 0, 0.0, tuple(row), "many"))
+        (frame, Count(0, 0, 0, 0.0, tuple(row), "60"))
         for (frame, _), row in zip(counted, tempered(raw, 1.5), strict=True)
     ]
     read = []
