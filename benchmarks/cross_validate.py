@@ -44,8 +44,8 @@ class Fold:
 
     count: Floats
     answers: dict[str, Floats]
-    low: Floats
-    high: Floats
+    intervals: dict[str, Floats]
+    """The ends of each frame's 80 % interval, `(frames, 2)`, by the name of their coverage."""
     minutes: float
     parameters: int
     peak_gib: float
@@ -89,16 +89,21 @@ def run(cfg: Config, rows: DatasetDict, rivals: bool) -> Fold:
         tuned = fit(trainer)
     minutes = (time.monotonic() - began) / 60
     tuned_model = tuned.model.eval()
-    predicted = prediction_table(tuned_model, encoder, held_out, cfg.evaluate, tuned.temperature)
+    predicted = prediction_table(
+        tuned_model, encoder, held_out, cfg.evaluate, tuned.temperature, tuned.smoothing
+    )
     answers["adapter"] = predicted["predicted"].to_numpy(float)
     greedy = predicted["reply"].map(parse_count)  # None if the reply is not a number
     answers["adapter_greedy"] = greedy.fillna(predicted["predicted"]).to_numpy(float)
-    low, high = predicted["low"].to_numpy(float), predicted["high"].to_numpy(float)
+    intervals = {"coverage_80": predicted[["low", "high"]].to_numpy(float)}
+    if tuned.smoothing:
+        answers["adapter_smoothed"] = predicted["smoothed"].to_numpy(float)
+        ends = predicted[["smoothed_low", "smoothed_high"]]
+        intervals["coverage_80_smoothed"] = ends.to_numpy(float)
     return Fold(
         count=predicted["count"].to_numpy(float),
         answers=answers,
-        low=low,
-        high=high,
+        intervals=intervals,
         minutes=minutes,
         parameters=sum(tensor.numel() for tensor in tuned.weights.values()),
         peak_gib=peak_bytes() / 2**30,
@@ -130,17 +135,23 @@ def figures(folds: list[Fold]) -> dict[str, Any]:
     """Returns the errors over the frames of all folds."""
     count = np.concatenate([fold.count for fold in folds])
     report: dict[str, Any] = {"frames": len(count)}
-    for name in folds[0].answers:
+    for name in _in_all([fold.answers for fold in folds]):
         answers = np.concatenate([fold.answers[name] for fold in folds])
         report[name] = baseline_metrics(count, answers) | {
             "bias": round(float((answers - count).mean()), 2)
         }
-    low, high = (np.concatenate([getattr(fold, end) for fold in folds]) for end in ("low", "high"))
-    report["coverage_80"] = round(coverage(count, low, high), 3)
+    for name in _in_all([fold.intervals for fold in folds]):
+        low, high = np.concatenate([fold.intervals[name] for fold in folds]).T
+        report[name] = round(coverage(count, low, high), 3)
     report["minutes"] = [round(fold.minutes, 1) for fold in folds]
     report["parameters"] = folds[0].parameters
     report["peak_gib"] = round(max(fold.peak_gib for fold in folds), 2)
     return report
+
+
+def _in_all(tables: list[dict[str, Floats]]) -> list[str]:
+    """The names that all `tables` have: a fold without neighbouring frames has nothing smoothed."""
+    return [name for name in tables[0] if all(name in table for table in tables)]
 
 
 def parse_block(text: str) -> tuple[int, int]:

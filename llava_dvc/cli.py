@@ -79,15 +79,11 @@ def push_command(arguments: argparse.Namespace) -> None:
 
 def predict_command(arguments: argparse.Namespace) -> None:
     """Counts the people in image files and videos."""
-    from llava_dvc.serving.predict import count_files
+    from llava_dvc.serving.predict import Outputs, count_files
 
+    outputs = Outputs(arguments.format, arguments.annotate, arguments.timeline)
     count_files(
-        arguments.paths,
-        arguments.adapter,
-        row_format=arguments.format,
-        every=arguments.every,
-        annotated=arguments.annotate,
-        timeline=arguments.timeline,
+        arguments.paths, arguments.adapter, outputs, every=arguments.every, smooth=arguments.smooth
     )
 
 
@@ -192,6 +188,12 @@ def _add_predict(commands: Any) -> None:
         default=1.0,
         metavar="SECONDS",
         help="time between two frames of a video (default: 1)",
+    )
+    command.add_argument(
+        "--smooth",
+        action="store_true",
+        help="smooth over time: combine the count of a frame with those of its neighbours in a "
+        "video, or in files whose names have consecutive numbers",
     )
     command.add_argument(
         "--annotate", type=Path, metavar="FOLDER", help="write the frames with their counts here"

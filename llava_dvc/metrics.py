@@ -77,6 +77,17 @@ def baseline_metrics(actual: ArrayLike, predicted: ArrayLike) -> dict[str, float
     return {name: _round_six(value) for name, value in figures.items()}
 
 
+def smoothed_metrics(
+    actual: ArrayLike, predicted: ArrayLike, low: ArrayLike, high: ArrayLike
+) -> dict[str, float]:
+    """What metrics/evaluate.json has of the counts that are smoothed over time."""
+    truth, guess, lows, highs = _to_columns(actual, predicted, low, high)
+    return {
+        "mae_smoothed": _round_six(mae(truth, guess)),
+        "coverage_80_smoothed": _round_six(coverage(truth, lows, highs)),
+    }
+
+
 def mae(actual: Floats, predicted: Floats) -> float:
     """Mean absolute error, in people."""
     return float(np.abs(predicted - actual).mean())

@@ -39,6 +39,15 @@ Shapes = dict[str, tuple[int, ...]]
 """The shapes of an adapter's tensors, by their names in its file."""
 
 
+class Smoothing(Section):
+    """The chain over the counts of neighbouring frames: see model.smoothing."""
+
+    spread: float = Field(ge=1e-3, le=1e6)
+    """From a frame to the next, P(step) ~ exp(-|step| / spread). Fitted on the training labels."""
+    temperature: float = Field(ge=1e-3, le=1e3)
+    """Of the frames' distributions, in place of the single frame's. Fitted on validation frames."""
+
+
 class Recipe(Section):
     """Everything that decides an adapter's answers, besides its weights and processor."""
 
@@ -53,6 +62,8 @@ class Recipe(Section):
     """Whether the distribution is the mean of those of the frame and of its mirror image."""
     temperature: float = Field(ge=1e-3, le=1e3)
     """Calibrates the distribution over counts. Fitted on the validation frames."""
+    smoothing: Smoothing | None = None
+    """None if the training or the validation frames had no neighbours in time."""
     versions: dict[str, str]
     """Versions of the packages that made the adapter."""
 

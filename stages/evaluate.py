@@ -40,10 +40,12 @@ def main(cfg: Config, *paths: Path) -> None:
     model, encoder, recipe = load_checked_adapter(path.adapter)
     if cfg.evaluate.compile:
         merge_and_compile(model)
-    frames = prediction_table(model, encoder, rows, cfg.evaluate, recipe.temperature)
+    frames = prediction_table(
+        model, encoder, rows, cfg.evaluate, recipe.temperature, recipe.smoothing
+    )
     scores = score_predictions(frames, recipe.temperature)
     with new_file(path.predictions) as file:
-        frames.drop(columns=INTERNAL).to_csv(file, index=False)
+        frames.drop(columns=INTERNAL, errors="ignore").to_csv(file, index=False)
     write_json(path.metrics, scores)
     with new_folder(path.plots) as folder:
         draw_all(frames, scores, rows["image"], folder)

@@ -52,6 +52,7 @@ def main(cfg: Config, prepared: Path, adapter: Path) -> None:
             decode="median",
             max_count=min(default_max_count(train["count"]), LARGEST_COUNT),
             temperature=tuned.temperature,
+            smoothing=tuned.smoothing,
             versions=versions(),
         )
         with new_folder(adapter) as folder:

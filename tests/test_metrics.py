@@ -97,6 +97,11 @@ def test_a_baseline_has_three_figures():
     }
 
 
+def test_smoothed_figures_by_hand():
+    found = metrics.smoothed_metrics([4, 10, 12], [5, 8, 12], [4, 10, 13], [5, 10, 14])
+    assert found == {"mae_smoothed": 1.0, "coverage_80_smoothed": 0.666667}
+
+
 def test_metrics_are_rounded_floats():
     found = metrics.baseline_metrics([0, 0, 0], [1, 0, 0])
     assert found == {"mae": 0.333333, "rmse": 0.57735, "accuracy": 0.666667}

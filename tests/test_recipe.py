@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llava_dvc.errors import UserError
-from llava_dvc.recipe import Recipe
+from llava_dvc.recipe import Recipe, Smoothing
 from tests.recipes import recipe
 
 
@@ -48,6 +48,10 @@ AGAIN = "; use a complete adapter folder, or build it with `dvc repro`"
         ("temperature", 1e-308, "temperature: is 1e-308: Input should be greater than or equal"),
         ("temperature", "1.5", "temperature: is '1.5': Input should be a valid number"),
         ("temperature", True, "temperature: is True: Expected a number"),
+        ("smoothing", 2.0, "smoothing: is 2.0: Input should be an object"),
+        ("smoothing", {"spread": 2.0}, "smoothing.temperature: missing"),
+        ("smoothing", {"spread": 0, "temperature": 1.0}, "smoothing.spread: is 0: Input should"),
+        ("smoothing", {"spread": 1, "temperature": 1e9}, "smoothing.temperature: is 1000000000.0"),
         ("max_count", 0, "max_count: is 0: Input should be greater than or equal to 1"),
         ("max_count", 10_000, "max_count: is 10000: Input should be less than or equal to 9999"),
         ("max_count", 60.5, "max_count: is 60.5: Input should be a valid integer"),
@@ -124,3 +128,16 @@ def test_what_train_writes_is_read(folder, cfg):
     before = (folder / "recipe.json").read_bytes()
     Recipe.read(folder).write(folder)
     assert (folder / "recipe.json").read_bytes() == before
+
+
+def test_a_recipe_of_before_smoothing_is_read(folder, cfg):
+    values = json.loads((folder / "recipe.json").read_text())
+    assert values.pop("smoothing") is None
+    (folder / "recipe.json").write_text(json.dumps(values))
+    assert Recipe.read(folder) == recipe(cfg)
+
+
+def test_a_smoothing_is_kept(folder, cfg):
+    smoothed = recipe(cfg, smoothing=Smoothing(spread=1.5, temperature=4.0))
+    smoothed.write(folder)
+    assert Recipe.read(folder) == smoothed

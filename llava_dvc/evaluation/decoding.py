@@ -31,9 +31,22 @@ class DecodedCounts:
 def decode_answers(answers: Answers, temperature: float, how: str) -> DecodedCounts:
     """Calibrates the answers by `temperature` and reads each as `evaluate.decode` says."""
     mass = tempered(answers.probabilities, temperature)
+    return _read_answers(replace(answers, probabilities=mass), how)
+
+
+def decode_smoothed(answers: Answers, how: str) -> DecodedCounts:
+    """Reads answers whose distributions are smoothed over time, as `evaluate.decode` says.
+
+    A greedy reply is that of one frame alone. The most likely count takes its place.
+    """
+    return _read_answers(answers, "mode" if how == "greedy" else how)
+
+
+def _read_answers(answers: Answers, how: str) -> DecodedCounts:
+    mass = answers.probabilities
     return DecodedCounts(
         probabilities=mass,
-        count=decode(replace(answers, probabilities=mass), how),
+        count=decode(answers, how),
         low=quantile(mass, TAIL),
         high=quantile(mass, 1 - TAIL),
         expected=expected(mass),

@@ -14,7 +14,7 @@ from llava_dvc.files import WORST
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-INK, MODEL, TRUTH = "#333333", "#1f6f8b", "#d1495b"
+INK, MODEL, TRUTH, SMOOTHED = "#333333", "#1f6f8b", "#d1495b", "#e09f3e"
 SHEET = (4, 3)  # frames on the sheet, across and down
 
 
@@ -63,7 +63,7 @@ def scatter(predictions: pd.DataFrame, metrics: dict[str, Any]) -> Any:
 
 
 def timeline(predictions: pd.DataFrame, metrics: dict[str, Any]) -> Any:
-    """True and predicted counts over the evaluation frames."""
+    """True, predicted and smoothed counts over the evaluation frames."""
     figure, axes = plt.subplots(figsize=(9, 3.6), layout="constrained")
     order = range(len(predictions))
     axes.fill_between(
@@ -71,12 +71,14 @@ def timeline(predictions: pd.DataFrame, metrics: dict[str, Any]) -> Any:
         label="central 80 % of the answer",
     )  # fmt: skip
     axes.plot(order, predictions["predicted"], color=MODEL, label="counted")
+    if "smoothed" in predictions:
+        axes.plot(order, predictions["smoothed"], color=SMOOTHED, linewidth=2, label="smoothed")
     axes.plot(order, predictions["count"], color=TRUTH, linewidth=1.2, label="people in the frame")
     top = max(predictions["count"].max(), predictions["high"].max(), 1)
     axes.set(xlabel="evaluation frame, in order of time", ylabel="people", ylim=(0, top * 1.25))
     axes.set_title(f"{metrics['within_3']:.0%} of frames within 3 people")
     axes.grid(alpha=0.2)
-    axes.legend(loc="upper left", frameon=False, ncols=3)
+    axes.legend(loc="upper left", frameon=False, ncols=4)
     return figure
 
 

@@ -1,6 +1,7 @@
 """An adapter's answers on held-out frames: one row per frame, every metric, and a table to read."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -10,14 +11,17 @@ from datasets import Dataset
 
 from llava_dvc import config, errors
 from llava_dvc.conversation import parse_count, question_text
-from llava_dvc.evaluation.decoding import decode_answers
+from llava_dvc.evaluation.decoding import decode_answers, decode_smoothed
 from llava_dvc.evaluation.improvement import Improvement
 from llava_dvc.files import csv_name
-from llava_dvc.metrics import evaluation_metrics, metrics_by_camera
-from llava_dvc.model.counting import Answers, CountPredictor
+from llava_dvc.metrics import evaluation_metrics, metrics_by_camera, smoothed_metrics
+from llava_dvc.model.counting import Answers, CountPredictor, Counts
 from llava_dvc.model.encoder import Encoder
+from llava_dvc.model.smoothing import find_sequences, smooth_sequences
+from llava_dvc.recipe import Smoothing
 
-INTERNAL = ["camera", "nll", "pit"]  # columns that predictions/eval.csv does not have
+SMOOTHED = ["smoothed", "smoothed_low", "smoothed_high"]
+INTERNAL = ["camera", "nll", "pit", *SMOOTHED]  # columns that predictions/eval.csv does not have
 
 
 def answer_split(model: Any, encoder: Encoder, rows: Dataset, evaluate: config.Evaluate) -> Answers:
@@ -28,13 +32,19 @@ def answer_split(model: Any, encoder: Encoder, rows: Dataset, evaluate: config.E
 
 
 def prediction_table(
-    model: Any, encoder: Encoder, rows: Dataset, evaluate: config.Evaluate, temperature: float
+    model: Any,
+    encoder: Encoder,
+    rows: Dataset,
+    evaluate: config.Evaluate,
+    temperature: float,
+    smoothing: Smoothing | None = None,
 ) -> pd.DataFrame:
     """One row per frame, in the split's order.
 
     Columns: frame, camera, count, predicted, low, high, expected, reply; `nll`, -log P(count) in
     nats; and `pit`, the mass below the label plus half of the mass at it. `pit` is uniform over
-    0..1 if the distribution is right. Raises UserError when a label is above `evaluate.max_count`.
+    0..1 if the distribution is right. With `smoothing` also SMOOTHED: count and interval, given all
+    frames of the sequence. Raises UserError when a label is above `evaluate.max_count`.
     """
     counts = np.array(rows["count"][:])
     if counts.max() > evaluate.max_count:
@@ -56,12 +66,23 @@ def prediction_table(
             "reply": decoded.replies,
             "nll": -np.log(np.maximum(right, np.finfo(float).tiny)),
             "pit": mass.cumsum(axis=1)[each, counts] - right / 2,
+            **(smoothed_columns(answers, rows, smoothing, evaluate.decode) if smoothing else {}),
         }
     )
 
 
+def smoothed_columns(
+    answers: Answers, rows: Dataset, smoothing: Smoothing, how: str
+) -> dict[str, Counts]:
+    """The columns SMOOTHED."""
+    sequences = find_sequences(rows["frame"][:], rows["camera"][:])
+    mass = smooth_sequences(answers.probabilities, sequences, smoothing)
+    decoded = decode_smoothed(replace(answers, probabilities=mass), how)
+    return dict(zip(SMOOTHED, (decoded.count, decoded.low, decoded.high), strict=True))
+
+
 def score_predictions(frames: pd.DataFrame, temperature: float) -> dict[str, Any]:
-    """Everything in metrics/evaluate.json."""
+    """Everything in metrics/evaluate.json. The smoothed figures are there if the columns are."""
     scores = evaluation_metrics(
         frames["count"],
         frames["predicted"],
@@ -74,6 +95,8 @@ def score_predictions(frames: pd.DataFrame, temperature: float) -> dict[str, Any
         scores["cameras"] = metrics_by_camera(
             frames["count"], frames["predicted"], frames["camera"].tolist()
         )
+    if set(SMOOTHED) <= set(frames.columns):
+        scores |= smoothed_metrics(frames["count"], *(frames[name] for name in SMOOTHED))
     return {**scores, "temperature": temperature}
 
 

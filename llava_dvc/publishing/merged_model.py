@@ -51,7 +51,8 @@ def publish_merged(
         figures = evaluate_merged(folder, facts.recipe, prepared, evaluate, plots)
         recipe = evaluated_recipe(facts.recipe, evaluate, figures)
         merged = _merged_backbone(recipe.backbone, repo)
-        recipe.model_copy(update={"backbone": merged}).write(folder)
+        # `predict --smooth` reads adapters only, and the smoothing was not fitted on this model.
+        recipe.model_copy(update={"backbone": merged, "smoothing": None}).write(folder)
         facts = replace(facts, repo=repo, recipe=recipe, metrics=figures, merged=True)
         add_card_and_manifest(folder, facts, plots=plots, evaluate=evaluate, inputs=inputs)
 

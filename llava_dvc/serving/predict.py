@@ -4,13 +4,16 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from tqdm import tqdm
 
 from llava_dvc.errors import UserError
+from llava_dvc.serving.adapter_source import find_adapter
 from llava_dvc.serving.counter import Count, Counter
 from llava_dvc.serving.overlay import AnnotatedFolder, TimelinePoint, save_timeline
 from llava_dvc.serving.row_writer import RowFormat, RowWriter
+from llava_dvc.serving.smoothed_counts import require_smoothing, smooth_counts
 from llava_dvc.serving.sources import (
     Source,
     SourceFrame,
@@ -28,30 +31,46 @@ MAX_CALL_PIXELS = 64_000_000
 SHOWN_ERRORS = 20
 
 
+class Outputs(NamedTuple):
+    """What `count_files` writes."""
+
+    row_format: RowFormat | None = None
+    """None is a table on a terminal and CSV elsewhere."""
+    annotated: Path | None = None
+    """A folder for the frames with their counts drawn on them."""
+    timeline: Path | None = None
+    """A PNG file for a plot of the count over time."""
+
+
 def count_files(
     patterns: Sequence[str],
     adapter: str | Path,
-    row_format: RowFormat | None = None,
+    outputs: Outputs,
     every: float = 1.0,
-    annotated: Path | None = None,
-    timeline: Path | None = None,
+    smooth: bool = False,
 ) -> None:
     """Writes one row per frame to standard output.
 
-    `row_format` None is a table on a terminal and CSV elsewhere. `every` is the time in seconds
-    between two frames of a video. `annotated` is a folder for the frames with their counts drawn
-    on them. `timeline` is a PNG file for a plot of the count over time. Raises UserError after
-    the last row when a file is unreadable or read only in part.
+    `every` is the time in seconds between two frames of a video. `smooth` combines the counts of
+    neighbouring frames. Raises UserError after the last row when a file is unreadable or read only
+    in part.
     """
+    row_format, annotated, timeline = outputs
     _prepare_outputs(every, annotated, timeline)
     sources = find_sources(patterns)
     drawn = AnnotatedFolder(annotated) if annotated else None
-    counter = Counter.from_pretrained(adapter)
+    folder = find_adapter(adapter)
+    if smooth:
+        require_smoothing(folder, adapter)
+    counter = Counter.from_pretrained(folder)
     errors: list[UserError] = []
     points: list[TimelinePoint] = []
     writer = RowWriter(row_format or ("table" if sys.stdout.isatty() else "csv"), sources)
+    counted = count_paths(counter, sources, every, errors)
+    if smooth:
+        counted = smooth_counts(counted, counter.recipe, sources, every)
     with tqdm(total=estimate_total(sources, every), unit="frame", disable=None) as progress:
-        for frame, count in count_paths(counter, sources, every, errors):
+        for frame, count in counted:
             writer.write_row(frame, count)
             if drawn:
                 drawn.save(frame, count)

@@ -1,4 +1,4 @@
-"""Selects the checkpoint that counts the validation frames best, and calibrates it."""
+"""Selects the checkpoint that counts the validation frames best."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -7,7 +7,6 @@ import numpy as np
 from safetensors.torch import load_file, save_file
 
 from llava_dvc.model.adapter import Weights
-from llava_dvc.model.calibration import fit_temperature
 from llava_dvc.model.counting import Counts, Floats, quantile
 
 
@@ -46,10 +45,9 @@ class CheckpointSelection:
         """The best checkpoint's weights."""
         return dict(load_file(self.folder / f"{self.best_step()}.safetensors"))
 
-    def temperature(self) -> float:
-        """Fitted on the cross-fitted distributions."""
-        mass = cross_fit(list(self._all().values()), self.counts)
-        return fit_temperature(mass, self.counts)
+    def distributions(self) -> Floats:
+        """The cross-fitted distributions, `(frames, max_count + 1)`."""
+        return cross_fit(list(self._all().values()), self.counts)
 
     def _candidates(self) -> dict[int, float]:
         """Steps with saved weights. A resumed training may compute other errors on a GPU."""

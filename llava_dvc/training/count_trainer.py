@@ -23,12 +23,15 @@ from trl import SFTTrainer
 from llava_dvc import config, errors
 from llava_dvc.conversation import question_text
 from llava_dvc.model.adapter import Weights, peft_config
-from llava_dvc.model.counting import CountPredictor, default_max_count
+from llava_dvc.model.calibration import fit_temperature
+from llava_dvc.model.counting import CountPredictor, Floats, default_max_count
 from llava_dvc.model.encoder import Encoder
 from llava_dvc.model.fused_lora import fuse_lora
 from llava_dvc.model.model_patches import freeze_tower, number_tokens_on_cpu, trust_image_tokens
 from llava_dvc.model.padding import drop_padding, require_one_size
+from llava_dvc.model.smoothing import find_sequences, fit_smoothing, label_steps
 from llava_dvc.model.tiles import tile_sizes
+from llava_dvc.recipe import Smoothing
 from llava_dvc.training.arguments import batch_share, training_arguments
 from llava_dvc.training.augment import augmented_image, augmented_points, with_mirror_images
 from llava_dvc.training.checkpoint_selection import CheckpointSelection, median_error
@@ -70,6 +73,8 @@ class TunedAdapter(NamedTuple):
     weights: Weights
     temperature: float
     """Calibrates its distribution over counts."""
+    smoothing: Smoothing | None
+    """Combines neighbouring frames. None if there are none to fit it on."""
 
 
 class CountTrainer(SFTTrainer):
@@ -242,13 +247,14 @@ def fit(trainer: CountTrainer) -> TunedAdapter:
         last = last_checkpoint(Path(trainer.args.output_dir))
     trainer.train(resume_from_checkpoint=last)
     PartialState().wait_for_everyone()
-    weights, temperature = trainer.selection.weights(), trainer.selection.temperature()
+    weights, mass = trainer.selection.weights(), trainer.selection.distributions()
     PartialState().wait_for_everyone()  # all have read the weights before the folder is removed
     remove_point_head(trainer.model)
     for name, parameter in trainer.model.named_parameters():
         if name in weights and not isinstance(parameter, DTensor):
             parameter.data.copy_(weights[name])
-    return TunedAdapter(trainer.model, weights, temperature)
+    temperature = fit_temperature(mass, trainer.selection.counts)
+    return TunedAdapter(trainer.model, weights, temperature, _fit_smoothing(trainer.spec, mass))
 
 
 def adapter_weights(model: Any) -> Weights:
@@ -282,6 +288,16 @@ class Validate(TrainerCallback):
         waited = len(errors) - 1 - errors.index(min(errors))
         if self.settings.patience and waited >= self.settings.patience:
             control.should_training_stop = True
+
+
+def _fit_smoothing(spec: TrainingSpec, mass: Floats) -> Smoothing | None:
+    """`mass` are the distributions of the validation frames."""
+    train, val = (
+        find_sequences(rows["frame"][:], rows["camera"][:]) for rows in (spec.train, spec.val)
+    )
+    return fit_smoothing(
+        label_steps(spec.train["count"][:], train), mass, spec.val["count"][:], val
+    )
 
 
 def _fit_to_frames(

@@ -241,6 +241,15 @@ def test_the_template_knows_every_setting(cfg, tmp_path, monkeypatch, section, n
     assert len(texts) == 1 if unseen else len(texts) == number + 1
 
 
+def test_the_card_has_smoothed_figures_where_there_are_some(cfg, tmp_path):
+    smoothed = {**FIGURES, "mae_smoothed": 0.75, "coverage_80_smoothed": 0.81}
+    text = (publish(cfg, tmp_path, metrics=smoothed) / "README.md").read_text()
+    assert f"The MAE is {FIGURES['mae']:.2f}." in text
+    assert "(`llava-dvc predict --smooth`), the MAE is 0.75" in text
+    assert "the true number in 81% of the frames" in text
+    assert "--smooth" not in (publish(cfg, tmp_path, "single") / "README.md").read_text()
+
+
 def test_the_card_warns_of_better_baselines(cfg, tmp_path):
     poor = {**FIGURES, "mae": 5.5}
     text = (publish(cfg, tmp_path, metrics=poor) / "README.md").read_text()

@@ -13,6 +13,7 @@ from llava_dvc.model.adapter import load_adapter, save_adapter
 from llava_dvc.model.backbone import load_backbone
 from llava_dvc.model.chat_template import render_prompt
 from llava_dvc.model.counting import Answers, CountPredictor
+from llava_dvc.model.smoothing import fit_smoothing
 from llava_dvc.training.augment import augmented_image, with_mirror_images
 from llava_dvc.training.checkpoints import last_checkpoint
 from llava_dvc.training.collator import IGNORED, Collator
@@ -33,7 +34,11 @@ class StopAfter(TrainerCallback):
             raise Stop
 
 
-def train(cfg, encoder, rows, folder, callbacks=(), **changes):
+def train(*arguments, **changes):
+    return tune(*arguments, **changes).model
+
+
+def tune(cfg, encoder, rows, folder, callbacks=(), **changes):
     model = load_backbone(cfg.backbone)
     adapter = cfg.adapter.model_copy(update=changes)
     trainer = CountTrainer(
@@ -50,7 +55,7 @@ def train(cfg, encoder, rows, folder, callbacks=(), **changes):
         ),
     )
     require_model(trainer, RequestedModel(cfg.backbone, cfg.image, adapter))
-    return fit(trainer).model
+    return fit(trainer)
 
 
 def weights(model):
@@ -170,9 +175,14 @@ def counted(monkeypatch):
 
 
 def test_the_adapter_that_counts_best_is_kept(cfg, encoder, rows, tmp_path, counted):
+    """Its calibration and its smoothing are fitted on the same labels."""
     counted(True, False)
     recipe = cfg_with(cfg, epochs=2)
-    tuned = train(recipe, encoder, rows, tmp_path)
+    result = tune(recipe, encoder, rows, tmp_path)
+    steps = np.abs(np.diff(rows["count"][:]))
+    found = fit_smoothing(steps, np.eye(81)[[3, 12]], rows["count"][:2], [[0, 1]])
+    assert result.smoothing == found
+    tuned = result.model
     steps = {int(p.stem) for p in (tmp_path / "validation").glob("*.npy")}
     assert len(steps) == 2
     kept = tmp_path / "validation" / f"{min(steps)}.safetensors"
