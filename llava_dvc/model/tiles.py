@@ -69,7 +69,7 @@ class Tiles(Sequence[Image]):
     def __getitem__(self, place: int | slice) -> Image | list[Image]:
         if isinstance(place, slice):
             return [self[each] for each in range(*place.indices(len(self)))]
-        frame, tile = divmod(range(len(self))[place], self.number)
+        frame, tile = divmod(place, self.number)
         if self._last is None or self._last[0] != frame:  # decoding is slow
             self._last = frame, self.frames[frame]
         image = self._last[1]
