@@ -27,6 +27,8 @@ LARGEST_NUMBER = 2**32 - 1
 """The largest seed of NumPy. No setting needs a larger number."""
 MAX_PROCESSES = 1024
 """Of threads and of processes that load frames."""
+MAX_TILES = 4
+"""Across and down."""
 
 
 class Section(BaseModel):
@@ -96,6 +98,19 @@ class Image(Section):
     geometry: Literal["pad", "squash", "crop"]
     drop_border: bool
     """Leave out the tokens of the border that `pad` adds: a quarter of those of a 4:3 frame."""
+    tiles: tuple[int, int]
+    """Columns and rows of tiles that a frame is cut into; each tile is counted on its own."""
+
+    @field_validator("tiles", mode="before")
+    @classmethod
+    def _check_tiles(cls, value: Any) -> tuple[int, int]:
+        match value:
+            case [int(columns), int(rows)] if not any(isinstance(part, bool) for part in value):
+                if min(columns, rows) >= 1 and max(columns, rows) <= MAX_TILES:
+                    return columns, rows
+        raise PydanticCustomError(
+            "tiles", f"Expected columns and rows, each 1 to {MAX_TILES}, as in [1, 1]"
+        )
 
     @model_validator(mode="after")
     def _check_border(self) -> "Image":

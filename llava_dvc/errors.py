@@ -165,12 +165,24 @@ def one_line(text: str) -> str:
     return words if len(words) <= 160 else f"{words[:157]}..."
 
 
-def mixed_frame_sizes(first: tuple[int, int], other: tuple[int, int]) -> UserError:
-    """Sizes are width and height in pixels."""
+def mixed_frame_sizes(
+    first: tuple[int, int], other: tuple[int, int], tiles: tuple[int, int]
+) -> UserError:
+    """Sizes are width and height in pixels, `tiles` are columns and rows."""
     names = " and ".join(f"{width}x{height}" for width, height in (first, other))
+    parts = "frames" if tiles == (1, 1) else "tiles"
+    can_be_cut = "" if tiles == (1, 1) else f" that image.tiles {list(tiles)} divides evenly"
     return UserError(
-        f"image.drop_border: is true, but frames are {names}; make all frames one size, or set it "
-        "to false and train again"
+        f"image.drop_border: is true, but {parts} are {names}; make all frames one size"
+        f"{can_be_cut}, or set it to false and train again"
+    )
+
+
+def tiles_without_points(tiles: tuple[int, int]) -> UserError:
+    """`tiles` are columns and rows. Labels are of whole frames."""
+    return UserError(
+        f"image.tiles: is {list(tiles)}, but data/ has no points.csv, which says how many people "
+        "each tile has; add it (docs/data.md), or set image.tiles to [1, 1]"
     )
 
 

@@ -85,6 +85,8 @@ class Recipe(Section):
         if not path.is_file():
             raise errors.recipe_not_found(path)
         values = read_object(path)
+        if isinstance(image := values.get("image"), dict):
+            image.setdefault("tiles", [1, 1])  # a recipe from before tiles
         try:
             return cls.model_validate_json(json.dumps(values), strict=True)
         except ValidationError as error:

@@ -113,6 +113,16 @@ def test_a_recipe_from_before_flip_is_read(folder, cfg):
     assert Recipe.read(folder) == recipe(cfg, flip=False)
 
 
+def test_a_recipe_from_before_tiles_is_read(folder, cfg):
+    values = json.loads((folder / "recipe.json").read_text())
+    assert values["image"].pop("tiles") == [1, 1]
+    (folder / "recipe.json").write_text(json.dumps(values))
+    assert Recipe.read(folder) == recipe(cfg)
+    image = cfg.image.model_copy(update={"tiles": (3, 2)})
+    recipe(cfg, image=image).write(folder)
+    assert Recipe.read(folder).image.tiles == (3, 2)
+
+
 def test_what_train_writes_is_read(folder, cfg):
     assert Recipe.read(folder) == recipe(cfg)
     before = (folder / "recipe.json").read_bytes()

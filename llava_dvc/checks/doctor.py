@@ -10,7 +10,7 @@ from PIL import Image
 from llava_dvc.checks.check import Check
 from llava_dvc.checks.hardware import hardware_checks
 from llava_dvc.checks.inputs import input_checks
-from llava_dvc.checks.label_range import check_label_range
+from llava_dvc.checks.label_range import check_label_range, check_tile_points
 from llava_dvc.checks.preflight import CAMERA_SIZE, RequestedModel, model_checks
 from llava_dvc.config import Config
 from llava_dvc.conversation import PLACEHOLDER, Conversation
@@ -22,11 +22,13 @@ from llava_dvc.training.count_trainer import CountTrainer, TrainingSpec
 
 def all_checks(cfg: Config, prepared: Path) -> Iterator[Check]:
     """Yields the checks of inputs, labels and hardware, then the model checks if no hardware
-    check has a fault.
+    check and none of the tiles has a fault.
     """
     yield from input_checks(cfg.backbone.name)
     yield check_label_range(cfg, prepared)
-    loadable = True
+    tiles = check_tile_points(cfg, prepared)
+    yield tiles
+    loadable = tiles.fault is None
     for check in hardware_checks(cfg.backbone):
         loadable &= check.fault is None
         yield check
@@ -34,7 +36,7 @@ def all_checks(cfg: Config, prepared: Path) -> Iterator[Check]:
         return
     try:
         with TemporaryDirectory() as folder:
-            trainer = _load_trainer(cfg, _two_rows(prepared), Path(folder))
+            trainer = _load_trainer(cfg, _two_rows(cfg, prepared), Path(folder))
             requested = RequestedModel(cfg.backbone, cfg.image, cfg.adapter)
             yield from model_checks(trainer, requested)
     except UserError as error:
@@ -53,8 +55,10 @@ def _load_trainer(cfg: Config, rows: Dataset, folder: Path) -> CountTrainer:
     return CountTrainer(load_backbone(cfg.backbone), encoder, spec)
 
 
-def _two_rows(prepared: Path) -> Dataset:
-    """Returns the first two training rows, or two grey frames if `prepared` does not exist."""
+def _two_rows(cfg: Config, prepared: Path) -> Dataset:
+    """Returns the first two training rows, or two grey frames if `prepared` does not exist. These
+    have points only if tiles need them.
+    """
     if (prepared / "train").is_dir():
         return load_split(prepared, "train").select(range(2))
     conversation = Conversation("How many people?", PLACEHOLDER)
@@ -65,7 +69,7 @@ def _two_rows(prepared: Path) -> Dataset:
             "image": grey,
             "count": count,
             "camera": None,
-            "points": None,
+            "points": None if cfg.image.tiles == (1, 1) else [{"x": 8.0, "y": 8.0}] * count,
             "messages": conversation.messages(count),
         }
         for count in (3, 12)

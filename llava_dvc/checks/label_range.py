@@ -1,4 +1,8 @@
-"""Checks that `evaluate.max_count` allows every label: evaluate would refuse after the training."""
+"""Checks that the labels fit the settings, before anything slow begins.
+
+`evaluate.max_count` must allow every label: evaluate would refuse after the training. With
+`image.tiles` the frames need points.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,13 +11,17 @@ from llava_dvc.checks.check import Check, raise_first_fault
 from llava_dvc.checks.inputs import DATA
 from llava_dvc.config import Config
 from llava_dvc.data.labels import scan_labels
+from llava_dvc.data.points import POINTS
 from llava_dvc.dataset import load_split
-from llava_dvc.errors import count_above_max
+from llava_dvc.errors import count_above_max, tiles_without_points
+from llava_dvc.training.points import have_points
 
 
 def require_label_range(cfg: Config, prepared: Path) -> None:
-    """Raises UserError if a label in `prepared` is above `evaluate.max_count`."""
-    raise_first_fault([check_label_range(cfg, prepared)])
+    """Raises UserError if a label in `prepared` is above `evaluate.max_count`, or if tiles need
+    points and there are none.
+    """
+    raise_first_fault([check_label_range(cfg, prepared), check_tile_points(cfg, prepared)])
 
 
 def check_label_range(cfg: Config, prepared: Path, data: Path = DATA) -> Check:
@@ -23,6 +31,19 @@ def check_label_range(cfg: Config, prepared: Path, data: Path = DATA) -> Check:
     found = f"{count} people at most, evaluate.max_count is {limit}" if frame else "no labels yet"
     fault = str(count_above_max(limit, frame, count)) if count > limit else None
     return Check("label range", found, fault)
+
+
+def check_tile_points(cfg: Config, prepared: Path, data: Path = DATA) -> Check:
+    """`prepared` has points if frames are cut into tiles, or `data` if prepare has not run."""
+    tiles = cfg.image.tiles
+    if tiles == (1, 1):
+        return Check("tiles", "whole frames")
+    if (prepared / "train").is_dir():
+        found = have_points(load_split(prepared, "train"))
+    else:
+        found = not (data / "labels.csv").is_file() or (data / POINTS).is_file()
+    fault = None if found else str(tiles_without_points(tiles))
+    return Check("tiles", f"{tiles[0]} x {tiles[1]}, counted by points", fault)
 
 
 def _labelled_frames(cfg: Config, prepared: Path, data: Path) -> Iterator[tuple[int, str]]:

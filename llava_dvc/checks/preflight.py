@@ -150,10 +150,10 @@ def _check_prompts(encoder: Encoder, rows: Sequence[Row], batch: Batch) -> Check
 
 
 def _check_image_tokens(trainer: CountTrainer, backbone: config.Backbone, batch: Batch) -> Check:
-    """A frame has one token per patch that is not dropped, and no sequence is truncated."""
+    """A picture has one token per patch that is not dropped, and no sequence is truncated."""
     llava, processor = trainer.model.get_base_model().config, trainer.processing_class
     expected, side = _tokens_per_frame(llava), llava.vision_config.image_size
-    if padding := trainer.encoder.padding(trainer.spec.train[0]["image"].size):
+    if padding := trainer.encoder.padding(trainer.train_dataset[0]["image"].size):
         expected -= padding.dropped
     found = (batch["input_ids"] == processor.image_token_id).sum(dim=1).tolist()
     length, limit = batch["input_ids"].shape[1], llava.text_config.max_position_embeddings

@@ -60,13 +60,13 @@ def ridge_features(
 
 @torch.inference_mode()
 def tower_features(model: Any, encoder: Encoder, rows: Dataset) -> Floats:
-    """The patches that LLaVA reads, averaged over REGIONS x REGIONS parts of each frame.
+    """The patches that LLaVA reads, averaged over REGIONS x REGIONS parts of each frame or tile.
 
-    Shape `(frames, REGIONS**2 * width)`.
+    Shape `(frames, tiles * REGIONS**2 * width)`.
     """
-    features = []
-    for start in range(0, len(rows), BATCH):
-        images = rows[start : start + BATCH]["image"]
+    pictures, features = encoder.pictures(rows["image"]), []
+    for start in range(0, len(pictures), BATCH):
+        images = pictures[start : start + BATCH]
         pixels = encoder.pixels(images).to(model.device, model.dtype)
         states = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states
         patches = states[model.config.vision_feature_layer][:, 1:]
@@ -74,4 +74,4 @@ def tower_features(model: Any, encoder: Encoder, rows: Dataset) -> Floats:
         grid = patches.transpose(1, 2).unflatten(2, (side, side))
         regions = torch.nn.functional.adaptive_avg_pool2d(grid.float(), REGIONS)
         features.append(regions.flatten(1).cpu().numpy())
-    return np.concatenate(features).astype(np.float64)
+    return np.concatenate(features).astype(np.float64).reshape(len(rows), -1)

@@ -15,8 +15,7 @@ from torch.nn.functional import linear
 from transformers.models.llava.modeling_llava import LlavaModel
 
 from llava_dvc.model.fused_layer import FusedLayer
-from llava_dvc.model.model_patches import blocks_read, trust_image_tokens
-from llava_dvc.model.unpacked_linear import unpacked_weight
+from llava_dvc.model.model_patches import blocks_read, trust_image_tokens, unpacked_weight
 
 
 class MergedLinear(nn.Module):

@@ -18,8 +18,7 @@ from llava_dvc.load_errors import explain_load_errors
 from llava_dvc.model import attention
 from llava_dvc.model.chat_template import CHAT_TEMPLATE
 from llava_dvc.model.encoder import Encoder
-from llava_dvc.model.model_patches import shorten_last_layer, skip_unread_blocks
-from llava_dvc.model.unpacked_linear import unpack
+from llava_dvc.model.model_patches import shorten_last_layer, skip_unread_blocks, unpack
 
 # Full names from the model's root: shorter ones match nothing. The list replaces the library's
 # own, so `lm_head` must be in it.

@@ -20,6 +20,7 @@ from llava_dvc.conversation import format_count
 from llava_dvc.model.count_tree import CountTree, additive_mask
 from llava_dvc.model.encoder import Batch, Encoder
 from llava_dvc.model.padding import Size, drop_padding, require_one_size
+from llava_dvc.model.tiles import convolve, reply_of_tiles
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -90,9 +91,22 @@ class CountPredictor:
         self.tree = CountTree.build(encoder.processor, self.prompt, max_count).to(model.device)
 
     def predict(self, frames: Sequence[Image], batch_size: int) -> Answers:
-        """One answer per frame. Raises UserError if padding is dropped and sizes differ, or if the
-        model gives NaN.
+        """One answer per frame: the sum of those of its tiles. A batch has `batch_size` tiles.
+
+        Raises UserError if padding is dropped and sizes differ, or if the model gives NaN.
         """
+        if self.encoder.tiles == (1, 1):
+            return self._predict_pictures(frames, batch_size)
+        tiles = self.encoder.pictures(frames)
+        answers = self._predict_pictures(tiles, batch_size)
+        number = len(tiles) // len(frames)
+        each = answers.probabilities.reshape(len(frames), number, -1)
+        starts = range(0, len(tiles), number)
+        replies = [reply_of_tiles(answers.replies[start : start + number]) for start in starts]
+        return Answers(convolve(each), replies)
+
+    def _predict_pictures(self, frames: Sequence[Image], batch_size: int) -> Answers:
+        """One answer for each of the pictures that the model sees."""
         if self.encoder.drops_padding:
             drop_padding(self.model, self.encoder.padding(frames[0].size))
         found: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -147,7 +161,8 @@ class CountPredictor:
         sizes: list[Size] = []
         while taken := list(islice(pieces, batch_size // piece)):
             if self.encoder.drops_padding:  # here: a worker's error would be a traceback
-                sizes = [require_one_size(chain(sizes, *(own for own, _ in taken)))]
+                own = chain(sizes, *(size for size, _ in taken))
+                sizes = [require_one_size(own, self.encoder.tiles)]
             yield {
                 name: torch.cat([batch[name].to(device, non_blocking=True) for _, batch in taken])
                 for name in taken[0][1]

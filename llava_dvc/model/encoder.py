@@ -13,6 +13,7 @@ from llava_dvc import config
 from llava_dvc.conversation import Conversation
 from llava_dvc.model.chat_template import CHAT_TEMPLATE, render_prompt
 from llava_dvc.model.padding import DroppedPadding, Size
+from llava_dvc.model.tiles import Tiles
 
 Geometry = Literal["pad", "squash", "crop"]
 Batch = dict[str, Any]
@@ -34,6 +35,8 @@ class Encoder:
         processor.image_processor = image_processor(image.geometry, side)
         self.processor = processor
         self.drops_padding = image.drop_border
+        self.tiles = image.tiles
+        """Columns and rows of tiles in a frame."""
         self.grid = side // processor.patch_size
         """Image tokens of a frame, across and down."""
         self._paddings: dict[Size, DroppedPadding] = {}
@@ -42,8 +45,12 @@ class Encoder:
         """The question as text, up to and with the space before the answer."""
         return render_prompt(self.processor, Conversation(question).messages(None))
 
+    def pictures(self, frames: Sequence[Image]) -> Sequence[Image]:
+        """What the model sees one by one: the tiles of all frames, or the frames themselves."""
+        return frames if self.tiles == (1, 1) else Tiles(frames, self.tiles)
+
     def padding(self, size: Size) -> DroppedPadding | None:
-        """What is dropped of frames of `size`. None if all patches get tokens."""
+        """What is dropped of pictures of `size`. None if all patches get tokens."""
         if not self.drops_padding:
             return None
         if size not in self._paddings:

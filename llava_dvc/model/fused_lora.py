@@ -16,8 +16,7 @@ from transformers.models.llava.modeling_llava import LlavaModel
 
 from llava_dvc.model.backbone import is_spread_by_fsdp
 from llava_dvc.model.fused_layer import FusedLayer
-from llava_dvc.model.model_patches import as_subclass
-from llava_dvc.model.unpacked_linear import UnpackedLinear4bit
+from llava_dvc.model.model_patches import UnpackedLinear4bit, as_subclass
 
 
 class FusedLora(nn.Module):

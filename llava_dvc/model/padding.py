@@ -29,13 +29,13 @@ def visible_patches(size: Size, grid: int) -> list[int]:
     return [row * grid + column for row in rows for column in columns]
 
 
-def require_one_size(sizes: Iterable[Size]) -> Size:
-    """Returns the size that all frames have. Raises UserError when they have several: each size
-    has its own padding, and a batch can have only one.
+def require_one_size(sizes: Iterable[Size], tiles: tuple[int, int] = (1, 1)) -> Size:
+    """Returns the size that all frames have, or all `tiles` of them. Raises UserError when they
+    have several: each size has its own padding, and a batch can have only one.
     """
     first, *others = dict.fromkeys(sizes)
     if others:
-        raise errors.mixed_frame_sizes(first, others[0])
+        raise errors.mixed_frame_sizes(first, others[0], tiles)
     return first
 
 

@@ -30,6 +30,7 @@ from llava_dvc.model.fused_lora import fuse_lora
 from llava_dvc.model.model_patches import freeze_tower, number_tokens_on_cpu, trust_image_tokens
 from llava_dvc.model.padding import drop_padding, require_one_size
 from llava_dvc.model.smoothing import find_sequences, fit_smoothing, label_steps
+from llava_dvc.model.tiles import tile_sizes
 from llava_dvc.recipe import Smoothing
 from llava_dvc.training.arguments import batch_share, training_arguments
 from llava_dvc.training.augment import augmented_image, augmented_points, with_mirror_images
@@ -46,6 +47,7 @@ from llava_dvc.training.points import (
     remove_point_head,
 )
 from llava_dvc.training.speed import compile_layers, recomputes_activations
+from llava_dvc.training.tile_rows import with_tiles
 
 LORA_PLUS = 16.0  # ratio of lora_B's learning rate to lora_A's: arXiv 2402.12354
 
@@ -85,13 +87,15 @@ class CountTrainer(SFTTrainer):
         self, backbone: LlavaForConditionalGeneration, encoder: Encoder, spec: TrainingSpec
     ) -> None:
         """Raises UserError if padding is dropped and frame sizes differ, if processes cannot share
-        a batch evenly, if the tokenizer joins prompt and answer, or if no adapter can learn from
-        the points.
+        a batch evenly, if the tokenizer joins prompt and answer, if no adapter can learn from
+        the points, or if tiles need points and there are none.
         """
-        settings, train = spec.settings, spec.train
+        settings, frames = spec.settings, spec.train
+        rows = with_mirror_images(frames) if "flip" in settings.augment else frames
+        tiles = with_tiles(rows, encoder.tiles)
         points = _learns_points(spec)
         _fit_to_frames(backbone, encoder, spec)
-        length = longest_conversation(encoder, train)
+        length = longest_conversation(encoder, frames)
         tokens = batch_share(settings) * length
         recomputed = recomputes_activations(settings, backbone, tokens)
         super().__init__(
@@ -105,7 +109,7 @@ class CountTrainer(SFTTrainer):
                 partial(augmented_image, kinds=settings.augment),
                 augmented_points if points else None,
             ),
-            train_dataset=with_mirror_images(train) if "flip" in settings.augment else train,
+            train_dataset=tiles,
             eval_dataset=spec.val,
             processing_class=encoder.processor,
             peft_config=peft_config(spec.adapter, backbone),
@@ -119,7 +123,7 @@ class CountTrainer(SFTTrainer):
             self.model,
             encoder,
             question_text(spec.val[0]["messages"]),
-            default_max_count(train["count"]),
+            default_max_count(frames["count"]),
             eager=True,
         )
         _keep_float32(self.model)
@@ -127,10 +131,14 @@ class CountTrainer(SFTTrainer):
         self.point_head: PointHead | None = None
         self._point_losses: list[Tensor] = []
         if points:
-            padding = encoder.padding(train[0]["image"].size)
-            tokens = encoder.grid**2 - (padding.dropped if padding else 0)
-            people = float(np.mean(train["count"][:]))
-            self.point_head = add_point_head(self.model, people, tokens)
+            self.point_head = self._new_point_head()
+
+    def _new_point_head(self) -> PointHead:
+        padding = self.encoder.padding(self.train_dataset[0]["image"].size)
+        tokens = self.encoder.grid**2 - (padding.dropped if padding else 0)
+        tiles = self.encoder.tiles[0] * self.encoder.tiles[1]
+        people = float(np.mean(self.spec.train["count"][:])) / tiles
+        return add_point_head(self.model, people, tokens)
 
     def compute_loss(
         self,
@@ -298,7 +306,8 @@ def _fit_to_frames(
     """If `image.drop_border` is true: requires one frame size, and drops its padding tokens."""
     if encoder.drops_padding:
         frames = chain(spec.train["image"], spec.val["image"])
-        size = require_one_size(frame.size for frame in frames)
+        sizes = chain.from_iterable(tile_sizes(frame.size, encoder.tiles) for frame in frames)
+        size = require_one_size(sizes, encoder.tiles)
         drop_padding(backbone, encoder.padding(size))
 
 

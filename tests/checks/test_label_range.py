@@ -7,7 +7,7 @@ import yaml
 
 from llava_dvc import cli
 from llava_dvc.checks import doctor
-from llava_dvc.checks.label_range import check_label_range
+from llava_dvc.checks.label_range import check_label_range, check_tile_points
 from llava_dvc.errors import UserError
 from stages import train as stage
 
@@ -72,6 +72,40 @@ def test_doctor_says_so(low, prepared, tmp_path, monkeypatch, capsys):
     code, line = run_doctor(low, tmp_path, monkeypatch, capsys)
     assert code == "error: 1 of these checks would stop a training"
     assert line.split(maxsplit=3)[2:] == ["FAULT", FAULT]
+
+
+POINTS_FAULT = (
+    "image.tiles: is [2, 2], but data/ has no points.csv, which says how many people each tile "
+    "has; add it (docs/data.md), or set image.tiles to [1, 1]"
+)
+
+
+@pytest.fixture
+def tiled(cfg):
+    return cfg.model_copy(update={"image": cfg.image.model_copy(update={"tiles": (2, 2)})})
+
+
+def test_tiles_without_points_are_refused_before_anything_is_loaded(
+    cfg, tiled, prepared, monkeypatch, tmp_path
+):
+    folder = prepared(train=[3], val=[3], eval=[3])
+    (folder / "report.json").write_text('{"data_md5": "0"}')
+    for name in ("require_hardware", "load_backbone"):
+        monkeypatch.setattr(stage, name, lambda *_: pytest.fail("too late"))
+    with pytest.raises(UserError) as caught:
+        stage.main(tiled, folder, tmp_path / "adapter")
+    assert str(caught.value) == POINTS_FAULT
+    assert check_tile_points(cfg, folder).fault is None
+
+
+def test_tiles_need_points_before_prepare_has_run(tiled, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    assert check_tile_points(tiled, tmp_path / "prepared", data).fault is None  # no labels either
+    (data / "labels.csv").write_text("id,count\n1,0\n")
+    assert check_tile_points(tiled, tmp_path / "prepared", data).fault == POINTS_FAULT
+    (data / "points.csv").write_text("id,x,y\n")
+    assert check_tile_points(tiled, tmp_path / "prepared", data).fault is None
 
 
 def test_doctor_reads_the_labels_before_prepare_has_run(low, tmp_path, monkeypatch, capsys):

@@ -445,8 +445,9 @@ def doctor(cfg, monkeypatch, tmp_path, capsys):
     (tmp_path / "data" / "labels.csv").write_text("id,count\n1,12\n")
     monkeypatch.setattr(sys, "argv", ["llava-dvc", "doctor"])
 
-    def call(**backbone):
+    def call(tiles=(1, 1), **backbone):
         values = cfg.model_dump()
+        values["image"]["tiles"] = tiles
         values["backbone"] |= backbone
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
         code = None
@@ -465,7 +466,7 @@ def test_doctor_without_faults(doctor, rows, tmp_path):
     assert code is None
     assert {result for result, _ in found.values()} == {"ok"}
     assert found["labels"] == ["ok", "3</s>, 12</s>"]
-    assert len(found) == 16
+    assert len(found) == 17
     rows.select([3, 4]).save_to_disk(tmp_path / "prepared" / "train")
     assert doctor()[1]["labels"] == ["ok", "40</s>, 31</s>"]
 
@@ -477,7 +478,19 @@ def test_doctor_of_a_missing_folder(doctor):
     assert result == "FAULT"
     line = "backbone.name: backbones/none/config.json does not exist. To restore tiny-llava, run"
     assert text.startswith(line)
-    assert len(found) == 5
+    assert len(found) == 6
+
+
+def test_doctor_with_tiles(doctor, tmp_path):
+    code, found = doctor(tiles=(2, 2))
+    assert code == "error: 1 of these checks would stop a training"
+    assert found["tiles"][1].startswith("image.tiles: is [2, 2], but data/ has no points.csv")
+    assert "labels" not in found  # nothing was loaded
+    (tmp_path / "data" / "points.csv").write_text("id,x,y\n")
+    code, found = doctor(tiles=(2, 2))
+    assert code is None
+    assert found["tiles"] == ["ok", "2 x 2, counted by points"]
+    assert found["labels"] == ["ok", "3</s>, 12</s>"]  # of the first tiles
 
 
 def test_doctor_without_data(doctor, tmp_path):

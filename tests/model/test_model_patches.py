@@ -18,7 +18,7 @@ from llava_dvc.model import backbone
 from llava_dvc.model.backbone import load_backbone
 from llava_dvc.model.encoder import Encoder
 from llava_dvc.model.fused_lora import fuse_lora
-from llava_dvc.model.unpacked_linear import UnpackedLinear4bit
+from llava_dvc.model.model_patches import UnpackedLinear4bit
 from llava_dvc.training.collator import Collator, longest_conversation
 from llava_dvc.training.count_trainer import CountTrainer, TrainingSpec
 from llava_dvc.training.speed import compile_layers, recomputes_activations

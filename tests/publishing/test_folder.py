@@ -201,6 +201,8 @@ def choices(section: type[config.Section], name: str) -> list[Any]:
         return [True, False]
     if get_origin(kind) is Literal:
         return list(get_args(kind))
+    if name == "tiles":
+        return [(1, 1), (2, 1), (2, 3)]
     return [(), *[(kind,) for kind in get_args(get_args(kind)[0])]]  # train.augment
 
 
@@ -214,6 +216,7 @@ def choices(section: type[config.Section], name: str) -> list[Any]:
         ("backbone", "device"),
         ("image", "geometry"),
         ("image", "drop_border"),
+        ("image", "tiles"),
         ("adapter", "method"),
         ("adapter", "projector"),
         ("adapter", "vision"),
@@ -261,10 +264,11 @@ def test_blind_interpolation_need_not_be_beaten():
     )
 
 
-def test_no_plain_script_when_the_border_has_no_tokens(cfg, tmp_path):
+@pytest.mark.parametrize("changes", [{"drop_border": True}, {"tiles": (2, 2)}])
+def test_no_plain_script_where_only_llava_dvc_can_count(cfg, tmp_path, changes):
     adapter = write_adapter(tmp_path / "a", cfg)
     known = facts(cfg, adapter)
-    image = known.recipe.image.model_copy(update={"drop_border": True})
+    image = known.recipe.image.model_copy(update=changes)
     recipe = known.recipe.model_copy(update={"image": image})
     text = card.build_card(replace(known, recipe=recipe)).text
     assert "```python" not in text

@@ -13,6 +13,7 @@ from llava_dvc.data.images import read_image
 from llava_dvc.errors import UserError
 from llava_dvc.model.calibration import tempered
 from llava_dvc.model.counting import quantile
+from llava_dvc.model.tiles import convolve
 from llava_dvc.recipe import Recipe
 from llava_dvc.serving.adapter_source import find_adapter
 from llava_dvc.serving.counter import Counter
@@ -25,15 +26,25 @@ def counter(adapter_folder) -> Counter:
 
 
 @pytest.fixture(scope="module")
-def bordered(adapter_folder, tmp_path_factory) -> Counter:
-    """The same weights, without their border's tokens."""
-    folder = tmp_path_factory.mktemp("bordered")
-    for file in adapter_folder.iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    recipe = Recipe.read(folder)
-    image = recipe.image.model_copy(update={"drop_border": True})
-    recipe.model_copy(update={"image": image}).write(folder)
-    return Counter.from_pretrained(folder)
+def counter_with(adapter_folder, tmp_path_factory):
+    """Makes a counter of the same weights, with changes to the recipe's `image`."""
+
+    def make(**changes) -> Counter:
+        folder = tmp_path_factory.mktemp("changed")
+        for file in adapter_folder.iterdir():
+            (folder / file.name).write_bytes(file.read_bytes())
+        recipe = Recipe.read(folder)
+        image = recipe.image.model_copy(update=changes)
+        recipe.model_copy(update={"image": image}).write(folder)
+        return Counter.from_pretrained(folder)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def bordered(counter_with) -> Counter:
+    """Without the border's tokens."""
+    return counter_with(drop_border=True)
 
 
 def test_the_package_alone_loads_no_torch():
@@ -53,6 +64,19 @@ def test_a_count_is_what_evaluation_reads(counter):
     assert [one.reply for one in found] == answers.replies
     np.testing.assert_allclose([one.probabilities for one in found], mass)
     np.testing.assert_allclose([one.expected for one in found], mass @ np.arange(61))
+
+
+def test_tiles_are_counted_together(counter, counter_with):
+    frames = [frame(2), frame(3, (80, 30))]
+    halves = [
+        image.crop((0, top, image.width, top + image.height // 2))
+        for image in frames
+        for top in (0, image.height // 2)
+    ]
+    each = counter.predictor.predict(halves, 8).probabilities.reshape(2, 2, -1)
+    mass = tempered(convolve(each), 1.5)
+    found = counter_with(tiles=(1, 2)).count(frames)
+    np.testing.assert_allclose([one.probabilities for one in found], mass, rtol=1e-5)
 
 
 def test_most_likely_counts_come_first(counter):

@@ -99,6 +99,10 @@ def test_the_command_is_refused_with_the_reason(saved, adapter_folder):
     recipe.model_copy(update={"image": image}).write(saved)
     with pytest.raises(UserError, match="trained without the tokens of the border"):
         vllm_serve_command(saved)
+    image = recipe.image.model_copy(update={"tiles": (2, 1)})
+    recipe.model_copy(update={"image": image}).write(saved)
+    with pytest.raises(UserError, match="vLLM cannot serve it: it counts the tiles of a frame and"):
+        vllm_serve_command(saved)
 
 
 def test_a_folder_with_dora_is_refused(saved):
