@@ -53,7 +53,9 @@ def test_nobody_and_people_outside_the_square_are_not_counted():
 @pytest.mark.parametrize("mirror", [False, True])
 def test_a_point_is_where_the_model_sees_it(cfg, geometry, size, mirror):
     """A white square changes the pixels around the place of its point."""
-    encoder = backbone_encoder(cfg.backbone, config.Image(geometry=geometry, drop_border=False))
+    encoder = backbone_encoder(
+        cfg.backbone, config.Image(geometry=geometry, drop_border=False, tiles=(1, 1))
+    )
     image, x, y = Image.new("RGB", size), size[0] * 0.45, size[1] * 0.4
     row = {"frame": "a", "image": image, "mirror": mirror, "points": [{"x": x, "y": y}]}
     black = encoder.pixels([augmented_image(row, [])])[0]
@@ -66,7 +68,9 @@ def test_a_point_is_where_the_model_sees_it(cfg, geometry, size, mirror):
 
 
 def test_tokens_of_a_dropped_border_are_left_out(cfg, pointed):
-    encoder = backbone_encoder(cfg.backbone, config.Image(geometry="pad", drop_border=True))
+    encoder = backbone_encoder(
+        cfg.backbone, config.Image(geometry="pad", drop_border=True, tiles=(1, 1))
+    )
     wide = [row | {"image": row["image"].crop((0, 0, 64, 32))} for row in pointed]
     batch = Collator(encoder, points_of=augmented_points)(wide[:3])
     tokens = (batch["input_ids"] == encoder.processor.image_token_id).sum(dim=1)
