@@ -65,6 +65,11 @@ def test_a_contradiction_can_be_skipped_and_excluded(data):
     assert len(read_frames(data, exclude=["seq_000001.jpg"])) == 2
 
 
+def test_rows_of_an_excluded_frame_are_not_read(data):
+    with_points(data, *GOOD[:2], "3,no,number")
+    assert len(read_frames(data, exclude=["seq_000003.jpg"])) == 2
+
+
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
