@@ -38,14 +38,23 @@ def test_a_label_above_max_count_is_a_fault(low, cfg, prepared, split):
     assert (check.fault, check.found) == (None, "40 people at most, evaluate.max_count is 60")
 
 
-def test_train_refuses_before_it_loads(low, prepared, monkeypatch, tmp_path):
-    folder = prepared(eval=[3])
-    (folder / "report.json").write_text('{"data_md5": "0"}')
-    for name in ("require_hardware", "load_backbone"):
-        monkeypatch.setattr(stage, name, lambda *_: pytest.fail("too late"))
-    with pytest.raises(UserError) as caught:
-        stage.main(low, folder, tmp_path / "adapter")
-    assert str(caught.value) == FAULT
+@pytest.fixture
+def refusal(monkeypatch, tmp_path):
+    """The error of the train stage on a prepared folder, which it raises before it loads."""
+
+    def train(settings, folder):
+        (folder / "report.json").write_text('{"data_md5": "0"}')
+        for name in ("require_hardware", "load_backbone"):
+            monkeypatch.setattr(stage, name, lambda *_: pytest.fail("too late"))
+        with pytest.raises(UserError) as caught:
+            stage.main(settings, folder, tmp_path / "adapter")
+        return str(caught.value)
+
+    return train
+
+
+def test_train_refuses_before_it_loads(low, prepared, refusal):
+    assert refusal(low, prepared(eval=[3])) == FAULT
 
 
 def run_doctor(settings, tmp_path, monkeypatch, capsys) -> tuple[object, str]:
@@ -85,16 +94,9 @@ def tiled(cfg):
     return cfg.model_copy(update={"image": cfg.image.model_copy(update={"tiles": (2, 2)})})
 
 
-def test_tiles_without_points_are_refused_before_anything_is_loaded(
-    cfg, tiled, prepared, monkeypatch, tmp_path
-):
+def test_tiles_without_points_are_refused_before_anything_is_loaded(cfg, tiled, prepared, refusal):
     folder = prepared(train=[3], val=[3], eval=[3])
-    (folder / "report.json").write_text('{"data_md5": "0"}')
-    for name in ("require_hardware", "load_backbone"):
-        monkeypatch.setattr(stage, name, lambda *_: pytest.fail("too late"))
-    with pytest.raises(UserError) as caught:
-        stage.main(tiled, folder, tmp_path / "adapter")
-    assert str(caught.value) == POINTS_FAULT
+    assert refusal(tiled, folder) == POINTS_FAULT
     assert check_tile_points(cfg, folder).fault is None
 
 

@@ -12,6 +12,7 @@ import av
 import pytest
 from PIL import Image
 
+from llava_dvc import cli
 from llava_dvc.serving import request_batcher
 from llava_dvc.serving.counter import Count, Counter
 from llava_dvc.serving.server import GracefulServer, bind_socket, server_config
@@ -30,6 +31,23 @@ def images(tmp_path):
         frame(number).save(folder / f"{number}.png")
     (folder / "notes.txt").write_text("no image")
     return folder
+
+
+@pytest.fixture
+def run_predict(monkeypatch, tmp_path, capsys):
+    """Runs `llava-dvc predict` in an empty folder; returns standard output and how it stopped."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(adapter: Path, *arguments: str) -> tuple[str, str | None]:
+        command = ["llava-dvc", "predict", *arguments, "--adapter", str(adapter)]
+        monkeypatch.setattr(sys, "argv", command)
+        try:
+            cli.main()
+        except SystemExit as stop:
+            return capsys.readouterr().out, str(stop)
+        return capsys.readouterr().out, None
+
+    return call
 
 
 @pytest.fixture

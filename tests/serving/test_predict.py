@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
@@ -14,27 +15,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from llava_dvc import cli
 from llava_dvc.serving import predict as predict_module
 from llava_dvc.serving.counter import Counter
 from tests.serving.video import clips
 
 
 @pytest.fixture
-def predict(monkeypatch, tmp_path, capsys, adapter_folder):
-    """Runs `llava-dvc predict` in an empty folder; returns what it wrote to standard output."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        command = ["llava-dvc", "predict", *arguments, "--adapter", str(adapter_folder)]
-        monkeypatch.setattr(sys, "argv", command)
-        try:
-            cli.main()
-        except SystemExit as stop:
-            return capsys.readouterr().out, str(stop)
-        return capsys.readouterr().out, None
-
-    return call
+def predict(run_predict, adapter_folder):
+    return partial(run_predict, adapter_folder)
 
 
 def rows(output):

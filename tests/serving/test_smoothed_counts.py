@@ -3,14 +3,12 @@
 import csv
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from llava_dvc import cli
 from llava_dvc.model.calibration import tempered
 from llava_dvc.model.counting import quantile
 from llava_dvc.model.smoothing import smooth
@@ -147,28 +145,12 @@ def smoothing_adapter(tmp_path_factory, adapter_folder) -> Path:
     return folder
 
 
-@pytest.fixture
-def predict(monkeypatch, tmp_path, capsys):
-    monkeypatch.chdir(tmp_path)
-
-    def call(adapter: Path, *arguments: str) -> tuple[str, str | None]:
-        command = ["llava-dvc", "predict", *arguments, "--adapter", str(adapter)]
-        monkeypatch.setattr(sys, "argv", command)
-        try:
-            cli.main()
-        except SystemExit as stop:
-            return capsys.readouterr().out, str(stop)
-        return capsys.readouterr().out, None
-
-    return call
-
-
-def test_rows_of_a_folder_are_smoothed(predict, tmp_path, smoothing_adapter):
+def test_rows_of_a_folder_are_smoothed(run_predict, tmp_path, smoothing_adapter):
     (tmp_path / "cam").mkdir()
     names = [f"cam/seq_{number:06d}.png" for number in (7, 8, 9, 20)]
     for seed, name in enumerate(names):
         frame(seed).save(name)
-    output, error = predict(
+    output, error = run_predict(
         smoothing_adapter, "cam", "--smooth", "--format", "jsonl", "--annotate", "seen"
     )
     assert error is None
@@ -184,9 +166,9 @@ def test_rows_of_a_folder_are_smoothed(predict, tmp_path, smoothing_adapter):
     assert len(list((tmp_path / "seen").iterdir())) == 4
 
 
-def test_a_video_is_smoothed_into_csv_and_timeline(predict, clip, smoothing_adapter):
-    plain, _ = predict(smoothing_adapter, "clip.mp4", "--every", "0.2")
-    output, error = predict(
+def test_a_video_is_smoothed_into_csv_and_timeline(run_predict, clip, smoothing_adapter):
+    plain, _ = run_predict(smoothing_adapter, "clip.mp4", "--every", "0.2")
+    output, error = run_predict(
         smoothing_adapter, "clip.mp4", "--every", "0.2", "--smooth", "--timeline", "t.png"
     )
     assert error is None
@@ -196,8 +178,8 @@ def test_a_video_is_smoothed_into_csv_and_timeline(predict, clip, smoothing_adap
     assert clip.with_name("t.png").exists()
 
 
-def test_an_adapter_without_a_smoothing_is_refused_in_one_line(predict, images, adapter_folder):
-    output, error = predict(adapter_folder, "cam", "--smooth")
+def test_an_adapter_without_a_smoothing_is_refused_in_one_line(run_predict, images, adapter_folder):
+    output, error = run_predict(adapter_folder, "cam", "--smooth")
     assert output == ""
     assert error == (
         f"error: --smooth: {adapter_folder}: its recipe.json has no fitted smoothing. Train it "
