@@ -168,9 +168,10 @@ class Train(Section):
     """
     optimizer: Literal["adamw", "adamw_8bit"]
     """`adamw_8bit` keeps its two moments in 8 bits: 6 bytes less per weight (arXiv 2110.02861)."""
-    augment: tuple[Literal["flip", "light", "blur"], ...]
-    """Augmentations that keep the count. With `flip` an epoch has every frame twice: as it is and
-    mirrored.
+    augment: tuple[Literal["flip", "splice", "light", "blur"], ...]
+    """Augmentations that keep the count, or that know it. With `flip` an epoch has every frame
+    twice: as it is and mirrored. With `splice` and points it has each of them four times. See
+    llava_dvc/training/splices.py.
     """
     checkpointing: Literal["auto"] | bool
     """Recompute activations in the backward pass: less memory, more time. `auto` does so if they do

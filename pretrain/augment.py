@@ -138,6 +138,33 @@ def normalise(pixels: Tensor, inside: Tensor) -> Tensor:
     return (pixels.clamp(0, 1) - mean) / std * inside
 
 
+def restyle(pixels: Tensor) -> Tensor:
+    """Filters half of the pictures with a small random convolution, which keeps their shapes.
+
+    The textures and colours that the renderer cannot draw then matter less. Random convolutions:
+    Xu et al., "Robust and generalizable visual representation learning via random convolutions",
+    ICLR 2021. Mean and spread of each colour stay. A random share of the picture stays unfiltered.
+    """
+    frames, device = len(pixels), pixels.device
+    kernels = torch.randn(frames * 3, 1, 3, 3, device=device) / 3
+    grouped = pixels.reshape(1, frames * 3, *pixels.shape[-2:])
+    filtered = F.conv2d(grouped, kernels, padding=1, groups=frames * 3).view_as(pixels)
+    colours = torch.randn(frames, 3, 3, device=device) / 3**0.5
+    filtered = (colours @ filtered.flatten(2)).view_as(pixels)
+    share = torch.rand(frames, 1, 1, 1, device=device)
+    share = share * (torch.rand_like(share) < 0.5)
+    mixed = (1 - share) * pixels + share * filtered
+    return _like(mixed, pixels)
+
+
+def _like(changed: Tensor, pixels: Tensor) -> Tensor:
+    """Gives each colour of `changed` the mean and spread that it has in `pixels`."""
+    area = (2, 3)
+    spread = pixels.std(area, keepdim=True) / changed.std(area, keepdim=True).clamp(min=1e-3)
+    middle = changed.mean(area, keepdim=True)
+    return (changed - middle) * spread + pixels.mean(area, keepdim=True)
+
+
 def jitter(pixels: Tensor) -> Tensor:
     """Varies colour, contrast, gamma, uneven light, glare, sharpening and noise at random."""
     frames, device = len(pixels), pixels.device

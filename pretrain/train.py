@@ -208,7 +208,7 @@ class Stepper:
         phase, shape = self.phase, self.trainer.shape
         view = augment.random_view(len(images), WIDTH, HEIGHT, self.windows)
         pixels, inside = augment.resample(images, view, phase.grid * shape.patch)
-        pixels = augment.normalise(augment.jitter(pixels), inside)
+        pixels = augment.normalise(augment.jitter(augment.restyle(pixels)), inside)
         places, counted = augment.place_heads(rows[..., :2], rows[..., 2] > 0, view)
         cells = augment.heads_per_cell(places, counted, phase.grid, CELLS)
         return pixels, cells, augment.places_in(self.corners, places, counted)

@@ -47,6 +47,7 @@ from llava_dvc.training.points import (
     remove_point_head,
 )
 from llava_dvc.training.speed import compile_layers, recomputes_activations
+from llava_dvc.training.splices import with_splices
 from llava_dvc.training.tile_rows import with_tiles
 
 LORA_PLUS = 16.0  # ratio of lora_B's learning rate to lora_A's: arXiv 2402.12354
@@ -91,8 +92,7 @@ class CountTrainer(SFTTrainer):
         the points, or if tiles need points and there are none.
         """
         settings, frames = spec.settings, spec.train
-        rows = with_mirror_images(frames) if "flip" in settings.augment else frames
-        tiles = with_tiles(rows, encoder.tiles)
+        tiles = with_tiles(_augmented_rows(frames, settings.augment), encoder.tiles)
         points = _learns_points(spec)
         _fit_to_frames(backbone, encoder, spec)
         length = longest_conversation(encoder, frames)
@@ -309,6 +309,12 @@ def _fit_to_frames(
         sizes = chain.from_iterable(tile_sizes(frame.size, encoder.tiles) for frame in frames)
         size = require_one_size(sizes, encoder.tiles)
         drop_padding(backbone, encoder.padding(size))
+
+
+def _augmented_rows(frames: Dataset, kinds: Sequence[str]) -> Dataset:
+    """All rows of an epoch, before `image.tiles` cuts them."""
+    rows = with_mirror_images(frames) if "flip" in kinds else frames
+    return with_splices(rows) if "splice" in kinds and have_points(frames) else rows
 
 
 def _learns_points(spec: TrainingSpec) -> bool:

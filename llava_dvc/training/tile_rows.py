@@ -1,14 +1,13 @@
 """`image.tiles` in training: every tile of a frame is a row. Points say how many people it has."""
 
 from functools import partial
-from typing import Any
 
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset
 
 from llava_dvc import errors
-from llava_dvc.conversation import Conversation, question_text
 from llava_dvc.model.tiles import Grid, points_in, tile_boxes
 from llava_dvc.training.points import have_points
+from llava_dvc.training.row_copies import Row, recounted, row_copies
 
 
 def with_tiles(frames: Dataset, grid: Grid) -> Dataset:
@@ -19,26 +18,12 @@ def with_tiles(frames: Dataset, grid: Grid) -> Dataset:
         return frames
     if not have_points(frames):
         raise errors.tiles_without_points(grid)
-    tiles = range(grid[0] * grid[1])
-    parts = [frames.add_column("tile", [tile] * len(frames)) for tile in tiles]
-    return concatenate_datasets(parts).with_transform(partial(_cut_batch, grid=grid))
+    return row_copies(frames, "tile", grid[0] * grid[1], partial(tile_of, grid=grid))
 
 
-def _cut_batch(batch: dict[str, list[Any]], grid: Grid) -> dict[str, list[Any]]:
-    rows = [dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True)]
-    cut = [tile_of(row, grid) for row in rows]
-    return {name: [row[name] for row in cut] for name in batch}
-
-
-def tile_of(row: dict[str, Any], grid: Grid) -> dict[str, Any]:
+def tile_of(row: Row, grid: Grid) -> Row:
     """The tile of a frame that the row's `tile` numbers, as a row."""
     image = row["image"]
     box = tile_boxes(image.size, grid)[row["tile"]]
     people = points_in(box, image.size, [(point["x"], point["y"]) for point in row["points"]])
-    return row | {
-        "frame": f"{row['frame']} {row['tile']}",  # it has random draws of its own
-        "image": image.crop(box),
-        "points": [{"x": x, "y": y} for x, y in people],
-        "count": len(people),
-        "messages": Conversation(question_text(row["messages"])).messages(len(people)),
-    }
+    return recounted(row, row["tile"], image.crop(box), people)
