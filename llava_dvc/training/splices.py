@@ -39,6 +39,8 @@ def spliced(row: Row, rows: Dataset, places: dict[str | None, list[int]]) -> Row
     """The row's frame with parts of others, if its `splice` is not 0. `places` are those of each
     camera in `rows`. The part at the upper left stays. Frames of other sizes give no part.
     """
+    if not row["splice"]:
+        return row
     draw = random.Random(f"{row['frame']} {row.get('mirror')} {row['splice']}")
     image: Image = row["image"].copy()
     people: list[Point] = []
