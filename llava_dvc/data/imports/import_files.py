@@ -4,6 +4,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -12,7 +13,7 @@ from xml.parsers import expat
 
 from llava_dvc.data.data_errors import printable_name, quoted
 from llava_dvc.data.images import MAX_BYTES
-from llava_dvc.data.imports.annotations import AnnotationError
+from llava_dvc.data.imports.annotations import AnnotationError, Reading, Record
 from llava_dvc.data.imports.zip_archive import IMAGE_SUFFIXES, composed, is_system_file
 from llava_dvc.errors import UserError
 
@@ -84,6 +85,23 @@ class ImportFiles:
         """The root element of the file, read once; raises AnnotationError."""
         element: Element = self._read_once(path, _read_xml_root)
         return element
+
+    def xml_tag(self, path: Path) -> str | None:
+        """The name of the root element; None if the file is not valid XML."""
+        try:
+            return self.xml(path).tag
+        except AnnotationError:
+            return None
+
+    def add_unnamed_pictures(self, reading: Reading) -> None:
+        """Adds a record without answer for each picture that no record is about."""
+        named = set()
+        for record in reading.records:
+            with suppress(AnnotationError):  # reported when the record is resolved
+                named.add(self.pictures.find(record.picture))
+        for path in self.pictures.paths:
+            if path not in named:
+                reading.records.append(Record(str(path), str(path)))
 
     def _read_once(self, path: Path, read: Callable[[bytes], Any]) -> Any:
         if path not in self._parsed:

@@ -7,7 +7,9 @@ from typing import NamedTuple
 from llava_dvc.data.data_errors import DataError
 from llava_dvc.data.imports.annotations import ImportChoices, Reading
 from llava_dvc.data.imports.formats.coco import find_coco, read_coco
+from llava_dvc.data.imports.formats.cvat import find_cvat, read_cvat
 from llava_dvc.data.imports.formats.tables import find_tables, read_tables
+from llava_dvc.data.imports.formats.voc import find_voc, read_voc
 from llava_dvc.data.imports.formats.yolo import find_yolo, read_yolo
 from llava_dvc.data.imports.import_files import ImportFiles
 from llava_dvc.data.labels import HEADER
@@ -32,6 +34,8 @@ TABLE = "csv"
 FORMATS = {
     "coco": AnnotationFormat("COCO JSON", (".json",), find_coco, read_coco),
     "yolo": AnnotationFormat("YOLO", (".yaml", ".yml", ".names"), find_yolo, read_yolo),
+    "voc": AnnotationFormat("Pascal VOC", (".xml",), find_voc, read_voc),
+    "cvat": AnnotationFormat("CVAT", (".xml",), find_cvat, read_cvat),
     TABLE: AnnotationFormat("CSV", (".csv",), find_tables, read_tables),
 }
 

@@ -72,24 +72,10 @@ def read_tables(files: ImportFiles, paths: Sequence[Path], choices: ImportChoice
         except AnnotationError as error:
             reading.add_problem(f"{path}:1", error, "header")
         reading.records += [_record_of(path, name, row) for name, row in frames.items()]
-    if reading.records and not reading.problems:
-        _add_missing(files, reading)
+    # A frame without people has no row with a point: `--empty` says what it becomes.
+    if "x" in choices.columns and reading.records and not reading.problems:
+        files.add_unnamed_pictures(reading)
     return reading
-
-
-def _add_missing(files: ImportFiles, reading: Reading) -> None:
-    """Of points, a frame without people has no row: `--empty` says what it becomes."""
-    if any(answer.numbers for record in reading.records for answer in record.answers):
-        return
-    named = set()
-    for record in reading.records:
-        try:
-            named.add(files.pictures.find(record.picture))
-        except AnnotationError:
-            return  # reported later
-    for path in files.pictures.paths:
-        if path not in named:
-            reading.records.append(Record(str(path), str(path)))
 
 
 def _record_of(path: Path, name: str, row: _Row) -> Record:
