@@ -32,6 +32,10 @@ class Mark(NamedTuple):
     crowd: bool = False
     """It is a region with many people, of unknown number."""
 
+    def scaled(self, across: float, down: float) -> "Mark":
+        sides = self.left * across, self.top * down, self.right * across, self.bottom * down
+        return Mark(self.category, *sides, self.crowd)
+
     def point(self) -> tuple[float, float]:
         """The middle of a head; of any other box, the point where its head is likely."""
         share = 0.5 if self.category.casefold() in _HEADS else HEAD_SHARE

@@ -248,9 +248,7 @@ def _count_answer(answer: Answer, rules: _Rules) -> tuple[int, list[Mark] | None
 def _pixels(mark: Mark, size: Size, relative: bool) -> tuple[float, float]:
     """The point of a mark, inside the picture; raises AnnotationError."""
     width, height = size
-    across, down = size if relative else (1, 1)
-    left, right = mark.left * across, mark.right * across
-    top, bottom = mark.top * down, mark.bottom * down
+    category, left, top, right, bottom, _ = mark.scaled(*size) if relative else mark
     beyond = (0, 0) if right > left else (_BEYOND * width, _BEYOND * height)
     outside = right < -beyond[0] or left > width + beyond[0]
     if outside or bottom < -beyond[1] or top > height + beyond[1]:
@@ -260,7 +258,7 @@ def _pixels(mark: Mark, size: Size, relative: bool) -> tuple[float, float]:
         )
     left, right = (min(max(x, 0), width) for x in (left, right))
     top, bottom = (min(max(y, 0), height) for y in (top, bottom))
-    return Mark(mark.category, left, top, right, bottom).point()
+    return Mark(category, left, top, right, bottom).point()
 
 
 # --- several annotators -------------------------------------------------------------------------

@@ -7,7 +7,9 @@ from typing import NamedTuple
 from llava_dvc.data.data_errors import DataError
 from llava_dvc.data.imports.annotations import ImportChoices, Reading
 from llava_dvc.data.imports.formats.coco import find_coco, read_coco
+from llava_dvc.data.imports.formats.crowd_matrix import find_crowd_matrices, read_crowd_matrices
 from llava_dvc.data.imports.formats.cvat import find_cvat, read_cvat
+from llava_dvc.data.imports.formats.label_studio import find_label_studio, read_label_studio
 from llava_dvc.data.imports.formats.tables import find_tables, read_tables
 from llava_dvc.data.imports.formats.voc import find_voc, read_voc
 from llava_dvc.data.imports.formats.yolo import find_yolo, read_yolo
@@ -36,6 +38,12 @@ FORMATS = {
     "yolo": AnnotationFormat("YOLO", (".yaml", ".yml", ".names"), find_yolo, read_yolo),
     "voc": AnnotationFormat("Pascal VOC", (".xml",), find_voc, read_voc),
     "cvat": AnnotationFormat("CVAT", (".xml",), find_cvat, read_cvat),
+    "label-studio": AnnotationFormat(
+        "Label Studio JSON", (".json",), find_label_studio, read_label_studio
+    ),
+    "crowd-mat": AnnotationFormat(
+        "ShanghaiTech or UCF-QNRF", (".mat",), find_crowd_matrices, read_crowd_matrices
+    ),
     TABLE: AnnotationFormat("CSV", (".csv",), find_tables, read_tables),
 }
 
