@@ -184,7 +184,7 @@ def require_kind(value: Any, kind: type, what: str) -> Any:
     """`value`, if it is a list or a dict as expected; raises AnnotationError."""
     if isinstance(value, kind):
         return value
-    words = {list: "a list", dict: "an object"}
+    expected = "a list" if kind is list else "an object"
     raise AnnotationError(
-        f"{what} is {quoted(str(value))}, expected {words[kind]}. Export the file again."
+        f"{what} is {quoted(str(value))}, expected {expected}. Export the file again."
     )

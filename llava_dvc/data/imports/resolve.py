@@ -30,7 +30,8 @@ _BEYOND = 0.1
 """A head may be marked outside its picture by this share of the picture's side."""
 
 
-class LabelledPicture(NamedTuple):
+@dataclass(frozen=True)
+class LabelledPicture:
     """A frame to be: a picture, the people in it, and where they are, if that is known."""
 
     path: Path

@@ -51,5 +51,13 @@ def _between(first: TrackedShape, second: TrackedShape, frame: int) -> Sequence[
 
 
 def _moved(first: Mark, second: Mark, share: float) -> Mark:
-    sides = (a + share * (b - a) for a, b in zip(first[1:5], second[1:5], strict=True))
-    return Mark(first.category, *sides)
+    def at(start: float, end: float) -> float:
+        return start + share * (end - start)
+
+    return Mark(
+        first.category,
+        at(first.left, second.left),
+        at(first.top, second.top),
+        at(first.right, second.right),
+        at(first.bottom, second.bottom),
+    )

@@ -137,6 +137,20 @@ def test_two_splits_become_one_data_set(write, source, load):
     assert found == {"train/a1.jpg": 2, "train/a2.jpg": 1, "val/a1.jpg": 1}
 
 
+def test_of_cocos_own_files_only_the_instances_are_read(write, load):
+    write(coco())
+    write(coco(), "person_keypoints_train.json")
+    assert load() == RESULT
+
+
+def test_equal_pictures_are_refused(write, source, refuse):
+    write(coco())
+    first, second = sorted((source / "images" / "train").iterdir())
+    second.write_bytes(first.read_bytes())
+    assert "is the same picture as" in refuse()
+    assert "their counts are 2 and 1. Remove one with its annotation." in refuse()
+
+
 def changed(change):
     value = coco()
     change(value)

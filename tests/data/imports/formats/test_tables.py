@@ -115,6 +115,7 @@ def test_bad_counts_are_one_line_and_nothing_is_written(write, refuse, case):
 BAD_POINTS = {
     "words": ("a1.jpg,left,3\n", "x is 'left', expected a number"),
     "outside": ("a1.jpg,1,60\n", "a mark at (1, 60) lies outside its 64x48 pixels"),
+    "left": ("a1.jpg,-7,6\n", "a mark at (-7, 6) lies outside its 64x48 pixels"),
     "twice": ("a1.jpg,1,2\na1.jpg,1,2\n", "two equal marks are at (1, 2). Delete one"),
     "missing": ("c.jpg,1,2\n", "picture c.jpg is not among the 2 pictures"),
 }

@@ -41,6 +41,15 @@ def test_ultralytics_splits_arrive(ultralytics, load):
     assert load(empty="zero") == expected | {"train/a3.jpg": (0, [])}
 
 
+def test_folders_of_images_and_labels_in_each_split_arrive(source, load):
+    for split, text in (("train", FIRST), ("valid", SECOND)):
+        picture(source / split / "images" / "a1.jpg", 30 + len(text))
+        write(source, {f"{split}/labels/a1.txt": text})
+    write(source, {"data.yaml": "nc: 2\nnames: ['person', 'car']\n", "README.txt": "free\n"})
+    found = {name: count for name, (count, _) in load().items()}
+    assert found == {"train/images/a1.jpg": 2, "valid/images/a1.jpg": 1}
+
+
 @pytest.mark.parametrize("form", ["empty file", "no file"])
 def test_a_picture_without_label_is_asked_for(ultralytics, refuse, form):
     if form == "no file":
