@@ -118,24 +118,40 @@ class ImportFiles:
         return self._parsed[path]
 
 
-def list_import_files(root: Path, given: Path | None, frames: Path | None) -> ImportFiles:
+def list_import_files(
+    root: Path, given: Path | None, frames: Path | None, data: Path
+) -> ImportFiles:
     """The files below the folder `root`, and the pictures there or below `frames`.
 
-    With `given`, that is the only annotation file. Raises UserError.
+    With `given`, that is the only annotation file. What an earlier import left in `data` is not
+    taken, unless `root` or `frames` is there. Raises UserError.
     """
     if frames is not None and not frames.is_dir():
         raise UserError(f"--frames: {frames} is not a folder. Check the path.")
-    inside = _files_below(root)
-    pictures = [path for path in inside if path.suffix.lower() in IMAGE_SUFFIXES]
-    if frames is not None:
-        pictures = [p for p in _files_below(frames) if p.suffix.lower() in IMAGE_SUFFIXES]
-    others = [path for path in inside if path.suffix.lower() not in IMAGE_SUFFIXES]
-    return ImportFiles(root, [given] if given else others, Pictures(pictures))
+    inside = _files_below(root, data)
+    pictures = inside if frames is None else _files_below(frames, data)
+    return ImportFiles(
+        root,
+        [given] if given else [path for path in inside if not _is_picture(path)],
+        Pictures([path for path in pictures if _is_picture(path)]),
+    )
 
 
-def _files_below(folder: Path) -> list[Path]:
-    paths = (path for path in sorted(folder.rglob("*")) if not path.is_dir())
-    return [p for p in paths if not is_system_file(PurePosixPath(p.relative_to(folder)))]
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def _files_below(folder: Path, data: Path) -> list[Path]:
+    top, old = folder.resolve(), data.resolve()
+    inner = old.relative_to(top).parts if old.is_relative_to(top) else ()
+    files = []
+    for path in sorted(folder.rglob("*")):
+        name = PurePosixPath(path.relative_to(folder))
+        if inner and name.parts[: len(inner)] == inner:
+            continue
+        if not path.is_dir() and not is_system_file(name):
+            files.append(path)
+    return files
 
 
 def read_small_text(path: Path) -> str:

@@ -57,7 +57,7 @@ def import_source(plan: ImportPlan, data: Path, say: Callable[[str], object]) ->
             say(text.replace(str(unpacked), str(plan.source)))
 
         try:
-            files = _list_files(plan, unpacked)
+            files = _list_files(plan, unpacked, data)
             if (name := plan.format or recognise_format(files)) != OWN:
                 root = _stage_annotated(files, replace(plan, format=name), staged, tell)
                 stage_messages(root, data, staged)
@@ -71,15 +71,15 @@ def import_source(plan: ImportPlan, data: Path, say: Callable[[str], object]) ->
     return import_mall(plan.source.parent if is_table else plan.source, data)
 
 
-def _list_files(plan: ImportPlan, unpacked: Path) -> ImportFiles:
+def _list_files(plan: ImportPlan, unpacked: Path, data: Path) -> ImportFiles:
     source = plan.source
     if not source.exists():
         raise UserError(f"{source}: no such file or folder. Check the path.")
     if source.is_dir():
-        return list_import_files(source, None, plan.frames)
+        return list_import_files(source, None, plan.frames, data)
     if source.suffix.lower() == ".zip":
-        return list_import_files(unpack_zip(source, unpacked, _UNPACKED), None, plan.frames)
-    return list_import_files(source.parent, source, plan.frames)
+        return list_import_files(unpack_zip(source, unpacked, _UNPACKED), None, plan.frames, data)
+    return list_import_files(source.parent, source, plan.frames, data)
 
 
 def _stage_annotated(

@@ -143,6 +143,28 @@ def test_of_cocos_own_files_only_the_instances_are_read(write, load):
     assert load() == RESULT
 
 
+def test_frames_of_an_earlier_import_are_not_taken_for_new_ones(write, load, source, tmp_path):
+    write(coco()).rename(tmp_path / "export.json")
+    assert load(tmp_path / "export.json") == RESULT
+    assert load(tmp_path / "export.json") == RESULT
+
+
+def test_our_own_form_needs_no_other_command(load, source, tmp_path):
+    picture(source / "frames" / "a.jpg")
+    (source / "labels.csv").write_text("frame,count\na.jpg,3\n")
+    assert load() == load(source / "labels.csv") == load(format="mall") == {"a.jpg": (3, None)}
+
+
+def test_two_formats_in_one_folder_need_a_choice(write, load, refuse, source):
+    write(coco())
+    (source / "classes.txt").write_text("person\n")
+    (source / "images" / "train" / "a1.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    text = "has annotations in several formats: coco (instances_train.json) and yolo (classes.txt)."
+    assert text in refuse()
+    assert load(format="coco") == RESULT
+    assert load(format="yolo", empty="skip") == {"a1.jpg": (1, [(32, 14.4)])}
+
+
 def test_equal_pictures_are_refused(write, source, refuse):
     write(coco())
     first, second = sorted((source / "images" / "train").iterdir())
