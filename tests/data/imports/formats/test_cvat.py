@@ -145,10 +145,23 @@ def test_single_shapes_of_a_video_do_not_go_on(video, load):
     assert found(load(empty="zero")) == [[0], [], [], [5], [9]]
 
 
-def test_a_step_between_frames_is_kept(write, load):
-    text = tracks([box(0, 0), box(4, 20)]).replace("<frame_filter>", "<frame_filter>step=2")
+def test_in_a_file_that_lists_every_frame_nothing_goes_on(video, load):
+    video(tracks(LISTED, [box(1, 30)]))
+    assert found(load(empty="zero")) == [[0], [4, 30], [], [], [20]]
+
+
+def test_a_step_between_frames_is_kept(write, load, refuse):
+    single = [box(2, 7)]  # in the last frame but one
+    text = tracks([box(0, 0), box(4, 20)], single)
+    text = text.replace("<frame_filter>", "<frame_filter>step=2")
     write(text, "frame_000000.png", "frame_000002.png", "frame_000004.png")
-    assert found(load()) == [[0], [10], [20]]
+    assert found(load()) == [[0], [10, 7], [20]]
+
+
+def test_a_picture_between_the_steps_is_refused(write, refuse):
+    text = tracks([box(0, 0)]).replace("<frame_filter>", "<frame_filter>step=2")
+    write(text, "frame_000001.png")
+    assert "frame_000001.png is not a frame of the task (0 to 4, step 2)" in refuse()
 
 
 def test_frames_without_picture_are_said(write, load):

@@ -112,7 +112,7 @@ def test_cancelled_annotations_do_not_count(write, load):
 
 
 def test_the_ground_truth_wins(write, load):
-    write([task(1, annotation(number(3)), annotation(number(5), ground_truth=True))])
+    write([task(1, annotation(number(9)), annotation(number(5), ground_truth=True))])
     assert load() == {"a1.jpg": (5, None)}
 
 
