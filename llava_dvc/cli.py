@@ -97,6 +97,14 @@ def import_command(arguments: argparse.Namespace) -> None:
     sys.stdout.write(f"data: {frames} frames. `dvc repro` trains on them.\n")
 
 
+def frames_command(arguments: argparse.Namespace) -> None:
+    """Writes frames of videos to data/frames, without labels."""
+    from llava_dvc.serving.video.frame_files import write_frame_files
+
+    frames = write_frame_files(arguments.videos, Path("data"), arguments.every, sys.stdout.write)
+    sys.stdout.write(f"data/frames: {frames} new frames, without labels in data/labels.csv.\n")
+
+
 def push_command(arguments: argparse.Namespace) -> None:
     """Uploads a published folder to the Hub."""
     from llava_dvc.config import load_config
@@ -178,6 +186,7 @@ def _add_setup_commands(commands: Any) -> None:
 
 
 def _add_import(commands: Any) -> None:
+    """Adds import and frames: the ways into data/."""
     command = commands.add_parser(
         "import",
         help="fill data/ with frames annotated in COCO, YOLO, VOC, CVAT, Label Studio, CSV ...",
@@ -214,6 +223,17 @@ def _add_import(commands: Any) -> None:
         help="columns of a CSV file: frame=NAME and count=NAME, or frame=, x= and y=; also camera=",
     )
     command.set_defaults(run=import_command)
+
+    command = commands.add_parser("frames", help="write frames of videos to data/frames")
+    command.add_argument("videos", nargs="+", type=Path, metavar="VIDEO")
+    command.add_argument(
+        "--every",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="time between two frames (default: 30)",
+    )
+    command.set_defaults(run=frames_command)
 
 
 def _add_result_commands(commands: Any) -> None:

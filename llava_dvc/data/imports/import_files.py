@@ -27,8 +27,8 @@ _UPLOADED = re.compile(r"[0-9a-f]{8}-")
 class Pictures:
     """The pictures of an import, found by the path or the name in an annotation file."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = paths
+    def __init__(self, root: Path, paths: Sequence[Path]) -> None:
+        self.root, self.paths = root, paths
         self._by_name: dict[str, list[Path]] = defaultdict(list)
         self._by_stem: dict[str, list[Path]] = defaultdict(list)
         for path in paths:
@@ -72,6 +72,8 @@ class ImportFiles:
     files: list[Path]
     """All files that are not pictures."""
     pictures: Pictures
+    messages_root: Path | None = None
+    """Where a messages.txt may be: None if only one annotation file is given."""
     _parsed: dict[Path, Any] = field(default_factory=dict)
 
     def with_suffix(self, *suffixes: str) -> list[Path]:
@@ -133,7 +135,8 @@ def list_import_files(
     return ImportFiles(
         root,
         [given] if given else [path for path in inside if not _is_picture(path)],
-        Pictures([path for path in pictures if _is_picture(path)]),
+        Pictures(frames or root, [path for path in pictures if _is_picture(path)]),
+        None if given else root,
     )
 
 

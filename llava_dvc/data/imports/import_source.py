@@ -59,8 +59,8 @@ def import_source(plan: ImportPlan, data: Path, say: Callable[[str], object]) ->
         try:
             files = _list_files(plan, unpacked, data)
             if (name := plan.format or recognise_format(files)) != OWN:
-                root = _stage_annotated(files, replace(plan, format=name), staged, tell)
-                stage_messages(root, data, staged)
+                _stage_annotated(files, replace(plan, format=name), staged, tell)
+                stage_messages(files.messages_root or staged, data, staged)
                 count = len(read_frames(staged, exclude=()))
                 replace_data(data, staged, folder)
                 return count
@@ -84,8 +84,8 @@ def _list_files(plan: ImportPlan, unpacked: Path, data: Path) -> ImportFiles:
 
 def _stage_annotated(
     files: ImportFiles, plan: ImportPlan, staged: Path, say: Callable[[str], object]
-) -> Path:
-    """Writes frames/, labels.csv and points.csv to `staged`; returns the folder of the source."""
+) -> None:
+    """Writes frames/, labels.csv and points.csv to `staged`."""
     known = FORMATS[plan.format or ""]
     paths = known.find(files) or files.with_suffix(*known.suffixes)
     if not paths:
@@ -107,8 +107,7 @@ def _stage_annotated(
         raise DataError([_nothing(paths[0])])
     for note in [*resolved.notes, _summary(resolved.frames)]:
         say(f"{note}\n")
-    _write_frames(resolved.frames, plan, files, staged)
-    return files.root
+    _write_frames(resolved.frames, staged)
 
 
 def _nothing(path: Path) -> DataProblem:
@@ -121,16 +120,14 @@ def _summary(frames: Sequence[LabelledPicture]) -> str:
     unmarked = sum(frame.points is None for frame in frames)
     points = "Their points go into points.csv."
     if unmarked:
-        points = f"No points.csv: the people of {unmarked} pictures are not marked."
+        points = f"There is no points.csv, because people are not marked in {unmarked} of them."
     return (
-        f"Pictures: {len(frames)}. People: {sum(counts):,}, from {min(counts)} to {max(counts)} a "
-        f"picture; {counts.count(0)} pictures show nobody. {points}"
+        f"Pictures: {len(frames)}, of which show nobody: {counts.count(0)}. People: "
+        f"{sum(counts):,}, from {min(counts)} to {max(counts)} a picture. {points}"
     )
 
 
-def _write_frames(
-    frames: Sequence[LabelledPicture], plan: ImportPlan, files: ImportFiles, staged: Path
-) -> None:
+def _write_frames(frames: Sequence[LabelledPicture], staged: Path) -> None:
     """Copies the pictures and writes the tables. Names are paths below the common folder."""
     top = Path(os.path.commonpath([frame.path.parent for frame in frames]))
     cameras = any(frame.camera for frame in frames)
@@ -144,7 +141,6 @@ def _write_frames(
         labels.writerow(["frame", "count", *(["camera"] if cameras else [])])
         points.writerow(["frame", "x", "y"])
         for frame in frames:
-            require_own_file(frame.path, plan.frames or files.root)
             name = frame.path.relative_to(top).as_posix()
             target = staged / "frames" / name
             target.parent.mkdir(parents=True, exist_ok=True)

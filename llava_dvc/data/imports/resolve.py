@@ -5,11 +5,13 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import mean, median_high
 from typing import NamedTuple
 
 from llava_dvc.data.data_errors import DataProblem, printable_name
+from llava_dvc.data.folders import is_inside, link_problem
 from llava_dvc.data.images import ImageError, Size, decode_image, read_image_bytes
 from llava_dvc.data.imports.annotations import (
     AnnotationError,
@@ -67,7 +69,7 @@ def resolve_reading(reading: Reading, pictures: Pictures, choices: ImportChoices
         return resolved
     found = _find_pictures(reading.records, pictures, resolved)
     found = _settle_blank(found, choices, resolved)
-    checked = _check_pictures([path for _, path in found], resolved)
+    checked = _check_pictures(pictures.root, [path for _, path in found], resolved)
     for record, path in found:
         if path in checked:
             _resolve_one(record, path, checked[path].size, _Rules(chosen, choices), resolved)
@@ -163,23 +165,23 @@ def _is_blank(record: Record) -> bool:
     return all(answer.blank for answer in record.answers)
 
 
-def _check_pictures(paths: Sequence[Path], resolved: Resolved) -> dict[Path, _Checked]:
+def _check_pictures(root: Path, paths: Sequence[Path], resolved: Resolved) -> dict[Path, _Checked]:
     """Size and digest of each picture that can be used."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = dict(zip(paths, pool.map(_check_picture, paths), strict=True))
-    for path, result in results.items():
-        if isinstance(result, ImageError):
-            text = f"{result}. Replace the picture, or remove it with its annotation."
-            resolved.add(result.kind, path, text)
+        results = dict(zip(paths, pool.map(partial(_check_picture, root), paths), strict=True))
+    resolved.problems += [x for x in results.values() if isinstance(x, DataProblem)]
     return {path: result for path, result in results.items() if isinstance(result, _Checked)}
 
 
-def _check_picture(path: Path) -> _Checked | ImageError:
+def _check_picture(root: Path, path: Path) -> _Checked | DataProblem:
     try:
+        if not is_inside(path, root):
+            return link_problem(path, root)
         content = read_image_bytes(path)
         return _Checked(decode_image(content).size, hashlib.sha256(content).digest())
     except ImageError as error:
-        return error
+        text = f"{error}. Replace the picture, or remove it with its annotation."
+        return DataProblem(error.kind, str(path), text)
 
 
 def _refuse_twins(resolved: Resolved, checked: dict[Path, _Checked]) -> None:

@@ -66,7 +66,6 @@ class _CocoFile:
         self.images: dict[Any, Record] = {}
         self.marks: dict[Any, list[Mark]] = {}
         self.categories: dict[Any, tuple[str, list[Any]]] = {}
-        self.ids: set[Any] = set()
 
     def read(self) -> None:
         """Adds the records. Annotations are read only if all that they refer to is valid."""
@@ -110,10 +109,6 @@ class _CocoFile:
             raise AnnotationError(
                 f"category_id is {category}, which is not in `categories`. Correct it."
             )
-        if entry.get("id") is not None:
-            if (key := _key(entry, "id")) in self.ids:
-                raise AnnotationError(f"id is {key} as of another annotation. Delete one.")
-            self.ids.add(key)
         name, keypoints = self.categories[category]
         self.marks.setdefault(image, []).append(_mark_of(entry, name, keypoints))
 

@@ -25,8 +25,8 @@ from llava_dvc.data.imports.annotations import (
 from llava_dvc.data.imports.import_files import ImportFiles, read_small_text
 
 _NAME_FILES = ("obj.names", "classes.txt")
-_BEYOND = 0.01
-"""Rounding puts numbers beyond 0 or 1 by less than this."""
+_BEYOND = 0.1
+"""The middle of a box at the edge may be beyond 0 or 1 by this. Pixels are far beyond."""
 
 
 def find_yolo(files: ImportFiles) -> list[Path]:

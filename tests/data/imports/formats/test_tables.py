@@ -34,7 +34,9 @@ def test_counts_of_pandas_arrive(write, load, source):
     frame = pandas.DataFrame({"file": ["pics/a1.jpg", "pics/a2.jpg"], "people": [3, 0]})
     frame.to_csv(source / "table.csv")
     assert load(columns=COUNTS) == {"a1.jpg": (3, None), "a2.jpg": (0, None)}
-    assert load.lines[-1].endswith("No points.csv: the people of 1 pictures are not marked.\n")
+    assert (
+        "of which show nobody: 1. People: 3, from 0 to 3 a picture. There is no" in load.lines[-1]
+    )
 
 
 def test_the_form_of_a_spreadsheet_arrives(write, load):
