@@ -157,6 +157,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_setup_commands(commands)
     _add_import(commands)
+    _add_frames(commands)
     _add_result_commands(commands)
     _add_predict(commands)
     _add_serving_commands(commands)
@@ -186,7 +187,6 @@ def _add_setup_commands(commands: Any) -> None:
 
 
 def _add_import(commands: Any) -> None:
-    """Adds import and frames: the ways into data/."""
     command = commands.add_parser(
         "import",
         help="fill data/ with frames annotated in COCO, YOLO, VOC, CVAT, Label Studio, CSV ...",
@@ -224,6 +224,8 @@ def _add_import(commands: Any) -> None:
     )
     command.set_defaults(run=import_command)
 
+
+def _add_frames(commands: Any) -> None:
     command = commands.add_parser("frames", help="write frames of videos to data/frames")
     command.add_argument("videos", nargs="+", type=Path, metavar="VIDEO")
     command.add_argument(

@@ -24,7 +24,7 @@ _UPLOADED = re.compile(r"[0-9a-f]{8}-")
 """Label Studio puts this before the name of an uploaded file."""
 
 
-class Pictures:
+class PictureIndex:
     """The pictures of an import, found by the path or the name in an annotation file."""
 
     def __init__(self, root: Path, paths: Sequence[Path]) -> None:
@@ -71,7 +71,7 @@ class ImportFiles:
     root: Path
     files: list[Path]
     """All files that are not pictures."""
-    pictures: Pictures
+    pictures: PictureIndex
     messages_root: Path | None = None
     """Where a messages.txt may be: None if only one annotation file is given."""
     _parsed: dict[Path, Any] = field(default_factory=dict)
@@ -135,7 +135,7 @@ def list_import_files(
     return ImportFiles(
         root,
         [given] if given else [path for path in inside if not _is_picture(path)],
-        Pictures(frames or root, [path for path in pictures if _is_picture(path)]),
+        PictureIndex(frames or root, [path for path in pictures if _is_picture(path)]),
         None if given else root,
     )
 

@@ -57,7 +57,7 @@ def import_source(plan: ImportPlan, data: Path, say: Callable[[str], object]) ->
             say(text.replace(str(unpacked), str(plan.source)))
 
         try:
-            files = _list_files(plan, unpacked, data)
+            files = _list_source(plan, unpacked, data)
             if (name := plan.format or recognise_format(files)) != OWN:
                 _stage_annotated(files, replace(plan, format=name), staged, tell)
                 stage_messages(files.messages_root or staged, data, staged)
@@ -71,7 +71,7 @@ def import_source(plan: ImportPlan, data: Path, say: Callable[[str], object]) ->
     return import_mall(plan.source.parent if is_table else plan.source, data)
 
 
-def _list_files(plan: ImportPlan, unpacked: Path, data: Path) -> ImportFiles:
+def _list_source(plan: ImportPlan, unpacked: Path, data: Path) -> ImportFiles:
     source = plan.source
     if not source.exists():
         raise UserError(f"{source}: no such file or folder. Check the path.")

@@ -21,7 +21,7 @@ from llava_dvc.data.imports.annotations import (
     Reading,
     Record,
 )
-from llava_dvc.data.imports.import_files import Pictures
+from llava_dvc.data.imports.import_files import PictureIndex
 from llava_dvc.data.labels import MAX_COUNT
 from llava_dvc.data.points import Points
 
@@ -59,7 +59,7 @@ class Resolved:
         self.problems.append(DataProblem(kind, str(place), str(error)))
 
 
-def resolve_reading(reading: Reading, pictures: Pictures, choices: ImportChoices) -> Resolved:
+def resolve_reading(reading: Reading, pictures: PictureIndex, choices: ImportChoices) -> Resolved:
     """Finds the picture of each record, counts its people, and checks both."""
     resolved = Resolved(problems=list(reading.problems), notes=list(reading.notes))
     try:
@@ -92,8 +92,8 @@ def _choose_categories(reading: Reading, choices: ImportChoices, resolved: Resol
         known = {name for name in [*categories, *fields] if name.casefold() in wanted}
         if missing := wanted - {name.casefold() for name in known}:
             raise AnnotationError(
-                f"has no category {min(missing)!r}. It has: {_listed([*categories, *fields])}. "
-                "Correct --category."
+                f"has no category {min(missing)!r}. It has: "
+                f"{_shown_names([*categories, *fields])}. Correct --category."
             )
         return known
     people = [name for name in categories if name.casefold() in _PEOPLE]
@@ -101,15 +101,15 @@ def _choose_categories(reading: Reading, choices: ImportChoices, resolved: Resol
     if len(chosen) > 1 or len(fields) > 1 or (categories and not chosen):
         names = [*categories, *(fields if len(fields) > 1 else [])]
         raise AnnotationError(
-            f"has the categories {_listed(names)}. Say which of them to count: --category "
+            f"has the categories {_shown_names(names)}. Say which of them to count: --category "
             f"{chosen[0] if chosen else names[0]!r}; repeat it for several."
         )
     if others := [name for name in categories if name not in chosen]:
-        resolved.notes.append(f"Counted is {chosen[0]}. Not counted: {_listed(others)}.")
+        resolved.notes.append(f"Counted is {chosen[0]}. Not counted: {_shown_names(others)}.")
     return {*chosen, *fields}
 
 
-def _listed(names: Sequence[str]) -> str:
+def _shown_names(names: Sequence[str]) -> str:
     shown = ", ".join(printable_name(name) for name in names[:10])
     return f"{shown} and {len(names) - 10} more" if len(names) > 10 else shown
 
@@ -118,7 +118,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _find_pictures(
-    records: Sequence[Record], pictures: Pictures, resolved: Resolved
+    records: Sequence[Record], pictures: PictureIndex, resolved: Resolved
 ) -> list[tuple[Record, Path]]:
     """Each record with its picture; only one record may have the same."""
     first: dict[Path, Record] = {}

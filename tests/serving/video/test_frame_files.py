@@ -103,10 +103,12 @@ def test_a_missing_video_is_named(write, tmp_path):
 @pytest.mark.parametrize("form", ["again", "one name"])
 def test_frames_are_never_overwritten(write, tmp_path, form):
     first = write_clip(tmp_path / "a.mp4", seconds_of(scene()))
-    second = write_clip(tmp_path / "a.mkv", seconds_of(scene((9, 9))))
+    videos = [first]
     if form == "again":
         write(first)
+    else:
+        videos.append(write_clip(tmp_path / "a.mkv", seconds_of(scene((9, 9)))))
     before = names(tmp_path)
     with pytest.raises(UserError, match=r"frames/a: frames of .* would go there, but it is taken"):
-        write(first, second)
+        write(*videos)
     assert names(tmp_path) == before

@@ -88,21 +88,21 @@ class _CocoFile:
 
     def _add_category(self, entry: Mapping[str, Any]) -> None:
         name = text_from(entry.get("name"), "name")
-        key = _key(entry, "id")
+        key = _id_in(entry, "id")
         if key in self.categories:
             raise AnnotationError(f"id is {key} as of another category. Give each its own.")
         self.categories[key] = (name, list(entry.get("keypoints") or []))
         self.reading.categories.append(name)
 
     def _add_image(self, entry: Mapping[str, Any]) -> None:
-        key = _key(entry, "id")
+        key = _id_in(entry, "id")
         if key in self.images:
             raise AnnotationError(f"id is {key} as of another image. Give each its own.")
         name = text_from(entry.get("file_name"), "file_name")
         self.images[key] = Record(str(self.path), name, size=_size_of(entry))
 
     def _add_annotation(self, entry: Mapping[str, Any]) -> None:
-        image, category = _key(entry, "image_id"), _key(entry, "category_id")
+        image, category = _id_in(entry, "image_id"), _id_in(entry, "category_id")
         if image not in self.images:
             raise AnnotationError(f"image_id is {image}, which is not in `images`. Correct it.")
         if category not in self.categories:
@@ -113,7 +113,7 @@ class _CocoFile:
         self.marks.setdefault(image, []).append(_mark_of(entry, name, keypoints))
 
 
-def _key(entry: Mapping[str, Any], name: str) -> Any:
+def _id_in(entry: Mapping[str, Any], name: str) -> Any:
     value = entry.get(name)
     if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
         return value

@@ -26,7 +26,7 @@ from llava_dvc.data.imports.annotations import (
     turned_mark,
 )
 from llava_dvc.data.imports.formats.cvat_tracks import TrackedShape, shapes_by_frame
-from llava_dvc.data.imports.import_files import ImportFiles, Pictures
+from llava_dvc.data.imports.import_files import ImportFiles, PictureIndex
 
 _IGNORED = {"attribute", "tag"}
 
@@ -161,7 +161,7 @@ class _TrackFile:
     def __init__(self, path: Path, root: Element, reading: Reading) -> None:
         self.path, self.root, self.reading = path, root, reading
 
-    def read(self, pictures: Pictures) -> None:
+    def read(self, pictures: PictureIndex) -> None:
         """A record for each picture whose number is a frame; raises AnnotationError."""
         if self.root.find("image") is not None:
             raise AnnotationError("has images and tracks. Export it as one of the two.")
@@ -225,7 +225,7 @@ class _TrackFile:
                 yield TrackedShape(frame, marks_of(shape, track.get("label")))
 
 
-def _by_number(pictures: Pictures) -> dict[int, Path]:
+def _by_number(pictures: PictureIndex) -> dict[int, Path]:
     """The pictures by the last number in their names; raises AnnotationError."""
     numbered: dict[int, Path] = {}
     for path in pictures.paths:

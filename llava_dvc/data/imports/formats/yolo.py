@@ -88,10 +88,10 @@ def read_yolo(files: ImportFiles, paths: Sequence[Path], choices: ImportChoices)
 
 def _pair_tables(files: ImportFiles, names: Path, reading: Reading) -> dict[Path, Path]:
     """The label file of each picture that has one; adds a problem for each that has no picture."""
-    tables = {_key(path): path for path in files.with_suffix(".txt") if path != names}
+    tables = {_label_key(path): path for path in files.with_suffix(".txt") if path != names}
     pairs: dict[Path, Path] = {}
     for picture in files.pictures.paths:
-        for key in _label_keys(picture):
+        for key in _label_places(picture):
             if picture not in pairs and key in tables:
                 pairs[picture] = tables.pop(key)
     for path in tables.values():
@@ -105,13 +105,13 @@ def _pair_tables(files: ImportFiles, names: Path, reading: Reading) -> dict[Path
     return pairs
 
 
-def _key(path: Path) -> tuple[str, ...]:
+def _label_key(path: Path) -> tuple[str, ...]:
     return (*path.parent.parts, path.stem)
 
 
-def _label_keys(picture: Path) -> list[tuple[str, ...]]:
+def _label_places(picture: Path) -> list[tuple[str, ...]]:
     """Where the labels of a picture may be: in `labels` instead of the last `images`, or beside."""
-    key = _key(picture)
+    key = _label_key(picture)
     folders = [i for i, part in enumerate(key[:-1]) if part == "images"]
     in_labels = [(*key[:i], "labels", *key[i + 1 :]) for i in folders[-1:]]
     return [*in_labels, key]
@@ -157,13 +157,13 @@ def _read_lines(
     for number, line in enumerate(lines, start=1):
         try:
             if line.strip():
-                marks.append(_parse_line(line, names, keypoints))
+                marks.append(_parse_object(line, names, keypoints))
         except AnnotationError as error:
             reading.add_problem(f"{path}:{number}", error)
     return marks
 
 
-def _parse_line(line: str, names: Mapping[int, str], keypoints: int | None) -> Mark:
+def _parse_object(line: str, names: Mapping[int, str], keypoints: int | None) -> Mark:
     """A box, or the box around an outline; raises AnnotationError."""
     first, *rest = line.split()
     if not first.isdecimal() or int(first) not in names:

@@ -5,6 +5,7 @@ import zipfile
 
 import pytest
 
+from llava_dvc.data.imports.mall import default_messages
 from tests.data.imports.formats.conftest import picture
 
 
@@ -147,6 +148,16 @@ def test_frames_of_an_earlier_import_are_not_taken_for_new_ones(write, load, sou
     write(coco()).rename(tmp_path / "export.json")
     assert load(tmp_path / "export.json") == RESULT
     assert load(tmp_path / "export.json") == RESULT
+
+
+@pytest.mark.parametrize("form", ["folder", "file"])
+def test_questions_come_from_the_folder_or_are_the_default(write, load, source, tmp_path, form):
+    path = write(coco()).rename(source / "export.json")
+    question = default_messages().splitlines()[3]
+    (source / "messages.txt").write_text(question, encoding="utf-8")
+    load(source if form == "folder" else path, frames=source)
+    text = (tmp_path / "data" / "messages.txt").read_text(encoding="utf-8")
+    assert text == (question if form == "folder" else default_messages())
 
 
 def test_our_own_form_needs_no_other_command(load, source, tmp_path):
