@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from llava_dvc.data.data_errors import DataError
-from llava_dvc.data.imports.annotations import ImportChoices, Reading
+from llava_dvc.data.imports.annotations import AnnotationError, ImportChoices, Reading
 from llava_dvc.data.imports.formats.coco import find_coco, read_coco
 from llava_dvc.data.imports.formats.crowd_matrix import find_crowd_matrices, read_crowd_matrices
 from llava_dvc.data.imports.formats.cvat import find_cvat, read_cvat
@@ -59,6 +59,7 @@ def recognise_format(files: ImportFiles) -> str:
         return next(iter(found))
     names = ", ".join([*FORMATS, OWN])
     if not found:
+        _require_readable(files)
         raise UserError(
             f"{files.root}: {len(files.pictures.paths)} pictures and {len(files.files)} other "
             f"files, but no annotations in a known format. Say it with --format ({names})."
@@ -67,6 +68,16 @@ def recognise_format(files: ImportFiles) -> str:
     raise UserError(
         f"{files.root}: has annotations in several formats: {each}. Choose one with --format."
     )
+
+
+def _require_readable(files: ImportFiles) -> None:
+    """Raises UserError for the first JSON or XML file that is broken."""
+    for suffix, read in ((".json", files.json), (".xml", files.xml)):
+        for path in files.with_suffix(suffix):
+            try:
+                read(path)
+            except AnnotationError as error:
+                raise UserError(f"{path}: {error}") from None
 
 
 def find_own_labels(files: ImportFiles) -> list[Path]:

@@ -252,6 +252,17 @@ def test_bad_input_is_one_line_and_nothing_is_written(write, refuse, case):
     assert len(text.splitlines()) == 1
 
 
+@pytest.mark.parametrize("name", ["a.json", "a.xml"])
+def test_a_file_that_cannot_be_recognised_because_it_is_broken_says_so(source, refuse, name):
+    (source / name).write_text("{")
+    assert f"{name}: is not valid {name[2:].upper()} (" in refuse(source / name)
+
+
+def test_a_folder_without_annotations_says_which_formats_there_are(source, refuse):
+    picture(source / "a.jpg")
+    assert "1 pictures and 0 other files, but no annotations in a known format" in refuse()
+
+
 def test_all_problems_come_at_once(write, source, refuse):
     value = coco()
     value["annotations"][0]["bbox"] = [1]
