@@ -13,6 +13,11 @@ from llava_dvc.masking import hide_secrets
 
 PRESETS = Path("presets")
 
+IMPORT_EXAMPLES = """examples:
+  llava-dvc import export.zip --category person --empty skip
+  llava-dvc import counts.csv --frames recordings/ --columns frame=file,count=people
+"""
+
 
 def main() -> None:
     """Parses the command line and runs one command. Every error is one line, without traceback."""
@@ -69,6 +74,37 @@ def import_mall_command(arguments: argparse.Namespace) -> None:
     sys.stdout.write(f"data: {frames} frames. `dvc repro` trains on them.\n")
 
 
+def import_command(arguments: argparse.Namespace) -> None:
+    """Fills data/ with frames that are annotated in any known format, and adds it to DVC."""
+    from llava_dvc.data.imports.annotations import ImportChoices
+    from llava_dvc.data.imports.formats.known import FORMATS, OWN
+    from llava_dvc.data.imports.formats.tables import parse_columns
+    from llava_dvc.data.imports.import_source import ImportPlan, import_source
+    from llava_dvc.data.imports.mall import dvc_add
+
+    if arguments.format not in (None, OWN, *FORMATS):
+        names = ", ".join([*FORMATS, OWN])
+        raise UserError(f"--format: is {arguments.format!r}. Choose one of: {names}.")
+    choices = ImportChoices(
+        arguments.category,
+        arguments.crowd == "ignore",
+        arguments.empty,
+        parse_columns(arguments.columns),
+    )
+    plan = ImportPlan(arguments.source, arguments.format, arguments.frames, choices)
+    frames = import_source(plan, Path("data"), sys.stdout.write)
+    dvc_add(Path("data"))
+    sys.stdout.write(f"data: {frames} frames. `dvc repro` trains on them.\n")
+
+
+def frames_command(arguments: argparse.Namespace) -> None:
+    """Writes frames of videos to data/frames, without labels."""
+    from llava_dvc.serving.video.frame_files import write_frame_files
+
+    frames = write_frame_files(arguments.videos, Path("data"), arguments.every, sys.stdout.write)
+    sys.stdout.write(f"data/frames: {frames} new frames, without labels in data/labels.csv.\n")
+
+
 def push_command(arguments: argparse.Namespace) -> None:
     """Uploads a published folder to the Hub."""
     from llava_dvc.config import load_config
@@ -120,6 +156,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="llava-dvc", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_setup_commands(commands)
+    _add_import(commands)
+    _add_frames(commands)
     _add_result_commands(commands)
     _add_predict(commands)
     _add_serving_commands(commands)
@@ -143,9 +181,61 @@ def _add_setup_commands(commands: Any) -> None:
     )
     command.set_defaults(run=doctor_command)
 
-    command = commands.add_parser("import-mall", help="fill data/ from a folder or a zip of frames")
+    command = commands.add_parser("import-mall", help="the same as import --format mall")
     command.add_argument("source", type=Path, metavar="FOLDER_OR_ZIP")
     command.set_defaults(run=import_mall_command)
+
+
+def _add_import(commands: Any) -> None:
+    command = commands.add_parser(
+        "import",
+        help="fill data/ with frames annotated in COCO, YOLO, VOC, CVAT, Label Studio, CSV ...",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=IMPORT_EXAMPLES,
+    )
+    command.add_argument(
+        "source", type=Path, metavar="SOURCE", help="a folder, a zip, or an annotation file"
+    )
+    command.add_argument(
+        "--format", metavar="NAME", help="the format, if it is not recognised (see docs/data.md)"
+    )
+    command.add_argument(
+        "--frames", type=Path, metavar="FOLDER", help="the pictures, if they are not in SOURCE"
+    )
+    command.add_argument(
+        "--category",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="what to count, if that is not clear; may be repeated",
+    )
+    command.add_argument(
+        "--empty",
+        choices=["zero", "skip"],
+        help="a picture without any annotation shows nobody, or is left out",
+    )
+    command.add_argument(
+        "--crowd", choices=["ignore"], help="do not count COCO's crowd regions (iscrowd)"
+    )
+    command.add_argument(
+        "--columns",
+        metavar="FRAME=NAME,...",
+        help="columns of a CSV file: frame=NAME and count=NAME, or frame=, x= and y=; also camera=",
+    )
+    command.set_defaults(run=import_command)
+
+
+def _add_frames(commands: Any) -> None:
+    command = commands.add_parser("frames", help="write frames of videos to data/frames")
+    command.add_argument("videos", nargs="+", type=Path, metavar="VIDEO")
+    command.add_argument(
+        "--every",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="time between two frames (default: 30)",
+    )
+    command.set_defaults(run=frames_command)
 
 
 def _add_result_commands(commands: Any) -> None:

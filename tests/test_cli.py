@@ -2,6 +2,7 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 from llava_dvc import cli
 from tests.conftest import ROOT
@@ -39,6 +40,25 @@ def test_predict_without_an_adapter(run, tmp_path):
     (tmp_path / "frame.jpg").touch()
     with pytest.raises(SystemExit, match=r"models/adapter/recipe.json: not found; run `dvc repro`"):
         run("predict", "frame.jpg")
+
+
+def test_import_says_which_formats_there_are(run):
+    with pytest.raises(
+        SystemExit, match=r"--format: is 'kitti'\. Choose one of: coco, yolo, .*mall"
+    ):
+        run("import", "frames", "--format", "kitti")
+
+
+def test_import_passes_its_options_on(run, tmp_path):
+    """The folder is no repository of DVC: the import ends at the last step."""
+    for name, shade in (("a.png", 50), ("b.png", 90)):
+        (tmp_path / "pics").mkdir(exist_ok=True)
+        Image.new("L", (20, 20), shade).save(tmp_path / "pics" / name)
+    (tmp_path / "t.csv").write_text("file,px,py\na.png,1,2\n")
+    options = ["--columns", "frame=file,x=px,y=py", "--frames", "pics", "--empty", "zero"]
+    with pytest.raises(SystemExit, match="the frames are there, but `dvc add data` failed"):
+        run("import", "t.csv", *options)
+    assert (tmp_path / "data" / "labels.csv").read_text() == "frame,count\na.png,1\nb.png,0\n"
 
 
 def test_help_imports_nothing_heavy():

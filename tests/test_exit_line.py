@@ -15,6 +15,8 @@ from llava_dvc.exit_line import error_line, exit_with_one_line
 COMMANDS = {
     "preset tiny": "yaml",
     "doctor": "torch",
+    "frames a.mp4": "av",
+    "import frames": "scipy",
     "import-mall frames": "scipy",
     "predict frames": "peft",
     "push": "huggingface_hub",

@@ -78,7 +78,7 @@ def missing_parts(data: Path) -> list[DataProblem]:
     """
     remedy = (
         "To restore it, run `git checkout data.dvc && dvc pull data.dvc`. For frames of your own, "
-        "run `llava-dvc import-mall FOLDER_OR_ZIP` (see README)."
+        "run `llava-dvc import FOLDER_OR_ZIP` (see README)."
     )
     if not data.is_dir():
         return [DataProblem("absent", str(data), f"folder not found. {remedy}", skippable=False)]

@@ -50,7 +50,7 @@ def read_matrix_points(path: Path) -> dict[int, Points]:
     Empty if the file has no `frame`. Raises UserError.
     """
     try:
-        _require_bounded(path)
+        require_bounded(path)
         shapes = [shape for name, shape, kind in whosmat(path) if (name, kind) == ("frame", "cell")]
         if not shapes:
             return {}
@@ -66,7 +66,7 @@ def read_matrix_points(path: Path) -> dict[int, Points]:
         ) from None
 
 
-def _require_bounded(path: Path) -> None:
+def require_bounded(path: Path) -> None:
     """Raises ValueError if reading the file would take much memory."""
     if path.stat().st_size > MAX_BYTES or _unpacked_bytes(path) > MAX_BYTES:
         raise ValueError(f"the file unpacks to more than {MAX_BYTES:,} bytes")
@@ -74,7 +74,7 @@ def _require_bounded(path: Path) -> None:
 
 def _require_small(path: Path) -> None:
     """Raises ValueError unless `count` is there once, as at most MAX_FRAMES numbers."""
-    _require_bounded(path)
+    require_bounded(path)
     found = [(shape, kind) for name, shape, kind in whosmat(path) if name == "count"]
     if len(found) != 1:
         raise ValueError(f"the file has {len(found)} variables of this name")

@@ -55,7 +55,7 @@ def import_mall(source: Path, data: Path) -> int:
     replaced in one step after all checks. Raises UserError with the reason. Call `dvc_add` next.
     """
     with import_folder(data) as folder:
-        _require_replaceable(data)
+        require_replaceable(data)
         unpacked, staged = folder / "unpacked", folder / "staged"
         try:
             root = source if source.is_dir() else unpack_zip(source, unpacked)
@@ -64,14 +64,14 @@ def import_mall(source: Path, data: Path) -> int:
             frames = read_frames(staged, exclude=())
             if labels_from:
                 check_pairing(frames, labels_from)
-            _stage_messages(root, data, staged)
+            stage_messages(root, data, staged)
         except UserError as error:
-            raise _with_paths(error, {unpacked: source, staged: source}) from None
+            raise with_user_paths(error, {unpacked: source, staged: source}) from None
         replace_data(data, staged, folder)
     return len(frames)
 
 
-def _stage_messages(root: Path, data: Path, staged: Path) -> None:
+def stage_messages(root: Path, data: Path, staged: Path) -> None:
     """Copies messages.txt from `data`, else from below `root`, else writes the default."""
     kept = data / "messages.txt"
     given = kept if kept.is_file() else _find_one(root, "messages.txt")
@@ -243,7 +243,7 @@ def _require_equal(root: Path, table: Mapping[int, int], matrix: Mapping[int, in
         )
 
 
-def _require_replaceable(data: Path) -> None:
+def require_replaceable(data: Path) -> None:
     """Raises UserError if `data` has a file that an import would delete, or a bad messages.txt."""
     others = [p for p in data.iterdir() if p.name not in _REPLACEABLE] if data.is_dir() else []
     if others:
@@ -254,7 +254,7 @@ def _require_replaceable(data: Path) -> None:
         read_conversations(data)
 
 
-def _with_paths(error: UserError, names: Mapping[Path, Path]) -> UserError:
+def with_user_paths(error: UserError, names: Mapping[Path, Path]) -> UserError:
     """The same error with the user's paths instead of temporary ones."""
     if isinstance(error, DataError):
         return error.with_paths(names)

@@ -5,7 +5,7 @@ import re
 import shutil
 import unicodedata
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from llava_dvc.errors import UserError
@@ -15,7 +15,7 @@ MAX_UNPACKED = 4 << 30
 
 LABEL_FILES = ("labels.csv", "mall_gt.mat", "messages.txt", "points.csv")
 
-_IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 _SYSTEM_FILES = {"__MACOSX", "Thumbs.db", "desktop.ini"}
 """Written by macOS and Windows; hidden files such as ._a.jpg and .DS_Store are ignored too."""
 
@@ -26,13 +26,16 @@ CP437 is the zip format's own, and can decode everything."""
 _MAX_LABELS = 64 << 20  # bytes of labels.csv that help to find the encoding
 
 
-def unpack_zip(archive: Path, folder: Path) -> Path:
-    """Unpacks the frames and labels of a zip into `folder`, and returns that; raises UserError."""
+def unpack_zip(archive: Path, folder: Path, suffixes: Collection[str] = ()) -> Path:
+    """Unpacks the frames and labels of a zip into `folder`, and returns that; raises UserError.
+
+    Files with one of the `suffixes` are unpacked too.
+    """
     if not archive.is_file():
         raise UserError(f"{archive}: no such folder or .zip file. Check the path.")
     try:
         with zipfile.ZipFile(archive) as file:
-            for path, member in _select_members(archive, file).items():
+            for path, member in _select_members(archive, file, suffixes).items():
                 target = folder / path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with file.open(member) as source, target.open("xb") as unpacked:
@@ -61,7 +64,9 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _select_members(archive: Path, file: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+def _select_members(
+    archive: Path, file: zipfile.ZipFile, suffixes: Collection[str]
+) -> dict[str, zipfile.ZipInfo]:
     """The members that may be frames or labels, by their path.
 
     Raises UserError on a path outside the folder, on two members of one name, and over
@@ -69,8 +74,9 @@ def _select_members(archive: Path, file: zipfile.ZipFile) -> dict[str, zipfile.Z
     """
     selected: dict[str, zipfile.ZipInfo] = {}
     for path, member in _safe_members(archive, file):
-        is_frame = "frames" in path.parts[:-1] or path.suffix.lower() in _IMAGE_SUFFIXES
-        if not is_frame and path.name not in LABEL_FILES:
+        is_frame = "frames" in path.parts[:-1] or path.suffix.lower() in IMAGE_SUFFIXES
+        is_label = path.name in LABEL_FILES or path.suffix.lower() in suffixes
+        if not is_frame and not is_label:
             continue
         if str(path) in selected:
             raise UserError(
