@@ -9,6 +9,7 @@ from math import ceil
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import LlavaForConditionalGeneration
@@ -28,7 +29,8 @@ def choose_recomputed(
     """Number of the language model's layers to recompute, as `train.checkpointing` says.
 
     `auto` recomputes only what a batch of `rows` sequences of `length` tokens has no GPU memory
-    for. Raises UserError when the setting is larger than the number of layers.
+    for, on the fullest of the cards. Raises UserError when the setting is larger than the number of
+    layers.
     """
     layers = model.config.text_config.num_hidden_layers
     if isinstance(train.checkpointing, bool):
@@ -40,12 +42,13 @@ def choose_recomputed(
     if model.device.type != "cuda":
         return 0
     text, size, tokens = model.config.text_config, model.dtype.itemsize, rows * length
-    return fewest_recomputed(
+    number = fewest_recomputed(
         layers,
         kept=tokens * size * layer_width(text, train.compile),
         recomputed=tokens * size * text.hidden_size,
         room=FREE_SHARE * free_bytes(model.device) - other_bytes(train, model, rows),
     )
+    return int(max(gather_object([number])))
 
 
 def fewest_recomputed(layers: int, *, kept: int, recomputed: int, room: float) -> int:
@@ -77,7 +80,7 @@ def other_bytes(train: config.Train, model: LlavaForConditionalGeneration, rows:
         tokens = rows * ((vision.image_size // vision.patch_size) ** 2 + 1)
         width = layer_width(vision, train.compile)
         needed += blocks_read(model.config) * tokens * width * model.dtype.itemsize
-    return needed
+    return int(needed)
 
 
 def free_bytes(device: torch.device) -> int:

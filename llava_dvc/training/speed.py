@@ -29,6 +29,6 @@ def compile_layers(
 
 
 def _guards_to_check(guards: Sequence[Any]) -> list[bool]:
-    kept = torch.compiler.skip_guard_on_all_nn_modules_unsafe(guards)
+    skip: Any = torch.compiler.skip_guard_on_all_nn_modules_unsafe
     names = [guard.name.endswith(".gradient_checkpointing") for guard in guards]
-    return [one or other for one, other in zip(kept, names, strict=True)]
+    return [one or other for one, other in zip(skip(guards), names, strict=True)]
