@@ -22,6 +22,7 @@ import platform
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stdout
 from importlib.metadata import version
 from itertools import cycle, islice
 from pathlib import Path
@@ -72,7 +73,8 @@ def main() -> None:
         "start_s": round(time.monotonic() - began, 1),
         "counter": direct_latency(counter, bodies, arguments.requests),
     }
-    report |= served(counter, bodies, arguments)
+    with redirect_stdout(sys.stderr):  # the server prints its address
+        report |= served(counter, bodies, arguments)
     text = json.dumps(report, indent=1) + "\n"
     sys.stdout.write(text)
     if arguments.out:

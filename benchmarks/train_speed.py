@@ -265,7 +265,7 @@ def table(report: dict[str, Any]) -> str:
     base = speeds.get("stock-checkpointing", float("nan"))
     lines = [
         f"matmul {report['matmul_tflops']} TFLOP/s, {report['machine']}",
-        "| recipe | cap GiB | samples/s | x stock | tokens/s | of ceiling | peak GiB | recomputed |",
+        "| recipe | cap | samples/s | x stock | tokens/s | of ceiling | peak GiB | recomputed |",
         "|" + "---|" * 8,
     ]
     for row in report["rows"]:
