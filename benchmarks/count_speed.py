@@ -16,15 +16,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.train_speed import (
-    CONVERSATION,
-    linear_weights,
-    make_frames,
-    make_weights,
-    matmul_rate,
-    positions,
-    preset,
-)
+from benchmarks.arithmetic import linear_weights, matmul_rate, positions
+from benchmarks.random_model import CONVERSATION, make_frames, make_weights, preset
 from llava_dvc.evaluation.merged_weights import merge_and_compile
 from llava_dvc.model.adapter import peft_config
 from llava_dvc.model.backbone import backbone_encoder, load_backbone

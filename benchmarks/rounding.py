@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.train_speed import CONVERSATION, make_frames, make_weights, our_trainer, preset
+from benchmarks.random_model import CONVERSATION, make_frames, make_weights, preset
+from benchmarks.train_speed import our_trainer
 from llava_dvc.checks.gradient_check import trained_tensors
 from llava_dvc.evaluation.merged_weights import merge_and_compile
 from llava_dvc.model.adapter import peft_config

@@ -6,18 +6,18 @@ SKELETON is a folder with the model's configuration, tokenizer and processor. Th
 and written once to --weights; the arithmetic is the same. Each recipe runs in its own process:
 `--steps` optimizer steps on 640x480 JPEG frames, timed by CUDA events, without the first four.
 The ceiling is the speed of a large matrix product in the same run.
+
+    python -m benchmarks.train_speed SKELETON --recipes auto --caps 8 12 14 22 30 40
+
+measures every recipe once for each cap in GiB on PyTorch's memory. A recipe that needs more fails.
 """
 
 import argparse
-import io
 import json
-import os
-import shutil
 import subprocess
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,19 +27,17 @@ import torch
 from datasets import Dataset, Features, List
 from datasets import Image as ImageColumn
 from peft import LoraConfig
-from PIL import Image
 from transformers import (
     AutoProcessor,
     BitsAndBytesConfig,
-    LlavaConfig,
     LlavaForConditionalGeneration,
     TrainerCallback,
 )
 from trl import SFTConfig, SFTTrainer
 
-from benchmarks.settings import overridden
-from llava_dvc.config import Config, load_config
-from llava_dvc.conversation import PLACEHOLDER, Conversation
+from benchmarks.arithmetic import machine, matmul_rate, operations_per_step
+from benchmarks.random_model import make_frames, make_weights, preset
+from llava_dvc.config import Config
 from llava_dvc.dataset import FEATURES
 from llava_dvc.model.backbone import backbone_encoder, load_backbone
 from llava_dvc.training.arguments import is_main_process
@@ -47,9 +45,6 @@ from llava_dvc.training.count_trainer import CountTrainer, TrainingSpec
 
 BATCH = 8
 WARM_UP = 4
-CONVERSATION = Conversation(
-    "How many people are in this image? Answer with a single number.", PLACEHOLDER
-)
 
 FAST = ("train.checkpointing=false", "train.compile=true", "backbone.unpacked=true")
 
@@ -68,6 +63,13 @@ RECIPES: dict[str, list[str]] = {
         "train.optimizer=adamw_8bit",
         "image.drop_border=true",
     ],
+    "auto": ["train.checkpointing=auto", "train.compile=true", "train.optimizer=adamw_8bit"],
+    "auto, unpacked": [
+        "train.checkpointing=auto",
+        "train.compile=true",
+        "train.optimizer=adamw_8bit",
+        "backbone.unpacked=true",
+    ],
     "float16": ["backbone.dtype=float16"],
     "two GPUs, batch 8": [*FAST],
     "two GPUs, batch 16": [*FAST, "train.batch_size=16"],
@@ -85,6 +87,10 @@ class Measured:
     tokens_per_s: float
     of_ceiling: float
     peak_gib: float
+    cap_gib: float | None
+    """The most memory that the process may take. None for the whole card."""
+    recomputed_layers: int | None
+    """Of the language model. None for the stock recipes."""
     losses: list[float]
 
 
@@ -115,20 +121,26 @@ class StepTimer(TrainerCallback):
 def main() -> None:
     arguments = parse_arguments()
     if arguments.recipe:
-        measured = measure(arguments.recipe, arguments.weights, arguments.steps, arguments.ceiling)
+        measured = measure(arguments)
         if is_main_process("cuda"):
             sys.stdout.write(f"RESULT {json.dumps(asdict(measured))}\n")
         return
     make_weights(arguments.skeleton, arguments.weights)
     ceiling = matmul_rate()
-    rows = [run_apart(name, arguments, ceiling) for name in arguments.recipes]
+    rows = [
+        run_apart(name, cap, arguments, ceiling)
+        for name in arguments.recipes
+        for cap in arguments.caps or [None]
+    ]
     report = {"machine": machine(), "matmul_tflops": round(ceiling / 1e12, 1), "rows": rows}
     sys.stdout.write(table(report))
     if arguments.out:
         arguments.out.write_text(json.dumps(report, indent=1) + "\n")
 
 
-def run_apart(name: str, arguments: argparse.Namespace, ceiling: float) -> dict[str, Any]:
+def run_apart(
+    name: str, cap: float | None, arguments: argparse.Namespace, ceiling: float
+) -> dict[str, Any]:
     """Runs one recipe in a new process. A failure gives a row with the error."""
     kind = "fsdp" if "FSDP" in name else "ddp"
     config = f"--config_file=presets/accelerate/{kind}.yaml"
@@ -136,22 +148,31 @@ def run_apart(name: str, arguments: argparse.Namespace, ceiling: float) -> dict[
     command = [sys.executable, *launcher, "-m", "benchmarks.train_speed", str(arguments.skeleton)]
     command += ["--recipe", name, "--weights", str(arguments.weights)]
     command += ["--steps", str(arguments.steps), "--ceiling", str(ceiling)]
+    command += [] if cap is None else ["--caps", str(cap)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    (arguments.logs / f"{name}.log").write_text(done.stdout + done.stderr)
+    log = name if cap is None else f"{name} in {cap:g} GiB"
+    (arguments.logs / f"{log}.log").write_text(done.stdout + done.stderr)
     results = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    row = json.loads(results[0][7:]) if results else {"recipe": name, "error": done.stderr[-400:]}
+    failed = {"recipe": name, "cap_gib": cap, "error": done.stderr[-400:]}
+    row = json.loads(results[0][7:]) if results else failed
     sys.stdout.write(f"{row}\n")
     sys.stdout.flush()
     return dict(row)
 
 
-def measure(name: str, weights: Path, steps: int, ceiling: float) -> Measured:
-    timer = StepTimer()
-    cfg = preset(weights, RECIPES[name])
+def measure(arguments: argparse.Namespace) -> Measured:
+    """Measures `arguments.recipe` in this process, in at most the first of `arguments.caps`."""
+    name, steps, timer = arguments.recipe, arguments.steps, StepTimer()
+    cap = arguments.caps[0] if arguments.caps else None
+    if cap is not None:
+        torch.cuda.set_per_process_memory_fraction(cap * 2**30 / torch.cuda.mem_get_info()[1])
+    cfg = preset(arguments.weights, RECIPES[name])
     batch = cfg.train.batch_size * cfg.train.accumulation
     rows = make_frames(batch * (steps + 1))
     trainer = (
-        stock_trainer(name, weights, rows, steps) if "stock" in name else our_trainer(cfg, rows)
+        stock_trainer(name, arguments.weights, rows, steps)
+        if "stock" in name
+        else our_trainer(cfg, rows)
     )
     trainer.add_callback(timer)
     trainer.args.max_steps, trainer.args.eval_strategy, trainer.args.save_strategy = (
@@ -169,8 +190,10 @@ def measure(name: str, weights: Path, steps: int, ceiling: float) -> Measured:
         step_s=round(step, 4),
         samples_per_s=round(batch / step, 2),
         tokens_per_s=round(tokens / step),
-        of_ceiling=round(rate / ceiling, 3),
+        of_ceiling=round(rate / arguments.ceiling, 3),
         peak_gib=round(torch.cuda.max_memory_allocated() / 2**30, 2),
+        cap_gib=cap,
+        recomputed_layers=getattr(trainer, "recomputed_layers", None),
         losses=timer.losses,
     )
 
@@ -180,12 +203,6 @@ def our_trainer(cfg: Config, rows: Dataset) -> SFTTrainer:
     val, checkpoints = rows.select(range(2)), Path(tempfile.mkdtemp())
     spec = TrainingSpec(rows, val, cfg.adapter, cfg.train, cfg.seed, checkpoints)
     return CountTrainer(model, encoder, spec)
-
-
-def preset(weights: Path, settings: list[str]) -> Config:
-    """Returns the 7B preset with random weights and the given settings."""
-    cfg = load_config(Path("presets/llava-1.5-7b.yaml"))
-    return overridden(cfg, [f"backbone.name={weights}", "backbone.revision=null", *settings])
 
 
 def stock_trainer(name: str, weights: Path, rows: Dataset, steps: int) -> SFTTrainer:
@@ -234,29 +251,6 @@ def trl_rows(rows: Dataset) -> Dataset:
     return Dataset.from_dict(columns, features=features)
 
 
-def make_frames(number: int) -> Dataset:
-    """Returns rows of JPEG frames of smooth noise with two-digit labels."""
-    rng = np.random.default_rng(0)
-    images = [_jpeg(rng) for _ in range(32)]
-    conversations = [CONVERSATION.messages(n) for n in range(13, 51)]
-    columns = {
-        "frame": [f"{n}.jpg" for n in range(number)],
-        "image": [{"path": None, "bytes": images[n % 32]} for n in range(number)],
-        "count": [13 + n % 38 for n in range(number)],
-        "camera": [None] * number,
-        "points": [None] * number,
-        "messages": [conversations[n % 38] for n in range(number)],
-    }
-    return Dataset.from_dict(columns, features=FEATURES)
-
-
-def _jpeg(rng: np.random.Generator) -> bytes:
-    coarse = Image.fromarray(rng.integers(0, 255, (60, 80, 3), dtype=np.uint8))
-    file = io.BytesIO()
-    coarse.resize((640, 480), Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
-    return file.getvalue()
-
-
 def token_count(trainer: SFTTrainer, rows: Dataset) -> int:
     """Returns the number of tokens that the trainer's collator gives a row."""
     row = dict(rows[0])
@@ -265,105 +259,26 @@ def token_count(trainer: SFTTrainer, rows: Dataset) -> int:
     return int(trainer.data_collator([row])["input_ids"].shape[1])
 
 
-def operations_per_step(model: Any, tokens: int, frames: int) -> float:
-    """Returns the floating-point operations of a plain step, without those of attention.
-
-    Frozen weights need the forward pass and the gradient of their inputs. Adapters also need the
-    gradient of their weights. The tower needs the forward pass only.
-    """
-    language, tower = linear_weights(model.config)
-    adapter = sum(
-        p.numel() for n, p in model.named_parameters() if "language_model" in n and p.requires_grad
-    )
-    return float(
-        (4 * language + 6 * adapter) * tokens + 2 * tower * frames * positions(model.config)
-    )
-
-
-def linear_weights(config: LlavaConfig) -> tuple[int, int]:
-    """Returns the linear weights of the language model and of the tower."""
-    text, vision = config.text_config, config.vision_config
-    layer = 4 * text.hidden_size**2 + 3 * text.hidden_size * text.intermediate_size
-    block = 4 * vision.hidden_size**2 + 2 * vision.hidden_size * vision.intermediate_size
-    return layer * text.num_hidden_layers, block * vision.num_hidden_layers
-
-
-def positions(config: LlavaConfig) -> int:
-    """Returns the tower's positions per frame: its patches and the class token."""
-    return int((config.vision_config.image_size // config.vision_config.patch_size) ** 2 + 1)
-
-
-def matmul_rate(side: int = 8192) -> float:
-    """Returns the operations per second of a bf16 product of random matrices."""
-    a, b = (torch.randn(side, side, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    times = []
-    for _ in range(30):
-        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        a @ b
-        stop.record()
-        torch.cuda.synchronize()
-        times.append(start.elapsed_time(stop) / 1000)
-    return float(2 * side**3 / np.median(times[10:]))
-
-
-def make_weights(skeleton: Path, folder: Path) -> None:
-    """Writes random weights of the skeleton's shape, unless they exist."""
-    if (folder / "config.json").exists():
-        return
-    torch.set_default_dtype(torch.bfloat16)
-    with torch.device("cuda"):
-        model = LlavaForConditionalGeneration(LlavaConfig.from_pretrained(skeleton))
-    scale_residuals(model)
-    model.save_pretrained(folder)
-    torch.set_default_dtype(torch.float32)
-    del model
-    torch.cuda.empty_cache()
-    for file in skeleton.iterdir():
-        if not (folder / file.name).exists():
-            shutil.copy(file, folder)
-
-
-@torch.no_grad()
-def scale_residuals(model: LlavaForConditionalGeneration) -> None:
-    """Scales the output weights of each layer by 1 / sqrt(2 layers), like GPT-2's initialization.
-
-    Without it rounding errors of a random network grow from layer to layer, and losses of two
-    recipes cannot be compared.
-    """
-    layers = model.model.language_model.layers
-    for layer in layers:
-        for linear in (layer.self_attn.o_proj, layer.mlp.down_proj):
-            linear.weight.mul_((2 * len(layers)) ** -0.5)
-
-
-def machine() -> dict[str, str]:
-    names = ("torch", "transformers", "trl", "peft", "bitsandbytes")
-    return {
-        "gpu": torch.cuda.get_device_name(),
-        "cores": str(os.cpu_count()),
-        **{name: version(name) for name in names},
-    }
-
-
 def table(report: dict[str, Any]) -> str:
     """Returns a Markdown table with speed relative to the stock recipe with checkpointing."""
-    done = {row["recipe"]: row for row in report["rows"] if "error" not in row}
-    base = done.get("stock-checkpointing", {}).get("samples_per_s", float("nan"))
-    lines = [f"matmul {report['matmul_tflops']} TFLOP/s, {report['machine']}"]
-    lines += [
-        "| recipe | samples/s | x stock | tokens/s | of ceiling | peak GiB |",
-        "|" + "---|" * 6,
+    speeds = {row["recipe"]: row.get("samples_per_s", float("nan")) for row in report["rows"]}
+    base = speeds.get("stock-checkpointing", float("nan"))
+    lines = [
+        f"matmul {report['matmul_tflops']} TFLOP/s, {report['machine']}",
+        "| recipe | cap | samples/s | x stock | tokens/s | of ceiling | peak GiB | recomputed |",
+        "|" + "---|" * 8,
     ]
-    for name, row in done.items():
-        cells = (
-            name,
-            f"{row['samples_per_s']:.1f}",
-            f"{row['samples_per_s'] / base:.2f}",
-            f"{row['tokens_per_s']:,}",
-            f"{row['of_ceiling']:.0%}",
-            f"{row['peak_gib']:.1f}",
-        )
+    for row in report["rows"]:
+        cells = [row["recipe"], f"{row['cap_gib'] or ''}", "failed", *[""] * 5]
+        if "error" not in row:
+            cells[2:] = (
+                f"{row['samples_per_s']:.1f}",
+                f"{row['samples_per_s'] / base:.2f}",
+                f"{row['tokens_per_s']:,}",
+                f"{row['of_ceiling']:.0%}",
+                f"{row['peak_gib']:.1f}",
+                str(row["recomputed_layers"]),
+            )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -374,6 +289,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--weights", type=Path, default=Path("/tmp/llava-7b-random"))
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=RECIPES)
     parser.add_argument("--recipe", choices=RECIPES, help="measure this recipe in this process")
+    parser.add_argument("--caps", nargs="+", type=float, help="GiB of memory, one row each")
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--ceiling", type=float, default=float("nan"))
     parser.add_argument("--logs", type=Path, default=Path("/tmp"))

@@ -5,7 +5,7 @@ module is not in the stages' `deps`.
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -173,9 +173,9 @@ class Train(Section):
     twice: as it is and mirrored. With `splice` and points it has each of them four times. See
     llava_dvc/training/splices.py.
     """
-    checkpointing: Literal["auto"] | bool
-    """Recompute activations in the backward pass: less memory, more time. `auto` does so if they do
-    not fit into the GPU's free memory.
+    checkpointing: Literal["auto"] | bool | Annotated[int, Field(ge=1)]
+    """Recompute activations in the backward pass, of all layers of the language model or of this
+    number: less memory, more time. `auto` recomputes as few layers as the GPU's free memory allows.
     """
     compile: bool
     """Use torch.compile for the layers of language model and vision tower: the steps are faster

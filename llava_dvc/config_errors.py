@@ -4,7 +4,7 @@ import difflib
 import reprlib
 from collections.abc import Iterator
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -79,7 +79,10 @@ def _allowed_words(annotation: Any) -> list[str]:
     if get_origin(annotation) is Literal:
         return [repr(word) for word in get_args(annotation)]
     if get_origin(annotation) in (Union, UnionType):
-        return [word for part in get_args(annotation) for word in _allowed_words(part)]
+        parts = get_args(annotation)
+        words = [word for part in parts for word in _allowed_words(part)]
+        numbers = any(get_origin(part) is Annotated for part in parts)
+        return [*words, "a whole number above 0"] if numbers else words
     return []
 
 

@@ -210,6 +210,14 @@ def uneven_batch(batch_size: int, processes: int) -> UserError:
     )
 
 
+def too_many_layers(number: int, layers: int) -> UserError:
+    """`train.checkpointing` is more than the language model has layers."""
+    return UserError(
+        f"train.checkpointing: is {number}, but the language model has {layers} layers; set it to "
+        f"{layers} or less, to true or to auto"
+    )
+
+
 def count_above_max(max_count: int, frame: str, count: int) -> UserError:
     """A label is larger than any answer can be."""
     return UserError(
@@ -233,6 +241,11 @@ def running_training(folder: Path, pid: str) -> str:
 def waiting_for_training(folder: Path, pid: str, seconds: float) -> str:
     """The line before the wait for another process."""
     return f"{running_training(folder, pid)}; waiting {seconds:g} s for it\n"
+
+
+def recomputing(number: int, layers: int) -> str:
+    """The line about gradient checkpointing, before the first step."""
+    return f"train.checkpointing: {number} of {layers} layers are recomputed in the backward pass\n"
 
 
 def stopping(signal: str) -> str:

@@ -64,6 +64,8 @@ class Recipe(Section):
     """Calibrates the distribution over counts. Fitted on the validation frames."""
     smoothing: Smoothing | None = None
     """None if the training or the validation frames had no neighbours in time."""
+    recomputed_layers: int | None = Field(default=None, ge=0)
+    """Layers that training recomputed, as `train.checkpointing` asked. None in old recipes."""
     versions: dict[str, str]
     """Versions of the packages that made the adapter."""
 

@@ -53,6 +53,7 @@ def main(cfg: Config, prepared: Path, adapter: Path) -> None:
             max_count=min(default_max_count(train["count"]), LARGEST_COUNT),
             temperature=tuned.temperature,
             smoothing=tuned.smoothing,
+            recomputed_layers=tuned.recomputed_layers,
             versions=versions(),
         )
         with new_folder(adapter) as folder:

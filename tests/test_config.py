@@ -41,6 +41,11 @@ def test_the_plain_recipe():
     assert cfg.backbone.revision == "b234b804b114d9e37bb655e11cbbb5f5e971b7a9"
 
 
+@pytest.mark.parametrize("value", [True, False, "auto", 1, 12])
+def test_checkpointing_is_a_choice_or_a_number_of_layers(params, value):
+    assert params("train", "checkpointing", value).train.checkpointing is value
+
+
 def test_a_rate_without_a_decimal_point_is_a_number(params):
     assert params("train", "learning_rate", "2e-4").train.learning_rate == 2e-4
 
@@ -83,7 +88,8 @@ def test_a_rate_without_a_decimal_point_is_a_number(params):
         ("data", "max_skipped", -1, "data.max_skipped: is -1"),
         ("data", "exclude", "a.jpg", "data.exclude: is 'a.jpg', expected a list"),
         ("data", "exclude", [7], "data.exclude.0: is 7. Input should be a valid string"),
-        ("train", "checkpointing", "autos", "is 'autos', expected 'auto', true or false. Did you"),
+        ("train", "checkpointing", "autos", "or a whole number above 0. Did you mean auto?"),
+        ("train", "checkpointing", -3, "is -3, expected 'auto', true, false or a whole number"),
         ("backbone", "threads", 10**12, "threads: is 1000000000000. Input should be less than or"),
         ("train", "workers", 10**12, "train.workers: is 1000000000000. Input should be less than"),
         ("train", "batch_size", 2**32, "batch_size: is 4294967296. Expected at most 4294967295."),

@@ -3,12 +3,10 @@
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from trl import SFTTrainer
 
 from llava_dvc.errors import UserError
@@ -67,12 +65,6 @@ def trained_tensors(model: nn.Module) -> dict[str, nn.Parameter]:
     return {n: p for n, p in model.named_parameters() if any(part in n for part in trained)}
 
 
-def enable_checkpointing(trainer: SFTTrainer) -> None:
-    """Enables gradient checkpointing as `Trainer.train` does, but registers no hooks."""
-    function = partial(checkpoint, **trainer.args.gradient_checkpointing_kwargs)
-    trainer.model.get_base_model()._set_gradient_checkpointing(True, function)
-
-
 def _names_with_gradient(
     trainer: SFTTrainer, batch: Batch, adapters: dict[str, nn.Parameter]
 ) -> set[str]:
@@ -102,7 +94,7 @@ def _restored(trainer: SFTTrainer, parameters: Iterable[nn.Parameter]) -> Iterat
     """Sets the model to training mode. On exit restores random state, `parameters`, gradients and
     modes, also after an error.
     """
-    model, args = trainer.model, trainer.args
+    model = trainer.model
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices), ExitStack() as on_exit:
         on_exit.callback(model.zero_grad, set_to_none=True)
@@ -111,9 +103,6 @@ def _restored(trainer: SFTTrainer, parameters: Iterable[nn.Parameter]) -> Iterat
         for module in model.modules():
             on_exit.callback(setattr, module, "training", module.training)
         model.train()
-        if args.gradient_checkpointing:
-            enable_checkpointing(trainer)
-            on_exit.callback(model.get_base_model()._set_gradient_checkpointing, False)
         yield
 
 

@@ -218,7 +218,7 @@ def _check_tower_graph(report: GradientReport, adapter: config.Adapter) -> Check
         return Check("vision tower", text)
     fault = (
         "adapter.vision: is false, but the backward pass goes through the whole vision tower. "
-        "Install the locked packages with `make setup`, or set train.checkpointing to false."
+        "Install the locked packages with `make setup`."
     )
     return Check("vision tower", text, fault)
 

@@ -113,18 +113,6 @@ def shorten_last_layer(model: LlavaForConditionalGeneration) -> ShortLlava:
     return as_subclass(model, ShortLlava)
 
 
-def freeze_tower(model: LlavaForConditionalGeneration) -> None:
-    """Runs the vision tower without a graph.
-
-    With checkpointing TRL makes every input require a gradient. Backward would then go through the
-    whole tower for nothing.
-    """
-    tower = model.model.vision_tower
-    # Not a subclass: transformers registers what a tower records in `__init__`, which `as_subclass`
-    # does not run.
-    tower.forward = torch.no_grad()(tower.forward)
-
-
 def trust_image_tokens(model: nn.Module) -> None:
     """Stops LLaVA from counting image tokens on the device."""
     found = [(name, m) for name, m in model.named_modules() if isinstance(m, LlavaModel)]

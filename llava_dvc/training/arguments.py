@@ -31,10 +31,8 @@ def training_arguments(
     model: LlavaForConditionalGeneration,
     seed: int,
     folder: Path,
-    *,
-    recomputed: bool,
 ) -> SFTConfig:
-    """`folder` takes the checkpoints. `recomputed` turns gradient checkpointing on."""
+    """`folder` takes the checkpoints. `recompute_layers` does the gradient checkpointing."""
     on_cpu, rows = model.device.type == "cpu", batch_share(settings)
     return SFTConfig(
         output_dir=str(folder),
@@ -48,8 +46,7 @@ def training_arguments(
         warmup_steps=settings.warmup,
         weight_decay=settings.weight_decay,
         optim=OPTIMIZERS[settings.optimizer],
-        gradient_checkpointing=recomputed,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if recomputed else None,
+        gradient_checkpointing=False,
         dataloader_num_workers=settings.workers,
         dataloader_persistent_workers=settings.workers > 0,
         accelerator_config={"non_blocking": True},

@@ -1,6 +1,6 @@
-"""`train.augment`: image changes that keep the count.
+"""`train.augment`: image changes that keep the count, or know it (`splice`).
 
-Nothing is cut off: the count stays true. Every row has its own random draws, the same in every
+Nothing else is cut off: the count stays true. Every row has its own random draws, the same in every
 epoch: a resumed training equals an uninterrupted one.
 """
 
@@ -13,8 +13,17 @@ from PIL import ImageEnhance, ImageFilter
 from PIL.Image import Image
 from PIL.ImageOps import mirror
 
+from llava_dvc.training.points import have_points
+from llava_dvc.training.splices import with_splices
+
 LIGHT = 0.3  # largest change of brightness and contrast, as a share
 BLUR = 0.004  # largest radius, as a share of the longer side: 2.5 pixels of 640
+
+
+def augmented_rows(frames: Dataset, kinds: Sequence[str]) -> Dataset:
+    """All rows of an epoch, before `image.tiles` cuts them."""
+    rows = with_mirror_images(frames) if "flip" in kinds else frames
+    return with_splices(rows) if "splice" in kinds and have_points(frames) else rows
 
 
 def with_mirror_images(rows: Dataset) -> Dataset:

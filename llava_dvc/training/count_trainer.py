@@ -1,5 +1,6 @@
 """TRL's SFTTrainer for counting: its data, its loss, and an evaluation that counts people."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,13 +28,13 @@ from llava_dvc.model.calibration import fit_temperature
 from llava_dvc.model.counting import CountPredictor, Floats, default_max_count
 from llava_dvc.model.encoder import Encoder
 from llava_dvc.model.fused_lora import fuse_lora
-from llava_dvc.model.model_patches import freeze_tower, number_tokens_on_cpu, trust_image_tokens
+from llava_dvc.model.model_patches import number_tokens_on_cpu, trust_image_tokens
 from llava_dvc.model.padding import drop_padding, require_one_size
 from llava_dvc.model.smoothing import find_sequences, fit_smoothing, label_steps
 from llava_dvc.model.tiles import tile_sizes
 from llava_dvc.recipe import Smoothing
 from llava_dvc.training.arguments import batch_share, training_arguments
-from llava_dvc.training.augment import augmented_image, augmented_points, with_mirror_images
+from llava_dvc.training.augment import augmented_image, augmented_points, augmented_rows
 from llava_dvc.training.checkpoint_selection import CheckpointSelection, median_error
 from llava_dvc.training.checkpoints import SealCheckpoint, StopOnSignal, last_checkpoint
 from llava_dvc.training.collator import IGNORED, Collator, longest_conversation
@@ -46,8 +47,8 @@ from llava_dvc.training.points import (
     have_points,
     remove_point_head,
 )
-from llava_dvc.training.speed import compile_layers, recomputes_activations
-from llava_dvc.training.splices import with_splices
+from llava_dvc.training.recomputing import choose_recomputed, recompute_layers
+from llava_dvc.training.speed import compile_layers
 from llava_dvc.training.tile_rows import with_tiles
 
 LORA_PLUS = 16.0  # ratio of lora_B's learning rate to lora_A's: arXiv 2402.12354
@@ -76,6 +77,8 @@ class TunedAdapter(NamedTuple):
     """Calibrates its distribution over counts."""
     smoothing: Smoothing | None
     """Combines neighbouring frames. None if there are none to fit it on."""
+    recomputed_layers: int
+    """Layers of the language model that the backward pass computed again."""
 
 
 class CountTrainer(SFTTrainer):
@@ -92,17 +95,13 @@ class CountTrainer(SFTTrainer):
         the points, or if tiles need points and there are none.
         """
         settings, frames = spec.settings, spec.train
-        tiles = with_tiles(_augmented_rows(frames, settings.augment), encoder.tiles)
+        tiles = with_tiles(augmented_rows(frames, settings.augment), encoder.tiles)
         points = _learns_points(spec)
         _fit_to_frames(backbone, encoder, spec)
         length = longest_conversation(encoder, frames)
-        tokens = batch_share(settings) * length
-        recomputed = recomputes_activations(settings, backbone, tokens)
         super().__init__(
             model=backbone,
-            args=training_arguments(
-                settings, backbone, spec.seed, spec.checkpoints, recomputed=recomputed
-            ),
+            args=training_arguments(settings, backbone, spec.seed, spec.checkpoints),
             data_collator=Collator(
                 encoder,
                 length if settings.compile else None,
@@ -127,7 +126,10 @@ class CountTrainer(SFTTrainer):
             eager=True,
         )
         _keep_float32(self.model)
-        _speed_up(self.model, settings)
+        _speed_up(backbone, settings)
+        rows_at_once = batch_share(settings)
+        self.recomputed_layers = choose_recomputed(settings, backbone, rows_at_once, length)
+        recompute_layers(backbone, self.recomputed_layers)
         self.point_head: PointHead | None = None
         self._point_losses: list[Tensor] = []
         if points:
@@ -245,6 +247,9 @@ def fit(trainer: CountTrainer) -> TunedAdapter:
     """
     with PartialState().main_process_first():  # last_checkpoint deletes incomplete ones
         last = last_checkpoint(Path(trainer.args.output_dir))
+    if trainer.spec.settings.checkpointing is not False and trainer.is_world_process_zero():
+        layers = len(trainer.model.get_base_model().model.language_model.layers)
+        sys.stderr.write(errors.recomputing(trainer.recomputed_layers, layers))
     trainer.train(resume_from_checkpoint=last)
     PartialState().wait_for_everyone()
     weights, mass = trainer.selection.weights(), trainer.selection.distributions()
@@ -254,7 +259,8 @@ def fit(trainer: CountTrainer) -> TunedAdapter:
         if name in weights and not isinstance(parameter, DTensor):
             parameter.data.copy_(weights[name])
     temperature = fit_temperature(mass, trainer.selection.counts)
-    return TunedAdapter(trainer.model, weights, temperature, _fit_smoothing(trainer.spec, mass))
+    smoothing = _fit_smoothing(trainer.spec, mass)
+    return TunedAdapter(trainer.model, weights, temperature, smoothing, trainer.recomputed_layers)
 
 
 def adapter_weights(model: Any) -> Weights:
@@ -311,12 +317,6 @@ def _fit_to_frames(
         drop_padding(backbone, encoder.padding(size))
 
 
-def _augmented_rows(frames: Dataset, kinds: Sequence[str]) -> Dataset:
-    """All rows of an epoch, before `image.tiles` cuts them."""
-    rows = with_mirror_images(frames) if "flip" in kinds else frames
-    return with_splices(rows) if "splice" in kinds and have_points(frames) else rows
-
-
 def _learns_points(spec: TrainingSpec) -> bool:
     """Whether there are points to learn from. Raises UserError if only the point head could."""
     points, adapter = spec.settings.points, spec.adapter
@@ -338,11 +338,7 @@ def _keep_float32(model: PeftModel) -> None:
             parameter.data = parameter.data.float()
 
 
-def _speed_up(model: PeftModel, settings: config.Train) -> None:
-    backbone = model.get_base_model()
-    adapted = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    if not any("vision_tower" in name for name in adapted):
-        freeze_tower(backbone)
+def _speed_up(backbone: LlavaForConditionalGeneration, settings: config.Train) -> None:
     trust_image_tokens(backbone)
     number_tokens_on_cpu(backbone)
     if settings.compile:

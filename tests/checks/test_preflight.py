@@ -19,7 +19,6 @@ from llava_dvc.model import backbone as backbones
 from llava_dvc.model.adapter import peft_config
 from llava_dvc.model.backbone import backbone_encoder, load_backbone
 from llava_dvc.model.encoder import image_processor
-from llava_dvc.model.model_patches import freeze_tower
 from llava_dvc.training import count_trainer
 from llava_dvc.training.count_trainer import CountTrainer, TrainingSpec, fit
 from stages import train as stage
@@ -306,7 +305,8 @@ def test_sides_cut_off_by_crop_are_a_note(build):
 
 def test_adapters_behind_a_tower_without_a_graph(build):
     trainer, requested = build(vision=True)
-    freeze_tower(llava(trainer))
+    tower = llava(trainer).model.vision_tower
+    tower.forward = torch.no_grad()(tower.forward)
     with pytest.raises(UserError, match=r"not 0 reaches .*vision_tower.* 23 more tensors\."):
         require_model(trainer, requested)
 
@@ -353,12 +353,12 @@ def test_a_pass_that_changes_weights(build):
         require_model(trainer, requested)
 
 
-def test_backward_through_a_frozen_tower(build, monkeypatch):
-    monkeypatch.setattr(count_trainer, "freeze_tower", lambda model: None)
+def test_backward_through_a_frozen_tower(build):
+    trainer, requested = build(checkpointing=True)
+    require_model(trainer, requested)
+    trainer.model.enable_input_require_grads()  # as TRL does for its own checkpointing
     with pytest.raises(UserError, match=r"adapter.vision: is false, but the backward pass goes"):
-        require_model(*build(checkpointing=True))
-    # Only with checkpointing TRL makes inputs require gradients.
-    require_model(*build(checkpointing=False))
+        require_model(trainer, requested)
 
 
 def test_two_rows_that_do_not_fit_into_memory(build, monkeypatch):

@@ -17,6 +17,7 @@ from llava_dvc.model.adapter import load_adapter, peft_config, save_adapter
 from llava_dvc.model.backbone import load_backbone
 from llava_dvc.model.counting import CountPredictor
 from llava_dvc.model.encoder import Encoder
+from llava_dvc.model.fused_layer import FusedLayer
 from llava_dvc.publishing.merged_model import merge
 from llava_dvc.training.count_trainer import adapter_weights
 from tests.model.test_model_patches import changed
@@ -54,6 +55,24 @@ def test_folded_layers_answer_alike(
     assert one.replies == other.replies
     assert abs(one.probabilities - other.probabilities).max() < 1e-6
     assert abs(one.probabilities - without.probabilities).max() > 1e-4
+
+
+def test_the_last_layer_answers_alike_for_every_number_of_rows(cfg: Config) -> None:
+    """The rows that it reads of one frame are a view of its input. It must not write there:
+    compiled code can fail on that.
+    """
+    language = tuned(cfg).get_base_model().model.language_model
+    plain, folded = language.layers[-1], FusedLayer(language.layers[-1], MergedLinear)
+    plain.kept = folded.kept = slice(-5, None)
+    for rows in range(1, 34):
+        hidden = torch.randn(rows, 12, 64)
+        embeddings = language.rotary_emb(hidden, torch.arange(12)[None])
+        given = hidden.clone()
+        with torch.no_grad():
+            expected = plain(given, position_embeddings=embeddings)
+            found = folded(given, position_embeddings=embeddings)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        assert torch.equal(given, hidden), rows
 
 
 def test_what_is_folded_is_let_go(cfg: Config) -> None:

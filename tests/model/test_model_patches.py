@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +11,6 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
-from llava_dvc.checks.gradient_check import enable_checkpointing
 from llava_dvc.config import Config
 from llava_dvc.model import backbone
 from llava_dvc.model.backbone import load_backbone
@@ -21,7 +19,7 @@ from llava_dvc.model.fused_lora import fuse_lora
 from llava_dvc.model.model_patches import UnpackedLinear4bit
 from llava_dvc.training.collator import Collator, longest_conversation
 from llava_dvc.training.count_trainer import CountTrainer, TrainingSpec
-from llava_dvc.training.speed import compile_layers, recomputes_activations
+from llava_dvc.training.speed import compile_layers
 from tests.conftest import conversation
 
 
@@ -46,9 +44,6 @@ def trainer_of(cfg: Config, encoder: Encoder, rows: Dataset, folder: Path) -> Co
 
 def loss_and_gradients(trainer: CountTrainer, batch: dict) -> tuple[float, dict[str, Tensor]]:
     trainer.model.train()
-    if trainer.args.gradient_checkpointing:
-        enable_checkpointing(trainer)
-        assert trainer.model.get_base_model().is_gradient_checkpointing
     loss = trainer.compute_loss(trainer.model, dict(batch))
     loss.backward()
     return loss.item(), {
@@ -99,6 +94,7 @@ def trainer_for(
     [
         {"backbone": {"unpacked": True}},
         {"train": {"checkpointing": True}},
+        {"train": {"checkpointing": 1}},
         {"train": {"checkpointing": "auto"}},
     ],
     ids=str,
@@ -246,15 +242,3 @@ def test_unpacked_layers_stay_4_bit_and_answer_to_the_bit(plain_cfg: Config) -> 
     assert isinstance(layers[1], Linear4bit)
     x = torch.randn(3, 5, 64)
     assert torch.equal(layers[0](x), layers[1](x))
-
-
-def test_checkpointing_is_chosen_by_free_memory(
-    cfg: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A GPU's memory is a stand-in here."""
-    text = SimpleNamespace(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32)
-    model = SimpleNamespace(device=torch.device("cuda"), config=SimpleNamespace(text_config=text))
-    recipe = changed(cfg, train={"checkpointing": "auto"}).train
-    for free, recomputed in ((12, True), (80, False)):
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, f=free: (f * 2**30, 0))
-        assert recomputes_activations(recipe, model, 8 * 605) is recomputed

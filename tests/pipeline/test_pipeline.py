@@ -151,6 +151,7 @@ def test_results_are_where_the_contract_says(built: Path):
     recipe = json.loads((built / "published" / "recipe.json").read_text())
     assert recipe["question"] == "How many people are in this image? Answer with a single number."
     assert recipe["max_count"] == 99
+    assert recipe["recomputed_layers"] == 0
     assert recipe["smoothing"].keys() == {"spread", "temperature"}
     assert {"mae_smoothed", "coverage_80_smoothed"} <= metrics.keys()
 

@@ -1,0 +1,79 @@
+"""LLaVA-1.5-7B with random weights, and frames for it. The arithmetic is that of the real ones."""
+
+import io
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset
+from PIL import Image
+from transformers import LlavaConfig, LlavaForConditionalGeneration
+
+from benchmarks.settings import overridden
+from llava_dvc.config import Config, load_config
+from llava_dvc.conversation import PLACEHOLDER, Conversation
+from llava_dvc.dataset import FEATURES
+
+CONVERSATION = Conversation(
+    "How many people are in this image? Answer with a single number.", PLACEHOLDER
+)
+
+
+def preset(weights: Path, settings: list[str]) -> Config:
+    """Returns the 7B preset with random weights and the given settings."""
+    cfg = load_config(Path("presets/llava-1.5-7b.yaml"))
+    return overridden(cfg, [f"backbone.name={weights}", "backbone.revision=null", *settings])
+
+
+def make_frames(number: int) -> Dataset:
+    """Returns rows of JPEG frames of smooth noise with two-digit labels."""
+    rng = np.random.default_rng(0)
+    images = [_jpeg(rng) for _ in range(32)]
+    conversations = [CONVERSATION.messages(n) for n in range(13, 51)]
+    columns = {
+        "frame": [f"{n}.jpg" for n in range(number)],
+        "image": [{"path": None, "bytes": images[n % 32]} for n in range(number)],
+        "count": [13 + n % 38 for n in range(number)],
+        "camera": [None] * number,
+        "points": [None] * number,
+        "messages": [conversations[n % 38] for n in range(number)],
+    }
+    return Dataset.from_dict(columns, features=FEATURES)
+
+
+def _jpeg(rng: np.random.Generator) -> bytes:
+    coarse = Image.fromarray(rng.integers(0, 255, (60, 80, 3), dtype=np.uint8))
+    file = io.BytesIO()
+    coarse.resize((640, 480), Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def make_weights(skeleton: Path, folder: Path) -> None:
+    """Writes random weights of the skeleton's shape, unless they exist."""
+    if (folder / "config.json").exists():
+        return
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device("cuda"):
+        model = LlavaForConditionalGeneration(LlavaConfig.from_pretrained(skeleton))
+    scale_residuals(model)
+    model.save_pretrained(folder)
+    torch.set_default_dtype(torch.float32)
+    del model
+    torch.cuda.empty_cache()
+    for file in skeleton.iterdir():
+        if not (folder / file.name).exists():
+            shutil.copy(file, folder)
+
+
+@torch.no_grad()
+def scale_residuals(model: LlavaForConditionalGeneration) -> None:
+    """Scales the output weights of each layer by 1 / sqrt(2 layers), like GPT-2's initialization.
+
+    Without it rounding errors of a random network grow from layer to layer, and losses of two
+    recipes cannot be compared.
+    """
+    layers = model.model.language_model.layers
+    for layer in layers:
+        for linear in (layer.self_attn.o_proj, layer.mlp.down_proj):
+            linear.weight.mul_((2 * len(layers)) ** -0.5)

@@ -1,0 +1,117 @@
+"""Gradient checkpointing of as many layers as needed: `train.checkpointing`.
+
+A layer keeps its activations for the backward pass. A recomputed layer keeps only its input, and
+the backward pass computes the activations again: less memory, more time.
+"""
+
+from functools import partial
+from math import ceil
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers import LlavaForConditionalGeneration
+
+from llava_dvc import config, errors
+from llava_dvc.model.model_patches import blocks_read
+
+FREE_SHARE = 0.9
+"""Share of the free memory that is planned. The rest is for what lives shorter than a layer."""
+TRAINED_BYTES = {"adamw": 12, "adamw_8bit": 6}
+"""Of each adapter weight: its gradient and the optimizer's two moments."""
+
+
+def choose_recomputed(
+    train: config.Train, model: LlavaForConditionalGeneration, rows: int, length: int
+) -> int:
+    """Number of the language model's layers to recompute, as `train.checkpointing` says.
+
+    `auto` recomputes only what a batch of `rows` sequences of `length` tokens has no GPU memory
+    for, on the fullest of the cards. Raises UserError when the setting is larger than the number of
+    layers.
+    """
+    layers = model.config.text_config.num_hidden_layers
+    if isinstance(train.checkpointing, bool):
+        return layers if train.checkpointing else 0
+    if train.checkpointing != "auto":
+        if train.checkpointing > layers:
+            raise errors.too_many_layers(train.checkpointing, layers)
+        return train.checkpointing
+    if model.device.type != "cuda":
+        return 0
+    text, size, tokens = model.config.text_config, model.dtype.itemsize, rows * length
+    number = fewest_recomputed(
+        layers,
+        kept=tokens * size * layer_width(text, train.compile),
+        recomputed=tokens * size * text.hidden_size,
+        room=FREE_SHARE * free_bytes(model.device) - other_bytes(train, model, rows),
+    )
+    return int(max(gather_object([number])))
+
+
+def fewest_recomputed(layers: int, *, kept: int, recomputed: int, room: float) -> int:
+    """The fewest of `layers` to recompute so that all fit into `room` bytes. A layer takes `kept`
+    bytes, or `recomputed` bytes if it is. All of them, if even then they do not fit.
+    """
+    excess = layers * kept - room
+    return min(layers, max(0, ceil(excess / (kept - recomputed))))
+
+
+def layer_width(layer: Any, compiled: bool) -> int:
+    """Numbers that a layer keeps of a token. `layer` is a configuration with the layer's widths.
+
+    On 7B in 16 bits 161 KiB were measured, and 130 KiB compiled follow from the peaks in
+    docs/gpu.md. This rule says 166 and 136.
+    """
+    if compiled:
+        return int(9 * layer.hidden_size + 3 * layer.intermediate_size)
+    return int(10 * layer.hidden_size + 4 * layer.intermediate_size)
+
+
+def other_bytes(train: config.Train, model: LlavaForConditionalGeneration, rows: int) -> int:
+    """Bytes that a step needs beside the language model's activations: for the adapter, and for
+    the activations of a tower that learns.
+    """
+    learnt = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    needed = learnt * TRAINED_BYTES[train.optimizer]
+    if _learns(model.model.vision_tower):
+        vision = model.config.vision_config
+        tokens = rows * ((vision.image_size // vision.patch_size) ** 2 + 1)
+        width = layer_width(vision, train.compile)
+        needed += blocks_read(model.config) * tokens * width * model.dtype.itemsize
+    return int(needed)
+
+
+def free_bytes(device: torch.device) -> int:
+    """GPU memory that this process can still use: at most its
+    `torch.cuda.set_per_process_memory_fraction`.
+    """
+    free, total = torch.cuda.mem_get_info(device)
+    allocated = torch.cuda.memory_allocated(device)
+    cached = torch.cuda.memory_reserved(device) - allocated
+    share = torch.cuda.get_per_process_memory_fraction(device)
+    return min(free + cached, int(share * total) - allocated)
+
+
+def recompute_layers(model: LlavaForConditionalGeneration, number: int) -> None:
+    """Recomputes the first `number` layers of the language model in the backward pass; with all
+    of them also the blocks of a tower that learns.
+
+    The first ones: when their turn comes, the backward pass has freed the others' activations.
+    Sets transformers' flags, but not through the Trainer: that makes every input require a
+    gradient, and backward then goes through the whole tower for nothing.
+    """
+    language, tower = model.model.language_model.layers, model.model.vision_tower
+    blocks = list(tower.encoder.layers)
+    everything = number == len(language) and _learns(tower)
+    function = partial(checkpoint, use_reentrant=False)
+    flags = [index < number for index in range(len(language))] + [everything] * len(blocks)
+    for layer, flag in zip([*language, *blocks], flags, strict=True):
+        layer.gradient_checkpointing = flag
+        layer._gradient_checkpointing_func = function
+
+
+def _learns(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters())

@@ -1,0 +1,30 @@
+"""Compiled counting works with every size of the first and of the last batch."""
+
+import pytest
+import torch
+from torch._dynamo import config as compiler
+
+from llava_dvc.config import Config
+from llava_dvc.evaluation.merged_weights import merge_and_compile
+from llava_dvc.model.counting import CountPredictor
+from llava_dvc.model.encoder import Encoder
+from tests.conftest import frame
+from tests.evaluation.test_merged_weights import tuned
+
+LARGEST = 33
+
+
+def test_every_first_and_last_batch(
+    cfg: Config, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch._dynamo.reset()
+    monkeypatch.setattr(compiler, "recompile_limit", 2 * LARGEST)
+    frames = [frame(seed) for seed in range(2 * LARGEST)]
+    plain, folded = tuned(cfg), tuned(cfg)
+    expected = CountPredictor(plain, encoder, "How many?", 60).predict(frames, 11).probabilities
+    merge_and_compile(folded, backend="aot_eager")
+    predictor = CountPredictor(folded, encoder, "How many?", 60)
+    for first in range(LARGEST, 0, -1):  # no smaller batch has been compiled then
+        for last in {1, LARGEST + 1 - first, first}:  # together all from 1 to LARGEST
+            found = predictor.predict(frames[: first + last], first).probabilities
+            assert abs(found - expected[: first + last]).max() < 1e-6, (first, last)
