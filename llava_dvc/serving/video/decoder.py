@@ -1,5 +1,6 @@
 """Decodes a video past its errors, and tells which frames show what the camera saw."""
 
+import logging
 import re
 import threading
 from collections.abc import Iterator
@@ -130,10 +131,12 @@ def _libav_log() -> Iterator[list[Any]]:
 class _LibavLevel:
     """The level of libav's messages, which all threads share. It is back when the last one leaves.
 
-    H.264 reports lost references at level DEBUG.
+    H.264 reports lost references at level DEBUG. What no thread collects goes nowhere: libav also
+    writes addresses with their passwords.
     """
 
     def __init__(self) -> None:
+        logging.getLogger("libav").setLevel(logging.CRITICAL + 1)
         self._lock, self._threads = threading.Lock(), 0
 
     def enter(self) -> None:

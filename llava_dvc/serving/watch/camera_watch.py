@@ -15,6 +15,8 @@ from llava_dvc.serving.watch.reading_sink import ReadingSink
 from llava_dvc.serving.watch.watch_metrics import WatchMetrics
 from llava_dvc.serving.watch.watch_options import Pace
 
+GATHER_SECONDS = 0.02
+"""The cameras give their frames at the same time, but not in the same moment."""
 CLOSE_SECONDS = 15.0
 """For the frames that are being counted when the command ends."""
 
@@ -46,7 +48,7 @@ class CameraWatch:
             lambda: sink.lost_rows,
         )
         self._batcher = RequestBatcher(
-            counter.count, counter.batch_size, self.metrics.batches.observe
+            counter.count, counter.batch_size, self.metrics.batches.observe, GATHER_SECONDS
         )
         self._counters = [
             CameraCounter(

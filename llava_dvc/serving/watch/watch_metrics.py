@@ -67,14 +67,18 @@ def _gauges(views: Mapping[str, CameraView]) -> Iterator[Metric]:
         ("people_low", "Lower end of its 80 % interval"): lambda view: _number(
             view, "alone", "low"
         ),
-        ("people_high", "Upper end"): lambda view: _number(view, "alone", "high"),
+        ("people_high", "Upper end of its 80 % interval"): lambda view: _number(
+            view, "alone", "high"
+        ),
         ("people_smoothed", "People, given the frames before too"): (
             lambda view: _number(view, "smoothed", "count")
         ),
         ("people_smoothed_low", "Lower end of its 80 % interval"): (
             lambda view: _number(view, "smoothed", "low")
         ),
-        ("people_smoothed_high", "Upper end"): lambda view: _number(view, "smoothed", "high"),
+        ("people_smoothed_high", "Upper end of its 80 % interval"): lambda view: _number(
+            view, "smoothed", "high"
+        ),
         ("frame_age_seconds", "Since the newest frame came"): lambda view: view.frame_age,
         ("camera_up", "1 while frames come"): lambda view: view.connection == "live",
     }
