@@ -69,8 +69,8 @@ class CameraCounter:
         if self._smoothing:
             smoothed = interval_of(self._smoothing.step(count, live.came))
             reading = replace(reading, smoothed=smoothed)
-        self.reader.state.add_reading(live.came, reading)
         self._on_reading(reading, live.came)
+        self.reader.state.add_reading(live.came, reading)
 
 
 def interval_of(count: Count) -> Interval:

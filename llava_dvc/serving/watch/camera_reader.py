@@ -1,5 +1,6 @@
 """The thread that keeps one camera connected and decodes its frames."""
 
+import errno
 import logging
 import threading
 
@@ -91,4 +92,6 @@ def read_failure(error: Exception, stall: float) -> str:
         return f"its picture {error}"
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, OSError) and error.errno == errno.EIO:
+        return "the connection was lost"
     return getattr(error, "strerror", None) or type(error).__name__
