@@ -80,11 +80,12 @@ class LiveDecoder(VideoDecoder):
         # All streams: a camera may send sound and no picture, which is no read that takes long.
         for packet in self._container.demux():
             now = time.monotonic()
+            # Also at a packet: libav gives what is left of one when a read takes too long.
+            if now - last > self._stall:
+                raise StreamStalled
             if packet.stream is self._stream and packet.size:
                 last = now
                 yield packet
-            elif now - last > self._stall:
-                raise StreamStalled
 
 
 def _play_file(camera: CameraAddress) -> Iterator[LiveFrame]:
