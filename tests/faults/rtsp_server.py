@@ -1,7 +1,7 @@
 """An RTSP server. The system's Python runs it: GStreamer's bindings are not on PyPI.
 
-    python3 rtsp_server.py PORT CLIP... serves each clip as /0, /1 and so on, from its start to every
-    client, at its own speed.
+python3 rtsp_server.py PORT CLIP... serves each clip as /0, /1 and so on, from its start to every
+client, at its own speed.
 """
 
 import sys

@@ -1,5 +1,6 @@
 """`llava-dvc watch` with a real RTSP server that is killed, stopped and started again."""
 
+import itertools
 import json
 import os
 import signal
@@ -16,7 +17,9 @@ from tests.serving.video.clips import moving, write_clip
 from tests.serving.watch.cameras import MjpegCamera
 
 SERVER = Path(__file__).with_name("rtsp_server.py")
-PACKAGES = "gir1.2-gst-rtsp-server-1.0 python3-gi gstreamer1.0-plugins-good gstreamer1.0-plugins-bad"
+PACKAGES = (
+    "gir1.2-gst-rtsp-server-1.0 python3-gi gstreamer1.0-plugins-good gstreamer1.0-plugins-bad"
+)
 SYSTEM_PYTHON = "/usr/bin/python3"
 EVERY = 0.5
 
@@ -42,7 +45,16 @@ class Watch:
     def __init__(self, folder, adapter, *arguments):
         self.folder, self.log = folder / "rows", folder / "log.txt"
         command = [Path(sys.executable).with_name("llava-dvc"), "watch", *arguments]
-        command += ["--adapter", adapter, "--every", str(EVERY), "--out", self.folder, "--port", "0"]
+        command += [
+            "--adapter",
+            adapter,
+            "--every",
+            str(EVERY),
+            "--out",
+            self.folder,
+            "--port",
+            "0",
+        ]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(command, stderr=log, stdout=log)
 
@@ -126,7 +138,7 @@ def test_a_server_that_is_killed_or_hangs_is_found_again(
         server.kill()
         still.stop()
     times = [datetime.fromisoformat(row["time"]) for row in watch.rows("still")]
-    gaps = [(b - a).total_seconds() for a, b in zip(times, times[1:], strict=False)]
+    gaps = [(b - a).total_seconds() for a, b in itertools.pairwise(times)]
     assert max(gaps) < 4 * EVERY, "a bad camera delays a good one"
     for camera in ("a", "b"):
         assert watch.rows(camera)

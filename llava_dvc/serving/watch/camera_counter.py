@@ -12,6 +12,7 @@ from PIL.Image import Image
 from llava_dvc.serving.counter import Count
 from llava_dvc.serving.watch.camera_reader import CameraReader
 from llava_dvc.serving.watch.forward_smoothing import ForwardSmoothing
+from llava_dvc.serving.watch.health import PictureHealth
 from llava_dvc.serving.watch.live_video import LiveFrame
 from llava_dvc.serving.watch.pacing import next_reading
 from llava_dvc.serving.watch.reading import Interval, Reading
@@ -39,6 +40,8 @@ class CameraCounter:
         self._enqueue, self._smoothing, self._on_reading = enqueue, smoothing, on_reading
         self._stop = stop
         self._failing = False
+        self._health = PictureHealth()
+        self._suspect: str | None = None
         name = f"count {reader.camera.name}"
         self._thread = threading.Thread(target=self._count_all, name=name, daemon=True)
 
@@ -58,15 +61,21 @@ class CameraCounter:
 
     def _count(self, live: LiveFrame) -> None:
         try:
-            count = self._enqueue(live.image()).result()
+            image = live.image()
+            count = self._enqueue(image).result()
         except Exception:  # one frame; the next one may be counted
             if not self._failing:
                 logger.exception("%s: a frame could not be counted", self.reader.camera.name)
             self._failing = True
             return
         self._failing = False
-        reading = Reading(live.time, self.reader.camera.name, interval_of(count))
-        if self._smoothing:
+        suspect = self._health.step(image)
+        name = self.reader.camera.name
+        reading = Reading(live.time, name, interval_of(count), suspect=suspect)
+        if suspect != self._suspect:
+            logger.warning("%s: the picture is %s", name, suspect or "true again")
+        self._suspect = suspect
+        if self._smoothing and not suspect:
             smoothed = interval_of(self._smoothing.step(count, live.came))
             reading = replace(reading, smoothed=smoothed)
         self._on_reading(reading, live.came)

@@ -13,7 +13,10 @@ from llava_dvc.serving.watch.camera_state import CameraView
 
 
 class WatchMetrics(Collector):
-    """The values of the cameras at the moment of a scrape. An old count is left out."""
+    """The values of the cameras at the moment of a scrape.
+
+    The count of an old frame, or of a suspect one, is left out.
+    """
 
     def __init__(
         self,
@@ -81,6 +84,9 @@ def _gauges(views: Mapping[str, CameraView]) -> Iterator[Metric]:
         ),
         ("frame_age_seconds", "Since the newest frame came"): lambda view: view.frame_age,
         ("camera_up", "1 while frames come"): lambda view: view.connection == "live",
+        ("camera_suspect", "1 while the picture cannot be true"): (
+            lambda view: None if view.reading is None else bool(view.reading.suspect)
+        ),
     }
     for (name, text), value in values.items():
         family = GaugeMetricFamily(f"llava_dvc_{name}", text, labels=["camera"])
@@ -91,6 +97,8 @@ def _gauges(views: Mapping[str, CameraView]) -> Iterator[Metric]:
 
 
 def _number(view: CameraView, which: str, number: str) -> int | None:
-    interval = getattr(view.reading, which, None)
+    if view.reading is None or view.reading.suspect:
+        return None
+    interval = getattr(view.reading, which)
     found: int | None = getattr(interval, number, None)
     return found
