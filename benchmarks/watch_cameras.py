@@ -70,7 +70,8 @@ def report(latencies, times, used, seconds: float) -> None:
         f"{len(latencies) / seconds:.2f} a second\n"
         f"latency: median {half:.2f} s, p95 {most:.2f} s, longest {max(latencies):.2f} s\n"
         f"longest pause of a camera: {max(np.diff(one).max() for one in times.values()):.2f} s\n"
-        f"memory in MB: {warm[0]:.0f} after {WARM_UP:g} s, then {min(warm):.0f} to {max(warm):.0f}\n"
+        f"memory after {WARM_UP:g} s: {warm[0]:.0f} MB, then from {min(warm):.0f} "
+        f"to {max(warm):.0f} MB\n"
     )
 
 

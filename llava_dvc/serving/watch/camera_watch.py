@@ -3,13 +3,14 @@
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from llava_dvc.serving.counter import Counter
 from llava_dvc.serving.request_batcher import RequestBatcher
-from llava_dvc.serving.watch.address import CameraAddress
-from llava_dvc.serving.watch.camera_counter import CameraCounter
-from llava_dvc.serving.watch.camera_reader import CameraReader
-from llava_dvc.serving.watch.camera_state import CameraState
+from llava_dvc.serving.watch.camera.address import CameraAddress
+from llava_dvc.serving.watch.camera.camera_counter import CameraCounter
+from llava_dvc.serving.watch.camera.camera_reader import CameraReader
+from llava_dvc.serving.watch.camera.camera_state import CameraState
 from llava_dvc.serving.watch.reading import Reading
 from llava_dvc.serving.watch.reading_sink import ReadingSink
 from llava_dvc.serving.watch.watch_metrics import WatchMetrics
@@ -67,6 +68,12 @@ class CameraWatch:
         for counter in self._counters:
             counter.start()
         threading.Thread(target=self._wait_for_all, name="ending", daemon=True).start()
+
+    def page_rows(self) -> dict[str, dict[str, Any]]:
+        """Returns the values of all cameras for the page."""
+        now = time.monotonic()
+        readers = self.readers.items()
+        return {name: reader.state.view(now).page_row() for name, reader in readers}
 
     def close(self) -> None:
         """Ends the threads, writes the rows of the frames that are being counted."""

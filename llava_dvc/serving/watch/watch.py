@@ -11,8 +11,8 @@ from pathlib import Path
 from llava_dvc.errors import UserError
 from llava_dvc.serving.guards.browser_guard import check_allowed_hosts, own_hosts
 from llava_dvc.serving.server import GracefulServer, bind_socket, load_warm, server_config
-from llava_dvc.serving.watch.address import parse_cameras
 from llava_dvc.serving.watch.alerts import Alert, parse_alerts
+from llava_dvc.serving.watch.camera.address import parse_cameras
 from llava_dvc.serving.watch.camera_watch import CameraWatch
 from llava_dvc.serving.watch.reading_log import ReadingLog
 from llava_dvc.serving.watch.reading_sink import ReadingSink

@@ -8,8 +8,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from llava_dvc.serving.service_metrics import batch_histogram, process_registry
-from llava_dvc.serving.watch.camera_reader import CameraReader
-from llava_dvc.serving.watch.camera_state import CameraView
+from llava_dvc.serving.watch.camera.camera_reader import CameraReader
+from llava_dvc.serving.watch.camera.camera_state import CameraView
 
 
 class WatchMetrics(Collector):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llava_dvc.errors import UserError
 from llava_dvc.recipe import Recipe
-from llava_dvc.serving.watch.forward_smoothing import ForwardSmoothing
+from llava_dvc.serving.watch.camera.forward_smoothing import ForwardSmoothing
 from llava_dvc.serving.watch.reading import ReadingFormat
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from llava_dvc.errors import UserError
-from llava_dvc.serving.watch.address import parse_cameras
+from llava_dvc.serving.watch.camera.address import parse_cameras
 
 PASSWORD = "geheim"
 

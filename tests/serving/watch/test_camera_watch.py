@@ -9,10 +9,9 @@ from PIL import Image
 from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from llava_dvc.serving.counter import Counter
-from llava_dvc.serving.watch import pacing
-from llava_dvc.serving.watch.address import parse_cameras
 from llava_dvc.serving.watch.alerts import Alert, parse_alerts
+from llava_dvc.serving.watch.camera import pacing
+from llava_dvc.serving.watch.camera.address import parse_cameras
 from llava_dvc.serving.watch.camera_watch import CameraWatch
 from llava_dvc.serving.watch.reading_sink import ReadingSink
 from llava_dvc.serving.watch.watch_options import Pace
@@ -43,11 +42,6 @@ class Rows(ReadingSink):
         with self.changed:
             wanted = len(self.of(camera)) + number
             assert self.changed.wait_for(lambda: len(self.of(camera)) >= wanted, seconds)
-
-
-@pytest.fixture(scope="module")
-def counter(adapter_folder):
-    return Counter.from_pretrained(adapter_folder)
 
 
 @pytest.fixture

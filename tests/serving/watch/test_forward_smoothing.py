@@ -8,7 +8,7 @@ from llava_dvc.model.counting import quantile
 from llava_dvc.model.smoothing import smooth
 from llava_dvc.recipe import Smoothing
 from llava_dvc.serving.counter import Count
-from llava_dvc.serving.watch.forward_smoothing import ForwardSmoothing
+from llava_dvc.serving.watch.camera.forward_smoothing import ForwardSmoothing
 from tests.recipes import recipe
 
 SMOOTHING = Smoothing(spread=2.0, temperature=3.0)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from llava_dvc.serving.watch.health import PictureHealth
+from llava_dvc.serving.watch.camera.health import PictureHealth
 from tests.conftest import frame
 
 SIZE = 640, 480

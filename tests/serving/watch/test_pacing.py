@@ -2,8 +2,8 @@
 
 import pytest
 
-from llava_dvc.serving.watch.newest_frame import NewestFrame
-from llava_dvc.serving.watch.pacing import Backoff, next_reading
+from llava_dvc.serving.watch.camera.newest_frame import NewestFrame
+from llava_dvc.serving.watch.camera.pacing import Backoff, next_reading
 
 
 def test_only_the_newest_frame_is_taken_and_the_others_are_counted():

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from llava_dvc import cli
-from llava_dvc.serving.watch import camera_state
-from llava_dvc.serving.watch.camera_state import CameraState
+from llava_dvc.serving.watch.camera import camera_state
+from llava_dvc.serving.watch.camera.camera_state import CameraState
 from tests.serving.watch.readings import reading
 
 

@@ -20,7 +20,7 @@ from llava_dvc.serving.video.decoder import VideoDecoder
 from llava_dvc.serving.video.file_kind import VIDEO_FORMATS, open_video, video_streams
 from llava_dvc.serving.video.picture import PixelShape, TimedFrame, deinterlace, upright_image
 from llava_dvc.serving.video.sampling import VideoReader, limit_pixels
-from llava_dvc.serving.watch.address import CameraAddress
+from llava_dvc.serving.watch.camera.address import CameraAddress
 
 NETWORK = "http,https,rtsp,rtp,tcp,udp,tls,crypto,httpproxy"
 """libav's protocols. A playlist from a camera must not name files of this machine."""

@@ -8,11 +8,11 @@ import av
 
 from llava_dvc.data.images import ImageError
 from llava_dvc.errors import UserError
-from llava_dvc.serving.watch.address import CameraAddress
-from llava_dvc.serving.watch.camera_state import CameraState
-from llava_dvc.serving.watch.live_video import LiveFrame, StreamStalled, read_camera
-from llava_dvc.serving.watch.newest_frame import NewestFrame
-from llava_dvc.serving.watch.pacing import Backoff
+from llava_dvc.serving.watch.camera.address import CameraAddress
+from llava_dvc.serving.watch.camera.camera_state import CameraState
+from llava_dvc.serving.watch.camera.live_video import LiveFrame, StreamStalled, read_camera
+from llava_dvc.serving.watch.camera.newest_frame import NewestFrame
+from llava_dvc.serving.watch.camera.pacing import Backoff
 
 ENDED = "the stream ended"
 

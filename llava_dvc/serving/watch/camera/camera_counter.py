@@ -10,11 +10,11 @@ from dataclasses import replace
 from PIL.Image import Image
 
 from llava_dvc.serving.counter import Count
-from llava_dvc.serving.watch.camera_reader import CameraReader
-from llava_dvc.serving.watch.forward_smoothing import ForwardSmoothing
-from llava_dvc.serving.watch.health import PictureHealth
-from llava_dvc.serving.watch.live_video import LiveFrame
-from llava_dvc.serving.watch.pacing import next_reading
+from llava_dvc.serving.watch.camera.camera_reader import CameraReader
+from llava_dvc.serving.watch.camera.forward_smoothing import ForwardSmoothing
+from llava_dvc.serving.watch.camera.health import PictureHealth
+from llava_dvc.serving.watch.camera.live_video import LiveFrame
+from llava_dvc.serving.watch.camera.pacing import next_reading
 from llava_dvc.serving.watch.reading import Interval, Reading
 
 logger = logging.getLogger(__name__)
