@@ -161,7 +161,7 @@ def small_service(adapter_folder, blocked, monkeypatch):
     server.thread.join(30)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser(tmp_path_factory):
     if None in CHROMIUM:
         assert not os.environ.get("CI"), "CI needs Debian's chromium and chromium-driver"

@@ -7,6 +7,8 @@ import threading
 
 import pytest
 
+from llava_dvc.serving import server as server_module
+from llava_dvc.serving.guards import connection_limit
 from llava_dvc.serving.guards.browser_guard import LOCAL_HOSTS
 from llava_dvc.serving.server import GracefulServer, bind_socket, server_config
 from llava_dvc.serving.watch.camera.address import parse_cameras
@@ -33,8 +35,11 @@ def server(counter):
     server.port = listener.getsockname()[1]
     yield server
     open_stream = ask(server, "/events")
-    server.should_exit = True
-    thread.join(30)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server_module, "GRACE_SECONDS", 0.05)
+        patch.setattr(connection_limit, "LAST_SECONDS", 0.05)
+        server.should_exit = True
+        thread.join(30)
     assert not thread.is_alive(), "a page that is open holds up the end"
     open_stream.close()
     camera.stop()
