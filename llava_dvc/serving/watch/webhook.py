@@ -91,7 +91,7 @@ class Webhook:
             try:
                 self._retrying()(self._post, event)
             except Exception as error:  # the thread goes on
-                reason = _reason(error)
+                reason = _failure_reason(error)
                 logger.error("webhook %s: gave up on %s: %s", self._host, event["alert"], reason)
 
     def _retrying(self) -> Retrying:
@@ -106,7 +106,7 @@ class Webhook:
 
     def _log_first(self, state: RetryCallState) -> None:
         if state.attempt_number == 1 and state.outcome:
-            reason = _reason(state.outcome.exception())
+            reason = _failure_reason(state.outcome.exception())
             logger.warning("webhook %s: %s; it is tried again", self._host, reason)
 
     def _post(self, event: dict[str, Any]) -> None:
@@ -145,7 +145,7 @@ def _may_pass(error: BaseException) -> bool:
     return isinstance(error, OSError | HTTPException)
 
 
-def _reason(error: BaseException | None) -> str:
+def _failure_reason(error: BaseException | None) -> str:
     """Returns the reason in words that hold no address."""
     if isinstance(error, HTTPError):
         return f"answers {error.code}"
