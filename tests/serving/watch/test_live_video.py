@@ -45,6 +45,7 @@ def test_every_frame_of_a_stream_comes_with_rising_times(site, name):
 
 
 def test_a_playlist_cannot_name_files_of_this_machine(site, tmp_path):
+    """libav sees to this; a version of it that does not must not be used."""
     text = (tmp_path / "live.m3u8").read_text().replace("live0.ts", f"file://{tmp_path}/clip.ts")
     (tmp_path / "evil.m3u8").write_text(text)
     with pytest.raises((av.FFmpegError, OSError)):

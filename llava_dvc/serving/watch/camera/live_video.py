@@ -22,9 +22,7 @@ from llava_dvc.serving.video.picture import PixelShape, TimedFrame, deinterlace,
 from llava_dvc.serving.video.sampling import VideoReader, limit_pixels
 from llava_dvc.serving.watch.camera.address import CameraAddress
 
-NETWORK = "http,https,rtsp,rtp,tcp,udp,tls,crypto,httpproxy"
-"""libav's protocols. A playlist from a camera must not name files of this machine."""
-OPTIONS = {"fpsprobesize": "0", "analyzeduration": "1000000", "protocol_whitelist": NETWORK}
+OPTIONS = {"fpsprobesize": "0", "analyzeduration": "1000000"}
 """The rate of a stream is not measured before its first frame is given."""
 FORMATS: dict[str, str] = {"rtsp": "rtsp,sdp", "http": f"{VIDEO_FORMATS},hls"}
 
