@@ -105,6 +105,7 @@ def test_good_cameras_are_counted_beside_bad_ones_and_no_password_is_shown(
     assert ("llava_dvc_people", "gone") not in found
     assert found["llava_dvc_batch_frames_sum",] > found["llava_dvc_batch_frames_count",]
     assert any(line.startswith("gone: Connection refused; next") for line in caplog.messages)
+    assert not [one for one in caplog.records if one.name.startswith("libav")]
     shown = text + caplog.text + "".join(capfd.readouterr())
     assert "geheim" not in shown
 
