@@ -161,7 +161,7 @@ def small_service(adapter_folder, blocked, monkeypatch):
     server.thread.join(30)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     if None in CHROMIUM:
         assert not os.environ.get("CI"), "CI needs Debian's chromium and chromium-driver"
