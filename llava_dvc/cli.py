@@ -130,6 +130,17 @@ def serve_command(arguments: argparse.Namespace) -> None:
     serve(arguments.adapter, arguments.host, arguments.port, arguments.allowed_host)
 
 
+def watch_command(arguments: argparse.Namespace) -> None:
+    """Counts in live cameras until SIGTERM or Ctrl-C."""
+    from llava_dvc.serving.watch.watch import watch_cameras
+    from llava_dvc.serving.watch.watch_options import Pace, WatchOutputs, WatchServer
+
+    pace = Pace(arguments.every, arguments.frame_interval, arguments.stall, arguments.transport)
+    outputs = WatchOutputs(arguments.out, arguments.format, arguments.alert, arguments.webhook)
+    server = WatchServer(arguments.host, arguments.port, arguments.allowed_host)
+    watch_cameras(arguments.sources, arguments.adapter, arguments.realtime, pace, outputs, server)
+
+
 def vllm_command(arguments: argparse.Namespace) -> None:
     """Prints the command that serves an adapter with vLLM. Raises UserError if vLLM cannot."""
     from llava_dvc.serving.vllm import vllm_serve_command
@@ -160,6 +171,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_frames(commands)
     _add_result_commands(commands)
     _add_predict(commands)
+    _add_watch(commands)
     _add_serving_commands(commands)
     return parser
 
@@ -294,13 +306,86 @@ def _add_predict(commands: Any) -> None:
     command.set_defaults(run=predict_command)
 
 
+def _add_watch(commands: Any) -> None:
+    command = commands.add_parser("watch", help="count the people in live cameras")
+    command.add_argument(
+        "sources",
+        nargs="+",
+        metavar="[NAME=]SOURCE",
+        help="rtsp://, http:// (MJPEG or HLS), a device such as /dev/video0, or a file",
+    )
+    _add_adapter_option(command)
+    _add_pace_options(command)
+    command.add_argument(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="write the rows here, into one file a day (default: to standard output)",
+    )
+    command.add_argument(
+        "--format", choices=["jsonl", "csv"], default="jsonl", help="of the rows (default: jsonl)"
+    )
+    command.add_argument(
+        "--alert",
+        action="append",
+        default=[],
+        metavar="RULE",
+        help="'hall > 40 for 60s': on when the interval of the camera hall is above 40 for that "
+        "long; may be repeated",
+    )
+    command.add_argument(
+        "--webhook",
+        metavar="URL",
+        help="post alerts here as JSON, signed with the secret in LLAVA_DVC_WEBHOOK_SECRET",
+    )
+    _add_server_options(command, 8001)
+    command.set_defaults(run=watch_command)
+
+
+def _add_pace_options(command: argparse.ArgumentParser) -> None:
+    seconds: dict[str, Any] = {"type": float, "metavar": "SECONDS"}
+    command.add_argument(
+        "--every", default=2.0, help="between two counts of a camera (default: 2)", **seconds
+    )
+    command.add_argument(
+        "--frame-interval",
+        help="between two neighbouring training frames, for the smoothing (default: as --every)",
+        **seconds,
+    )
+    command.add_argument(
+        "--stall",
+        default=10.0,
+        help="connect to a camera again if no picture comes for so long (default: 10)",
+        **seconds,
+    )
+    command.add_argument(
+        "--transport", choices=["tcp", "udp"], default="tcp", help="of RTSP (default: tcp)"
+    )
+    command.add_argument(
+        "--realtime",
+        action="store_true",
+        help="play files at their own speed, as if they were live",
+    )
+
+
 def _add_serving_commands(commands: Any) -> None:
     """Adds serve and vllm."""
     command = commands.add_parser("serve", help="count over HTTP, with a page to drop frames on")
     _add_adapter_option(command)
+    _add_server_options(command, 8000)
+    command.set_defaults(run=serve_command)
+
+    command = commands.add_parser("vllm", help="print the command that serves an adapter with vLLM")
+    command.add_argument(
+        "adapter", type=Path, metavar="FOLDER", help="folder of the adapter, usually published"
+    )
+    command.set_defaults(run=vllm_command)
+
+
+def _add_server_options(command: argparse.ArgumentParser, port: int) -> None:
     command.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1")
     command.add_argument(
-        "--port", type=int, default=8000, help="default: 8000; 0 takes any free port"
+        "--port", type=int, default=port, help=f"default: {port}; 0 takes any free port"
     )
     command.add_argument(
         "--allowed-host",
@@ -310,13 +395,6 @@ def _add_serving_commands(commands: Any) -> None:
         help="another name under which clients reach the service, for example that of a proxy; "
         "may be repeated (default: the names and addresses of this machine that --host opens)",
     )
-    command.set_defaults(run=serve_command)
-
-    command = commands.add_parser("vllm", help="print the command that serves an adapter with vLLM")
-    command.add_argument(
-        "adapter", type=Path, metavar="FOLDER", help="folder of the adapter, usually published"
-    )
-    command.set_defaults(run=vllm_command)
 
 
 def _add_adapter_option(command: argparse.ArgumentParser) -> None:

@@ -37,13 +37,17 @@ class RequestBatcher:
         count: Callable[[Sequence[Image]], list[Count]],
         size: int,
         on_batch: Callable[[int], None] = lambda frames: None,
+        gather: float = 0.0,
     ) -> None:
-        """`on_batch` gets the number of frames of each batch."""
+        """`on_batch` gets the number of frames of each batch. A batch waits `gather` seconds for
+        each next frame, for those that come at the same time.
+        """
         self.reserved = 0
         """Frames with a place in the queue."""
         self._pixels = 0
         self._lock = threading.Lock()
         self._count, self._size, self._on_batch = count, size, on_batch
+        self._gather = gather
         self._queue: queue.SimpleQueue[QueuedFrame | None] = queue.SimpleQueue()
         self._thread = threading.Thread(
             target=self._count_until_closed, name="counting", daemon=True
@@ -101,7 +105,7 @@ class RequestBatcher:
         batch: list[QueuedFrame] = []
         while len(batch) < self._size:
             try:
-                frame = self._queue.get(block=not batch)
+                frame = self._queue.get(timeout=self._gather if batch else None)
             except queue.Empty:
                 break
             if frame is None:

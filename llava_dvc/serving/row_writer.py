@@ -30,21 +30,21 @@ class RowWriter:
         )
         self._width = min(longest, MAX_WIDTH)
         if row_format == "table":
-            _print_line(f"{'frame':<{self._width}}  count  80 %      most likely")
+            print_row(f"{'frame':<{self._width}}  count  80 %      most likely")
         elif row_format == "csv":
-            _print_line("frame,count,low,high")
+            print_row("frame,count,low,high")
 
     def write_row(self, frame: SourceFrame, count: Count) -> None:
         match self._format:
             case "table":
-                _print_line(_table_row(frame, count, self._width))
+                print_row(_table_row(frame, count, self._width))
             case "csv":
-                _print_line(_csv_row(frame, count))
+                print_row(_csv_row(frame, count))
             case "jsonl":
-                _print_line(_json_row(frame, count))
+                print_row(_json_row(frame, count))
 
 
-def _print_line(text: str) -> None:
+def print_row(text: str) -> None:
     """Prints `text` above the progress bar, and at once: another program may read along."""
     try:
         tqdm.write(text, file=sys.stdout)

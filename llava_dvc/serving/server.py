@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TextIO
 
 import uvicorn
 from PIL import Image
@@ -34,11 +35,17 @@ def serve(adapter: str | Path, host: str, port: int, allowed_hosts: Sequence[str
     """
     check_allowed_hosts(allowed_hosts)
     listener = bind_socket(host, port)  # before the model is loaded, which takes long
-    counter = Counter.from_pretrained(adapter)
-    counter.count([Image.new("RGB", (640, 480))])  # the first batch is slow
+    counter = load_warm(adapter)
     app = build_app(counter, own_hosts(host, listener.getsockname()[0]), allowed_hosts)
     with suppress(KeyboardInterrupt):  # Uvicorn raises it again after the shutdown
         GracefulServer(server_config(app)).run(sockets=[listener])
+
+
+def load_warm(adapter: str | Path) -> Counter:
+    """Loads `adapter` and counts a grey frame: the first batch is slow."""
+    counter = Counter.from_pretrained(adapter)
+    counter.count([Image.new("RGB", (640, 480))])
+    return counter
 
 
 def server_config(app: ASGIApp) -> uvicorn.Config:
@@ -75,14 +82,19 @@ def bind_socket(host: str, port: int) -> socket.socket:
 class GracefulServer(uvicorn.Server):
     """A Uvicorn server that prints its address, and answers late requests when it shuts down."""
 
+    def __init__(self, config: uvicorn.Config, output: TextIO | None = None) -> None:
+        """`output` is where the address is printed. None is standard output."""
+        super().__init__(config)
+        self._output = output or sys.stdout
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         for listener in sockets or []:
             listener.listen(WAITING_CONNECTIONS)  # asyncio accepts as many at once as it lets wait
             host, port = listener.getsockname()[:2]
             name = f"[{host}]" if ":" in host else host
-            sys.stdout.write(f"listening on http://{name}:{port}\n")
-        sys.stdout.flush()
+            self._output.write(f"listening on http://{name}:{port}\n")
+        self._output.flush()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Closes the port, accepts requests on open connections for GRACE_SECONDS, answers all.

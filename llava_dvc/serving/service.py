@@ -180,8 +180,8 @@ def _add_routes(app: FastAPI, service: CountService, metrics: ServiceMetrics) ->
     hidden = partial(app.add_api_route, methods=["GET", "HEAD"], include_in_schema=False)
     hidden("/metrics", metrics.exposition, response_class=Response)
     for path, file in PAGES.items():
-        hidden(path, partial(_page_response, file))
+        hidden(path, partial(page_response, file))
 
 
-def _page_response(file: str) -> HTMLResponse:
+def page_response(file: str) -> HTMLResponse:
     return HTMLResponse((WEB / file).read_text(encoding="utf-8"), headers=PAGE_HEADERS)

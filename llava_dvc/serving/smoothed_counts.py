@@ -9,7 +9,7 @@ import numpy as np
 
 from llava_dvc.errors import UserError
 from llava_dvc.evaluation.decoding import decode_smoothed
-from llava_dvc.model.counting import Answers
+from llava_dvc.model.counting import Answers, Floats
 from llava_dvc.model.smoothing import CountChain, frame_number, is_next, usual_steps
 from llava_dvc.recipe import Recipe, Smoothing
 from llava_dvc.serving.counter import Count
@@ -82,11 +82,7 @@ class WaitingFrames:
     """Frames of one sequence that are counted, and wait for later frames."""
 
     def __init__(self, recipe: Recipe) -> None:
-        assert recipe.smoothing
-        # The distributions are calibrated already, and two temperatures multiply.
-        left = recipe.smoothing.temperature / recipe.temperature
-        smoothing = Smoothing(spread=recipe.smoothing.spread, temperature=left)
-        self._chain = CountChain(smoothing, recipe.max_count)
+        self._chain = frame_chain(recipe)
         self._decode = recipe.decode
         self._frames: deque[Counted] = deque()
         self._pixels = 0
@@ -107,19 +103,33 @@ class WaitingFrames:
         """The oldest `frames`, with their smoothed counts."""
         taken = [self._frames.popleft() for _ in range(frames)]
         self._pixels -= sum(frame.pixels for frame, _ in taken)
-        replies = [count.reply for _, count in taken]
-        found = decode_smoothed(Answers(self._chain.take(frames), replies), self._decode)
+        rows = self._chain.take(frames)
         return [
-            (
-                frame,
-                replace(
-                    count,
-                    count=int(found.count[place]),
-                    low=int(found.low[place]),
-                    high=int(found.high[place]),
-                    expected=float(found.expected[place]),
-                    probabilities=tuple(found.probabilities[place].tolist()),
-                ),
-            )
-            for place, (frame, count) in enumerate(taken)
+            (frame, with_distribution(count, row, self._decode))
+            for (frame, count), row in zip(taken, rows, strict=True)
         ]
+
+
+def frame_chain(recipe: Recipe, widen: float = 1.0) -> CountChain:
+    """Returns the chain for calibrated distributions. `recipe` must have a smoothing.
+
+    `widen` multiplies the spread of its steps.
+    """
+    assert recipe.smoothing
+    # The distributions are calibrated already, and two temperatures multiply.
+    left = recipe.smoothing.temperature / recipe.temperature
+    spread = recipe.smoothing.spread * widen
+    return CountChain(Smoothing(spread=spread, temperature=left), recipe.max_count)
+
+
+def with_distribution(count: Count, probabilities: Floats, decode: str) -> Count:
+    """Returns `count` with its numbers read from a smoothed distribution, `(max_count + 1,)`."""
+    found = decode_smoothed(Answers(probabilities[None], [count.reply]), decode)
+    return replace(
+        count,
+        count=int(found.count[0]),
+        low=int(found.low[0]),
+        high=int(found.high[0]),
+        expected=float(found.expected[0]),
+        probabilities=tuple(found.probabilities[0].tolist()),
+    )

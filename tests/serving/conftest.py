@@ -2,6 +2,8 @@
 
 import http.client
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +23,18 @@ from tests.conftest import frame
 from tests.serving.requests import JPEG
 
 SIZE = 64, 48
+CHROMIUM = shutil.which("chromium"), shutil.which("chromedriver")
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1200,900",
+]
 
 
 @pytest.fixture
@@ -145,3 +159,28 @@ def small_service(adapter_folder, blocked, monkeypatch):
     blocked.release.set()
     server.should_exit = True
     server.thread.join(30)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    if None in CHROMIUM:
+        assert not os.environ.get("CI"), "CI needs Debian's chromium and chromium-driver"
+        pytest.skip("needs Debian's chromium and chromium-driver")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM[0]
+    profile = tmp_path_factory.mktemp("chromium")
+    for flag in [*FLAGS, f"--user-data-dir={profile}"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(CHROMIUM[1]))
+    driver.implicitly_wait(20)
+    yield driver
+    driver.quit()
+
+
+def wait_until(browser, script: str) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(browser, 30).until(lambda driver: driver.execute_script(f"return {script}"))

@@ -3,26 +3,13 @@
 import base64
 import os
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import ROOT, frame
+from tests.serving.conftest import wait_until
 from tests.serving.requests import encoded
-
-CHROMIUM = shutil.which("chromium"), shutil.which("chromedriver")
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1200,900",
-]
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])
@@ -31,31 +18,6 @@ def test_pages_load_nothing_from_other_hosts(service, path):
     assert status == 200
     assert b"<title>" in page
     assert re.findall(rb"https?://(?!www\.w3\.org/2000/svg)", page) == []
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    if None in CHROMIUM:
-        assert not os.environ.get("CI"), "CI needs Debian's chromium and chromium-driver"
-        pytest.skip("needs Debian's chromium and chromium-driver")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM[0]
-    profile = tmp_path_factory.mktemp("chromium")
-    for flag in [*FLAGS, f"--user-data-dir={profile}"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(CHROMIUM[1]))
-    driver.implicitly_wait(20)
-    yield driver
-    driver.quit()
-
-
-def wait_until(browser, script: str) -> None:
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    WebDriverWait(browser, 30).until(lambda driver: driver.execute_script(f"return {script}"))
 
 
 def text(browser, name: str) -> str:

@@ -1,6 +1,8 @@
 """Decodes a video past its errors, and tells which frames show what the camera saw."""
 
+import logging
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -114,13 +116,41 @@ class VideoDecoder:
 
 @contextmanager
 def _libav_log() -> Iterator[list[Any]]:
-    """Collects the messages of libav, each as its level, its source and its text."""
-    av.logging.set_level(av.logging.DEBUG)  # H.264 reports lost references at this level
-    repeated = av.logging.get_skip_repeated()
-    av.logging.set_skip_repeated(False)
+    """Collects the messages of libav from this thread, each as its level, its source and its text.
+
+    Several threads may do so at the same time.
+    """
+    _LISTENING.enter()
     try:
-        with av.logging.Capture(local=False) as log:
+        with av.logging.Capture(local=True) as log:
             yield log
     finally:
-        av.logging.set_level(None)
-        av.logging.set_skip_repeated(repeated)
+        _LISTENING.leave()
+
+
+class _LibavLevel:
+    """The level of libav's messages, which all threads share. It is back when the last one leaves.
+
+    H.264 reports lost references at level DEBUG. What no thread collects goes nowhere: libav also
+    writes addresses with their passwords.
+    """
+
+    def __init__(self) -> None:
+        logging.getLogger("libav").setLevel(logging.CRITICAL + 1)
+        self._lock, self._threads = threading.Lock(), 0
+
+    def enter(self) -> None:
+        with self._lock:
+            self._threads += 1
+            av.logging.set_level(av.logging.DEBUG)
+            av.logging.set_skip_repeated(False)
+
+    def leave(self) -> None:
+        with self._lock:
+            self._threads -= 1
+            if not self._threads:
+                av.logging.set_level(None)
+                av.logging.set_skip_repeated(True)
+
+
+_LISTENING = _LibavLevel()

@@ -11,7 +11,10 @@ import av
 from av.filter import Graph
 from av.sidedata.sidedata import Type
 from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 from PIL.Image import Image, Resampling, Transpose
+
+from llava_dvc.data.images import ImageError, require_size
 
 TURNS = {
     (-1, 0, 0, 1): Transpose.FLIP_LEFT_RIGHT,
@@ -25,6 +28,9 @@ TURNS = {
 """From the signs of a, b, c and d: a pixel at x, y is shown at ax + cy, bx + dy."""
 
 
+MAX_ASPECT = 8  # of a pixel: the widest in use has 2
+
+
 @dataclass(frozen=True)
 class TimedFrame:
     """A frame with its time in seconds, and False if it is damaged."""
@@ -32,6 +38,33 @@ class TimedFrame:
     seconds: float
     frame: VideoFrame
     intact: bool
+
+
+class PixelShape:
+    """The shape of the pixels of one stream."""
+
+    def __init__(self, stream: VideoStream) -> None:
+        self._stream = stream
+        stated = stream.sample_aspect_ratio
+        own = stated != stream.codec_context.sample_aspect_ratio
+        self._of_container = stated if own else None
+        """Of a container that has an aspect ratio of its own, which is then valid."""
+
+    def aspect(self, frame: VideoFrame) -> Fraction:
+        """Returns the width of a stored pixel divided by its height.
+
+        Raises ImageError when it is absurd, or the frame too large with square pixels. Must be
+        called while the stream is open.
+        """
+        coded = self._stream.codec_context.sample_aspect_ratio or self._stream.sample_aspect_ratio
+        aspect = Fraction(self._of_container or coded or 1)
+        if not Fraction(1, MAX_ASPECT) <= aspect <= MAX_ASPECT:
+            ratio = f"{aspect.numerator}:{aspect.denominator}"
+            raise ImageError(
+                "broken", f"has the sample aspect ratio {ratio}; correct it in the file"
+            )
+        require_size(shown_size(frame, aspect))
+        return aspect
 
 
 def upright_image(frame: VideoFrame, aspect: Fraction) -> Image:

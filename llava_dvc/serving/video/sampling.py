@@ -3,7 +3,6 @@
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,18 +13,22 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from PIL.Image import Image
 
-from llava_dvc.data.images import ImageError, require_size
+from llava_dvc.data.images import ImageError
 from llava_dvc.errors import UserError
 from llava_dvc.serving.video.clock import MAX_STRAYS, Clock
 from llava_dvc.serving.video.decoder import VideoDecoder
 from llava_dvc.serving.video.file_kind import open_video, video_streams
-from llava_dvc.serving.video.picture import TimedFrame, deinterlace, shown_size, upright_image
+from llava_dvc.serving.video.picture import (
+    PixelShape,
+    TimedFrame,
+    deinterlace,
+    upright_image,
+)
 
 T = TypeVar("T")
 
 TOLERANCE = 1e-3  # seconds: a frame's time is a fraction, 24/25 for example, and not exact
 FINE_STEP = 0.005  # seconds: below, the times of frames have six decimals instead of three
-MAX_ASPECT = 8  # of a pixel: the widest in use has 2
 MAX_FRAME_PIXELS = 36_000_000
 """Of a video: 8K has 33 million. A decoder holds up to 17 frames at once."""
 SHOWN_SPANS = 5
@@ -43,7 +46,7 @@ class VideoReader:
     def __init__(self, path: Path, container: InputContainer) -> None:
         self._path = path
         stream = self._stream = _first_video(path, container)
-        self._container_aspect = _own_aspect(stream)
+        self.shape = PixelShape(stream)
         rate = stream.average_rate or stream.guessed_rate
         flags: Any = Flags.ts_discont  # typed as a set of flags, but a plain enum
         discontinuous = bool(container.format.flags & flags.value)
@@ -61,19 +64,10 @@ class VideoReader:
 
     def image(self, timed: TimedFrame) -> Image:
         """Returns the picture of a frame. Raises UserError when its shape or size is absurd."""
-        stream = self._stream
-        coded = stream.codec_context.sample_aspect_ratio or stream.sample_aspect_ratio
-        aspect = Fraction(self._container_aspect or coded or 1)
-        if not Fraction(1, MAX_ASPECT) <= aspect <= MAX_ASPECT:
-            ratio = f"{aspect.numerator}:{aspect.denominator}"
-            raise UserError(
-                f"{self._path}: its sample aspect ratio is {ratio}. Correct it in the file."
-            )
         try:
-            require_size(shown_size(timed.frame, aspect))
+            return upright_image(timed.frame, self.shape.aspect(timed.frame))
         except ImageError as error:
             raise UserError(f"{self._path}: its picture {error}.") from None
-        return upright_image(timed.frame, aspect)
 
     def notes(self) -> list[str]:
         """Returns what a user should know, although every frame is counted."""
@@ -214,15 +208,13 @@ def _first_video(path: Path, container: InputContainer) -> VideoStream:
             f"{path}: its picture is {size[0]}x{size[1]}, more than {MAX_FRAME_PIXELS:,} pixels. "
             "Make it smaller, for example with `ffmpeg -i IN -vf scale=3840:-2 OUT`."
         )
-    # A frame that is larger than the header says is then an error of decoding.
-    streams[0].codec_context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
+    limit_pixels(streams[0])
     return streams[0]
 
 
-def _own_aspect(stream: VideoStream) -> Fraction | None:
-    """Returns the aspect ratio of a pixel if the container has one of its own, which is valid."""
-    stated = stream.sample_aspect_ratio
-    return stated if stated != stream.codec_context.sample_aspect_ratio else None
+def limit_pixels(stream: VideoStream) -> None:
+    """Makes a larger frame than the header may state an error of decoding."""
+    stream.codec_context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
 
 
 def _plain(seconds: float) -> str:

@@ -63,7 +63,9 @@ def test_an_absurd_aspect_ratio_is_an_error(tmp_path):
         stream.codec_context.sample_aspect_ratio = Fraction(20)
 
     path = write_clip(tmp_path / "clip.mp4", [corners()] * 12, set_up=set_up)
-    with pytest.raises(UserError, match=r"clip\.mp4: its sample aspect ratio is 20:1\. Correct"):
+    with pytest.raises(
+        UserError, match=r"clip\.mp4: its picture has the sample aspect ratio 20:1; correct"
+    ):
         first_image(path)
 
 

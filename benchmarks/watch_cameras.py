@@ -1,0 +1,79 @@
+"""Rate, latency and memory of `llava-dvc watch`.
+
+    python -m benchmarks.watch_cameras --seconds 300 rtsp://HOST/1 rtsp://HOST/2
+
+It runs the command and follows its rows. The latency is the time from a frame's arrival to its row.
+"""
+
+import argparse
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+POLL = 0.005  # seconds
+WARM_UP = 60.0  # seconds, before which memory still grows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("sources", nargs="+")
+    parser.add_argument("--adapter", default="models/adapter")
+    parser.add_argument("--every", default="2")
+    parser.add_argument("--seconds", type=float, default=300.0)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        command = [Path(sys.executable).with_name("llava-dvc"), "watch", *arguments.sources]
+        command += ["--adapter", arguments.adapter, "--every", arguments.every, "--port", "0"]
+        process = subprocess.Popen([*command, "--out", folder])
+        try:
+            follow(process.pid, Path(folder), arguments.seconds)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)
+
+
+def follow(pid: int, folder: Path, seconds: float) -> None:
+    """Reads rows as they come, and prints the figures."""
+    memory, busy = psutil.Process(pid), 0.0
+    seen, latencies, times, used = 0, [], defaultdict(list), []
+    start = 0.0
+    while not start or time.time() - start < seconds:
+        time.sleep(POLL)
+        text = "".join(file.read_text() for file in sorted(folder.glob("*.jsonl")))
+        now, lines = datetime.now(UTC), text.splitlines()
+        for row in map(json.loads, lines[seen:]):
+            start = start or time.time()
+            came = datetime.fromisoformat(row["time"])
+            latencies.append((now - came).total_seconds())
+            times[row["camera"]].append(came.timestamp())
+        if len(lines) > seen:
+            used.append((time.time() - start, memory.memory_info().rss / 1e6))
+        seen, busy = len(lines), sum(memory.cpu_times()[:2])
+    report(latencies, times, used, seconds)
+    sys.stdout.write(f"processor time: {busy / seconds:.2f} cores\n")
+
+
+def report(latencies, times, used, seconds: float) -> None:
+    half, most = np.quantile(latencies, [0.5, 0.95])
+    warm = [size for at, size in used if at > WARM_UP] or [used[-1][1]]
+    sys.stdout.write(
+        f"{len(latencies)} readings of {len(times)} cameras in {seconds:g} s, "
+        f"{len(latencies) / seconds:.2f} a second\n"
+        f"latency: median {half:.2f} s, p95 {most:.2f} s, longest {max(latencies):.2f} s\n"
+        f"longest pause of a camera: {max(np.diff(one).max() for one in times.values()):.2f} s\n"
+        f"memory after {WARM_UP:g} s: {warm[0]:.0f} MB, then from {min(warm):.0f} "
+        f"to {max(warm):.0f} MB\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

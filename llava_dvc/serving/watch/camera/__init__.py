@@ -1,0 +1,1 @@
+"""One camera: its stream, its newest frame, its count and its state."""

@@ -1,0 +1,101 @@
+"""All cameras of one `llava-dvc watch`, with the one model that they share."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llava_dvc.serving.counter import Counter
+from llava_dvc.serving.request_batcher import RequestBatcher
+from llava_dvc.serving.watch.camera.address import CameraAddress
+from llava_dvc.serving.watch.camera.camera_counter import CameraCounter
+from llava_dvc.serving.watch.camera.camera_reader import CameraReader
+from llava_dvc.serving.watch.camera.camera_state import CameraState
+from llava_dvc.serving.watch.reading import Reading
+from llava_dvc.serving.watch.reading_sink import ReadingSink
+from llava_dvc.serving.watch.watch_metrics import WatchMetrics
+from llava_dvc.serving.watch.watch_options import Pace
+
+GATHER_SECONDS = 0.02
+"""The cameras give their frames at the same time, but not in the same moment."""
+CLOSE_SECONDS = 15.0
+"""For the frames that are being counted when the command ends."""
+
+
+class CameraWatch:
+    """Two threads for each camera: one decodes, one counts. A model that all share."""
+
+    def __init__(
+        self,
+        counter: Counter,
+        cameras: Sequence[CameraAddress],
+        pace: Pace,
+        sink: ReadingSink,
+    ) -> None:
+        self.on_end: Callable[[], None] = lambda: None
+        """Is called when no camera sends frames any more, or a row cannot be written."""
+        self.failure: Exception | None = None
+        """Why a row could not be written."""
+        self.readers: dict[str, CameraReader] = {}
+        self._sink = sink
+        self._stop = threading.Event()
+        for camera in cameras:
+            self.readers[camera.name] = CameraReader(
+                camera, CameraState(pace.every), pace.transport, pace.stall, self._stop
+            )
+        self.metrics = WatchMetrics(
+            self.readers,
+            lambda: {alert.rule.text: alert.on for alert in sink.alerts},
+            lambda: sink.lost_rows,
+        )
+        self._batcher = RequestBatcher(
+            counter.count, counter.batch_size, self.metrics.batches.observe, GATHER_SECONDS
+        )
+        self._counters = [
+            CameraCounter(
+                reader,
+                self._batcher.enqueue,
+                pace.smoothing(counter.recipe),
+                self._take,
+                self._stop,
+            )
+            for reader in self.readers.values()
+        ]
+
+    def start(self) -> None:
+        for reader in self.readers.values():
+            reader.start()
+        for counter in self._counters:
+            counter.start()
+        threading.Thread(target=self._wait_for_all, name="ending", daemon=True).start()
+
+    def page_rows(self) -> dict[str, dict[str, Any]]:
+        """Returns the values of all cameras for the page."""
+        now = time.monotonic()
+        readers = self.readers.items()
+        return {name: reader.state.view(now).page_row() for name, reader in readers}
+
+    def close(self) -> None:
+        """Ends the threads, writes the rows of the frames that are being counted."""
+        self._stop.set()
+        for reader in self.readers.values():
+            reader.newest.close()
+        deadline = time.monotonic() + CLOSE_SECONDS
+        for counter in self._counters:
+            counter.join(max(0.0, deadline - time.monotonic()))
+        self._batcher.close()
+        self._sink.close()
+
+    def _wait_for_all(self) -> None:
+        for counter in self._counters:
+            counter.join()
+        self.on_end()
+
+    def _take(self, reading: Reading, came: float) -> None:
+        try:
+            self._sink.take(reading)
+        except Exception as error:  # standard output is closed
+            self.failure = self.failure or error
+            self.on_end()
+            return
+        self.metrics.seconds.labels(reading.camera).observe(time.monotonic() - came)

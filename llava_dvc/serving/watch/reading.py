@@ -1,0 +1,73 @@
+"""One reading of a camera, and its row."""
+
+import csv
+import io
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+ReadingFormat = Literal["jsonl", "csv"]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A count, and its 80 % interval."""
+
+    count: int
+    low: int
+    high: int
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The count of one frame of a camera."""
+
+    time: datetime
+    """When the frame came, in UTC."""
+    camera: str
+    alone: Interval
+    """Of the frame alone."""
+    smoothed: Interval | None = None
+    """Given the frames before it too; None if the adapter has no smoothing."""
+    suspect: str | None = None
+    """Why the camera may not see what is there."""
+
+    @property
+    def best(self) -> Interval:
+        return self.smoothed or self.alone
+
+    def row(self) -> dict[str, Any]:
+        """The values of the row. The keys are those of every row, in this order."""
+        return {
+            "time": self.time.isoformat(timespec="milliseconds"),
+            "camera": self.camera,
+            "count": self.alone.count,
+            "low": self.alone.low,
+            "high": self.alone.high,
+            "smoothed": self.smoothed and self.smoothed.count,
+            "smoothed_low": self.smoothed and self.smoothed.low,
+            "smoothed_high": self.smoothed and self.smoothed.high,
+            "suspect": self.suspect,
+        }
+
+
+COLUMNS = ("time", "camera", "count", "low", "high", "smoothed", "smoothed_low", "smoothed_high",
+           "suspect")  # fmt: skip
+
+
+def reading_line(reading: Reading, row_format: ReadingFormat) -> str:
+    """Returns the row with its line end."""
+    row = reading.row()
+    return f"{json.dumps(row)}\n" if row_format == "jsonl" else _csv_line(row.values())
+
+
+def header_line(row_format: ReadingFormat) -> str:
+    """Returns the first line of a file: empty for JSON Lines."""
+    return "" if row_format == "jsonl" else _csv_line(COLUMNS)
+
+
+def _csv_line(values: Any) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(values)
+    return text.getvalue()

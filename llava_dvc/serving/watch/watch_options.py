@@ -1,0 +1,60 @@
+"""The options of `llava-dvc watch`."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llava_dvc.errors import UserError
+from llava_dvc.recipe import Recipe
+from llava_dvc.serving.watch.camera.forward_smoothing import ForwardSmoothing
+from llava_dvc.serving.watch.reading import ReadingFormat
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How the cameras are read. All times are in seconds."""
+
+    every: float = 2.0
+    """Between two readings of a camera."""
+    frame_seconds: float | None = None
+    """Between two neighbouring training frames; None for `every`."""
+    stall: float = 10.0
+    """Without a picture, after which a camera is connected again."""
+    transport: str = "tcp"
+    """Of RTSP: tcp or udp."""
+
+    def check(self) -> None:
+        """Raises UserError for a time that is none."""
+        values = {
+            "--every": self.every, "--frame-interval": self.frame_seconds, "--stall": self.stall,
+        }  # fmt: skip
+        for option, value in values.items():
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise UserError(f"{option}: is {value:g}. Set it to seconds above 0.")
+
+    def smoothing(self, recipe: Recipe) -> ForwardSmoothing | None:
+        """Returns the smoothing of one camera; None if the adapter has none."""
+        if recipe.smoothing is None:
+            return None
+        return ForwardSmoothing(recipe, self.every, self.frame_seconds or self.every)
+
+
+@dataclass(frozen=True)
+class WatchOutputs:
+    """Where rows and events go."""
+
+    folder: Path | None = None
+    """Of the rows; None is standard output."""
+    row_format: ReadingFormat = "jsonl"
+    alerts: Sequence[str] = ()
+    webhook: str | None = None
+
+
+@dataclass(frozen=True)
+class WatchServer:
+    """Where metrics and page are."""
+
+    host: str = "127.0.0.1"
+    port: int = 8001
+    allowed_hosts: Sequence[str] = ()

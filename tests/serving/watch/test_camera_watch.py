@@ -1,0 +1,221 @@
+"""Real streams and the real model: newest frames, lost cameras, metrics."""
+
+import logging
+import threading
+import time
+
+import pytest
+from PIL import Image
+from prometheus_client.exposition import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from llava_dvc.serving.watch.alerts import Alert, parse_alerts
+from llava_dvc.serving.watch.camera import pacing
+from llava_dvc.serving.watch.camera.address import parse_cameras
+from llava_dvc.serving.watch.camera_watch import CameraWatch
+from llava_dvc.serving.watch.reading_sink import ReadingSink
+from llava_dvc.serving.watch.watch_options import Pace
+from tests.conftest import frame
+from tests.serving.watch.cameras import MjpegCamera
+
+EVERY = 0.1
+
+
+class Rows(ReadingSink):
+    """Keeps the readings in place of writing them."""
+
+    def __init__(self, alerts=()):
+        super().__init__(None, "jsonl", alerts, None)
+        self.readings = []
+        self.changed = threading.Condition()
+
+    def take(self, reading):
+        with self.changed:
+            self.readings.append(reading)
+            self.changed.notify_all()
+
+    def of(self, camera):
+        return [one for one in self.readings if one.camera == camera]
+
+    def wait_for(self, number, camera, seconds=20):
+        """Waits until the camera has as many more readings."""
+        with self.changed:
+            wanted = len(self.of(camera)) + number
+            assert self.changed.wait_for(lambda: len(self.of(camera)) >= wanted, seconds)
+
+
+@pytest.fixture
+def camera():
+    camera = MjpegCamera()
+    yield camera
+    camera.stop()
+
+
+@pytest.fixture
+def watching(counter, caplog, monkeypatch):
+    """Starts a watch of these sources; returns it and its rows."""
+    monkeypatch.setattr(pacing, "FIRST_WAIT", 0.05)
+    caplog.set_level(logging.INFO)
+    started = []
+
+    def start(*sources, stall=5.0):
+        rows = Rows()
+        pace = Pace(every=EVERY, stall=stall)
+        started.append(CameraWatch(counter, parse_cameras(sources, True), pace, rows))
+        started[-1].ended = threading.Event()
+        started[-1].on_end = started[-1].ended.set
+        started[-1].start()
+        return started[-1], rows
+
+    yield start
+    for watch in started:
+        watch.close()
+
+
+def samples(watch):
+    """The metrics as Prometheus reads them: name and labels to value."""
+    text = generate_latest(watch.metrics.registry).decode()
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_good_cameras_are_counted_beside_bad_ones_and_no_password_is_shown(
+    watching, camera, caplog, capfd
+):
+    silent = MjpegCamera()
+    silent.sending.clear()  # it accepts connections, and sends nothing
+    sources = [f"hall={camera.url}", f"door={camera.url}", f"silent={silent.url}"]
+    watch, rows = watching(*sources, "gone=http://user:geheim@127.0.0.1:1/geheim", stall=1.0)
+    for name in ("hall", "door"):
+        rows.wait_for(4, name)
+    found = samples(watch)
+    text = generate_latest(watch.metrics.registry).decode()
+    silent.stop()
+    assert {one.camera for one in rows.readings} == {"hall", "door"}
+    for name in ("hall", "door"):
+        assert found["llava_dvc_people", name] in {one.alone.count for one in rows.of(name)}
+        assert found["llava_dvc_frame_age_seconds", name] >= 0
+        assert found["llava_dvc_dropped_frames_total", name] > 5
+        assert found["llava_dvc_camera_up", name] == 1
+    assert found["llava_dvc_camera_up", "gone"] == 0
+    assert found["llava_dvc_reconnects_total", "gone"] >= 1
+    assert ("llava_dvc_people", "gone") not in found
+    assert found["llava_dvc_batch_frames_sum",] > found["llava_dvc_batch_frames_count",]
+    assert any(line.startswith("gone: Connection refused; next") for line in caplog.messages)
+    assert not [one for one in caplog.records if one.name.startswith("libav")]
+    shown = text + caplog.text + "".join(capfd.readouterr())
+    assert "geheim" not in shown
+
+
+def test_a_reading_is_of_the_newest_frame(watching, counter, monkeypatch):
+    """While the model is busy with the first frame, twenty come. The last of them is counted."""
+    camera = MjpegCamera([Image.new("L", (64, 48), level) for level in range(250)])
+    count, seen, watched = counter.count, [], threading.Event()
+
+    def count_slowly(images):
+        seen.append(images[0].getpixel((9, 9))[0])
+        watched.wait(20)
+        while watch.readers["hall"].newest.dropped < 20:
+            time.sleep(0.001)
+        return count(images)
+
+    monkeypatch.setattr(counter, "count", count_slowly)
+    watch, rows = watching(f"hall={camera.url}")
+    watched.set()
+    rows.wait_for(2, "hall")
+    camera.stop()
+    assert seen[1] >= seen[0] + 20
+
+
+def test_a_camera_that_restarts_is_found_again(watching, caplog):
+    camera = MjpegCamera()
+    watch, rows = watching(f"hall={camera.url}")
+    rows.wait_for(2, "hall")
+    camera.stop()
+    port = camera.server_port
+    while watch.readers["hall"].state.reconnects < 4:
+        time.sleep(0.01)
+    again = MjpegCamera(port=port)
+    rows.wait_for(2, "hall")
+    again.stop()
+    events = [line.partition("; next")[0] for line in caplog.messages]
+    assert events[:2] == ["hall: live, 64x48", "hall: the connection was lost"]
+    assert events.count("hall: Connection refused") == 1
+    assert "hall: live, 64x48" in events[2:]
+    assert samples(watch)["llava_dvc_reconnects_total", "hall"] >= 4
+
+
+def test_a_camera_that_stops_sending_is_noticed(watching, camera, caplog):
+    _, rows = watching(f"hall={camera.url}", stall=0.4)
+    rows.wait_for(2, "hall")
+    camera.sending.clear()
+    start = time.monotonic()
+    while "hall: no picture for 0.4 s; next attempt in 0.05 s" not in caplog.messages:
+        time.sleep(0.01)
+        assert time.monotonic() - start < 5
+    camera.sending.set()
+    rows.wait_for(2, "hall")
+
+
+def test_a_frozen_picture_is_suspect_and_its_count_is_in_no_metric(watching, caplog):
+    camera = MjpegCamera([frame(1)])
+    watch, rows = watching(f"hall={camera.url}")
+    rows.wait_for(7, "hall")
+    found = samples(watch)
+    camera.stop()
+    assert [one.suspect for one in rows.of("hall")][:6] == [None] * 4 + ["frozen"] * 2
+    assert ("llava_dvc_people", "hall") not in found
+    assert found["llava_dvc_camera_suspect", "hall"] == 1
+    assert caplog.messages.count("hall: the picture is frozen") == 1
+
+
+def test_a_stream_may_change_its_size_and_a_refused_frame_costs_only_its_reading(
+    watching, counter, monkeypatch
+):
+    count, counted = counter.count, set()
+
+    def refuse_wide(images):
+        if any(image.width > 64 for image in images):
+            raise RuntimeError("out of memory")
+        counted.update(image.size for image in images)
+        return count(images)
+
+    monkeypatch.setattr(counter, "count", refuse_wide)
+    bad = MjpegCamera([frame(1, (80, 60))])
+    good = MjpegCamera([frame(seed, size) for seed in range(3) for size in ((64, 48), (48, 64))])
+    _, rows = watching(f"bad={bad.url}", f"good={good.url}")
+    rows.wait_for(3, "good")
+    while len(counted) < 2:
+        rows.wait_for(1, "good")
+    for camera in (bad, good):
+        camera.stop()
+    assert not rows.of("bad")
+
+
+def test_files_are_played_at_their_own_speed_and_then_it_ends(watching, short_clip):
+    start = time.monotonic()
+    watch, rows = watching(f"a={short_clip}", f"b={short_clip}")
+    assert watch.ended.wait(20)
+    assert time.monotonic() - start > 1.8  # two seconds of video
+    for name in ("a", "b"):
+        times = [one.time.timestamp() for one in rows.of(name)]
+        assert 5 <= len(times) <= 21
+        assert times[-1] - times[0] > 1.4
+    assert [reader.error for reader in watch.readers.values()] == [None, None]
+
+
+def test_alerts_and_rows_are_in_the_metrics(counter, short_clip):
+    (rule,) = parse_alerts(["hall > 3 for 0s"], ["hall"])
+    rows = Rows([Alert(rule, EVERY)])
+    watch = CameraWatch(counter, parse_cameras([f"hall={short_clip}"], True), Pace(), rows)
+    watch.start()
+    assert samples(watch)["llava_dvc_alert", "hall > 3 for 0s"] == 0
+    rows.alerts[0].on, rows.lost_rows = True, 7
+    found = samples(watch)
+    assert (found["llava_dvc_alert", "hall > 3 for 0s"], found["llava_dvc_lost_rows_total",]) == (
+        1, 7,
+    )  # fmt: skip
+    watch.close()

@@ -1,0 +1,89 @@
+"""`llava-dvc watch`, the command."""
+
+import csv
+import json
+import sys
+
+import pytest
+
+from llava_dvc import cli
+from llava_dvc.serving import server
+from llava_dvc.serving.watch.camera import camera_state
+from llava_dvc.serving.watch.camera.camera_state import CameraState
+from tests.serving.watch.readings import reading
+
+
+@pytest.fixture
+def run_watch(monkeypatch, adapter_folder, capsys):
+    """Runs the command until its files end; returns standard output, its log and how it stopped."""
+
+    monkeypatch.setattr(server, "GRACE_SECONDS", 0.05)
+
+    def call(*arguments):
+        command = ["llava-dvc", "watch", *map(str, arguments), "--adapter", str(adapter_folder)]
+        monkeypatch.setattr(sys, "argv", [*command, "--port", "0"])
+        stopped = None
+        try:
+            cli.main()
+        except SystemExit as stop:
+            stopped = str(stop)
+        return (*capsys.readouterr(), stopped)
+
+    return call
+
+
+def test_rows_go_to_the_files_of_the_days_and_alerts_to_the_log(run_watch, short_clip, tmp_path):
+    _, log, stopped = run_watch(
+        f"hall={short_clip}", "--realtime", "--every", "0.3", "--out", tmp_path / "out",
+        "--format", "csv", "--alert", "hall < 1000 for 0.5s",
+    )  # fmt: skip
+    assert stopped is None
+    rows = [row for file in (tmp_path / "out").glob("*.csv") for row in csv.DictReader(file.open())]
+    assert len(rows) >= 6
+    assert {row["camera"] for row in rows} == {"hall"}
+    assert "listening on http://127.0.0.1:" in log
+    assert "hall: live, 160x120" in log
+    assert log.count("alert on: hall < 1000 for 0.5s") == 1
+
+
+def test_rows_go_to_standard_output_and_a_broken_file_is_named_at_the_end(
+    run_watch, short_clip, tmp_path
+):
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    output, _, stopped = run_watch(short_clip, f"bad={broken}", "--realtime", "--every", "0.3")
+    assert {json.loads(line)["camera"] for line in output.splitlines()} == {"short"}
+    assert stopped == "error: bad: Invalid data found when processing input"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["--every", "0"], "error: --every: is 0. Set it to seconds above 0."),
+        (["--stall", "nan"], "error: --stall: is nan. Set it to seconds above 0."),
+        (["--alert", "door > 1 for 1s"], "there is no camera door"),
+        (["--webhook", "http://a/b"], "error: LLAVA_DVC_WEBHOOK_SECRET: is not set"),
+    ],
+)
+def test_a_wrong_option_is_one_line_before_the_model_is_loaded(
+    run_watch, short_clip, arguments, error
+):
+    output, log, stopped = run_watch(f"hall={short_clip}", "--realtime", *arguments)
+    assert error in stopped
+    assert (output, log) == ("", "")
+
+
+def test_a_count_is_shown_only_while_it_is_fresh(monkeypatch):
+    monkeypatch.setattr(camera_state, "FRESH_SECONDS", 15.0)
+    state = CameraState(every=2.0)
+    assert state.view(0.0)[:4] == ("connecting", None, None, 0)
+    state.add_frame(10.0)
+    state.add_reading(10.0, reading(0, 7))
+    assert state.view(12.0)[:4] == ("live", 2.0, reading(0, 7), 0)
+    state.lose("the stream ended")
+    assert state.view(25.1)[:4] == ("waiting", pytest.approx(15.1), None, 0)
+    assert state.view(25.1).reason == "the stream ended"
+    slow = CameraState(every=60.0)
+    slow.add_reading(0.0, reading(0, 7))
+    assert slow.view(170.0).reading == reading(0, 7)
+    assert slow.view(190.0).reading is None
