@@ -1,0 +1,1 @@
+"""The commands of `llava-dvc`. Each imports what it needs when it runs: `--help` is fast."""

@@ -1,0 +1,177 @@
+"""The commands `predict`, `watch`, `serve` and `vllm`: counts from an adapter."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def add_counting_commands(commands: Any) -> None:
+    """Adds predict, watch, serve and vllm."""
+    _add_predict(commands)
+    _add_watch(commands)
+    command = commands.add_parser("serve", help="count over HTTP, with a page to drop frames on")
+    _add_adapter_option(command)
+    _add_server_options(command, 8000)
+    command.set_defaults(run=serve_command)
+
+    command = commands.add_parser("vllm", help="print the command that serves an adapter with vLLM")
+    command.add_argument(
+        "adapter", type=Path, metavar="FOLDER", help="folder of the adapter, usually published"
+    )
+    command.set_defaults(run=vllm_command)
+
+
+def predict_command(arguments: argparse.Namespace) -> None:
+    """Counts the people in image files and videos."""
+    from llava_dvc.serving.predict import Outputs, count_files
+
+    outputs = Outputs(arguments.format, arguments.annotate, arguments.timeline)
+    count_files(
+        arguments.paths, arguments.adapter, outputs, every=arguments.every, smooth=arguments.smooth
+    )
+
+
+def watch_command(arguments: argparse.Namespace) -> None:
+    """Counts in live cameras until SIGTERM or Ctrl-C."""
+    from llava_dvc.serving.watch.watch import watch_cameras
+    from llava_dvc.serving.watch.watch_options import Pace, WatchOutputs, WatchServer
+
+    pace = Pace(arguments.every, arguments.frame_interval, arguments.stall, arguments.transport)
+    outputs = WatchOutputs(arguments.out, arguments.format, arguments.alert, arguments.webhook)
+    server = WatchServer(arguments.host, arguments.port, arguments.allowed_host)
+    watch_cameras(arguments.sources, arguments.adapter, arguments.realtime, pace, outputs, server)
+
+
+def serve_command(arguments: argparse.Namespace) -> None:
+    """Counts over HTTP until SIGTERM or Ctrl-C."""
+    from llava_dvc.serving.server import serve
+
+    serve(arguments.adapter, arguments.host, arguments.port, arguments.allowed_host)
+
+
+def vllm_command(arguments: argparse.Namespace) -> None:
+    """Prints the command that serves an adapter with vLLM. Raises UserError if vLLM cannot."""
+    from llava_dvc.serving.vllm import vllm_serve_command
+
+    sys.stdout.write(vllm_serve_command(arguments.adapter) + "\n")
+
+
+def _add_predict(commands: Any) -> None:
+    command = commands.add_parser("predict", help="count the people in images and videos")
+    command.add_argument(
+        "paths", nargs="+", metavar="PATH", help="an image, a video, a folder of both, or a glob"
+    )
+    _add_adapter_option(command)
+    command.add_argument(
+        "--format",
+        choices=["table", "csv", "jsonl"],
+        help="output format (default: table on a terminal, csv elsewhere)",
+    )
+    command.add_argument(
+        "--every",
+        type=float,
+        default=1.0,
+        metavar="SECONDS",
+        help="time between two frames of a video (default: 1)",
+    )
+    command.add_argument(
+        "--smooth",
+        action="store_true",
+        help="smooth over time: combine the count of a frame with those of its neighbours in a "
+        "video, or in files whose names have consecutive numbers",
+    )
+    command.add_argument(
+        "--annotate", type=Path, metavar="FOLDER", help="write the frames with their counts here"
+    )
+    command.add_argument(
+        "--timeline", type=Path, metavar="FILE.png", help="plot the count over time into this file"
+    )
+    command.set_defaults(run=predict_command)
+
+
+def _add_watch(commands: Any) -> None:
+    command = commands.add_parser("watch", help="count the people in live cameras")
+    command.add_argument(
+        "sources",
+        nargs="+",
+        metavar="[NAME=]SOURCE",
+        help="rtsp://, http:// (MJPEG or HLS), a device such as /dev/video0, or a file",
+    )
+    _add_adapter_option(command)
+    _add_pace_options(command)
+    command.add_argument(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="write the rows here, into one file a day (default: to standard output)",
+    )
+    command.add_argument(
+        "--format", choices=["jsonl", "csv"], default="jsonl", help="of the rows (default: jsonl)"
+    )
+    command.add_argument(
+        "--alert",
+        action="append",
+        default=[],
+        metavar="RULE",
+        help="'hall > 40 for 60s': on when the interval of the camera hall is above 40 for that "
+        "long; may be repeated",
+    )
+    command.add_argument(
+        "--webhook",
+        metavar="URL",
+        help="post alerts here as JSON, signed with the secret in LLAVA_DVC_WEBHOOK_SECRET",
+    )
+    _add_server_options(command, 8001)
+    command.set_defaults(run=watch_command)
+
+
+def _add_pace_options(command: argparse.ArgumentParser) -> None:
+    seconds: dict[str, Any] = {"type": float, "metavar": "SECONDS"}
+    command.add_argument(
+        "--every", default=2.0, help="between two counts of a camera (default: 2)", **seconds
+    )
+    command.add_argument(
+        "--frame-interval",
+        help="between two neighbouring training frames, for the smoothing (default: as --every)",
+        **seconds,
+    )
+    command.add_argument(
+        "--stall",
+        default=10.0,
+        help="connect to a camera again if no picture comes for so long (default: 10)",
+        **seconds,
+    )
+    command.add_argument(
+        "--transport", choices=["tcp", "udp"], default="tcp", help="of RTSP (default: tcp)"
+    )
+    command.add_argument(
+        "--realtime",
+        action="store_true",
+        help="play files at their own speed, as if they were live",
+    )
+
+
+def _add_server_options(command: argparse.ArgumentParser, port: int) -> None:
+    command.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1")
+    command.add_argument(
+        "--port", type=int, default=port, help=f"default: {port}; 0 takes any free port"
+    )
+    command.add_argument(
+        "--allowed-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="another name under which clients reach the service, for example that of a proxy; "
+        "may be repeated (default: the names and addresses of this machine that --host opens)",
+    )
+
+
+def _add_adapter_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--adapter",
+        default=Path("models/adapter"),
+        metavar="ADAPTER",
+        help="a folder, a Hub id (owner/name or owner/name@revision), or champion "
+        "(default: models/adapter)",
+    )

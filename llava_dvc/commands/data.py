@@ -1,0 +1,114 @@
+"""The commands `import`, `import-mall` and `frames`: what fills data/."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from llava_dvc.errors import UserError
+
+IMPORT_EXAMPLES = """examples:
+  llava-dvc import export.zip --category person --empty skip
+  llava-dvc import counts.csv --frames recordings/ --columns frame=file,count=people
+"""
+
+
+def add_data_commands(commands: Any) -> None:
+    """Adds import-mall, import and frames."""
+    command = commands.add_parser("import-mall", help="the same as import --format mall")
+    command.add_argument("source", type=Path, metavar="FOLDER_OR_ZIP")
+    command.set_defaults(run=import_mall_command)
+    _add_import(commands)
+    _add_frames(commands)
+
+
+def import_mall_command(arguments: argparse.Namespace) -> None:
+    """Copies the Mall data set, or any frames/ with labels.csv, into data/ and adds it to DVC."""
+    from llava_dvc.data.imports import mall
+
+    frames = mall.import_mall(arguments.source, Path("data"))
+    mall.dvc_add(Path("data"))
+    sys.stdout.write(f"data: {frames} frames. `dvc repro` trains on them.\n")
+
+
+def import_command(arguments: argparse.Namespace) -> None:
+    """Fills data/ with frames that are annotated in any known format, and adds it to DVC."""
+    from llava_dvc.data.imports.annotations import ImportChoices
+    from llava_dvc.data.imports.formats.known import FORMATS, OWN
+    from llava_dvc.data.imports.formats.tables import parse_columns
+    from llava_dvc.data.imports.import_source import ImportPlan, import_source
+    from llava_dvc.data.imports.mall import dvc_add
+
+    if arguments.format not in (None, OWN, *FORMATS):
+        names = ", ".join([*FORMATS, OWN])
+        raise UserError(f"--format: is {arguments.format!r}. Choose one of: {names}.")
+    choices = ImportChoices(
+        arguments.category,
+        arguments.crowd == "ignore",
+        arguments.empty,
+        parse_columns(arguments.columns),
+    )
+    plan = ImportPlan(arguments.source, arguments.format, arguments.frames, choices)
+    frames = import_source(plan, Path("data"), sys.stdout.write)
+    dvc_add(Path("data"))
+    sys.stdout.write(f"data: {frames} frames. `dvc repro` trains on them.\n")
+
+
+def frames_command(arguments: argparse.Namespace) -> None:
+    """Writes frames of videos to data/frames, without labels."""
+    from llava_dvc.serving.video.frame_files import write_frame_files
+
+    frames = write_frame_files(arguments.videos, Path("data"), arguments.every, sys.stdout.write)
+    sys.stdout.write(f"data/frames: {frames} new frames, without labels in data/labels.csv.\n")
+
+
+def _add_import(commands: Any) -> None:
+    command = commands.add_parser(
+        "import",
+        help="fill data/ with frames annotated in COCO, YOLO, VOC, CVAT, Label Studio, CSV ...",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=IMPORT_EXAMPLES,
+    )
+    command.add_argument(
+        "source", type=Path, metavar="SOURCE", help="a folder, a zip, or an annotation file"
+    )
+    command.add_argument(
+        "--format", metavar="NAME", help="the format, if it is not recognised (see docs/data.md)"
+    )
+    command.add_argument(
+        "--frames", type=Path, metavar="FOLDER", help="the pictures, if they are not in SOURCE"
+    )
+    command.add_argument(
+        "--category",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="what to count, if that is not clear; may be repeated",
+    )
+    command.add_argument(
+        "--empty",
+        choices=["zero", "skip"],
+        help="a picture without any annotation shows nobody, or is left out",
+    )
+    command.add_argument(
+        "--crowd", choices=["ignore"], help="do not count COCO's crowd regions (iscrowd)"
+    )
+    command.add_argument(
+        "--columns",
+        metavar="FRAME=NAME,...",
+        help="columns of a CSV file: frame=NAME and count=NAME, or frame=, x= and y=; also camera=",
+    )
+    command.set_defaults(run=import_command)
+
+
+def _add_frames(commands: Any) -> None:
+    command = commands.add_parser("frames", help="write frames of videos to data/frames")
+    command.add_argument("videos", nargs="+", type=Path, metavar="VIDEO")
+    command.add_argument(
+        "--every",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="time between two frames (default: 30)",
+    )
+    command.set_defaults(run=frames_command)
