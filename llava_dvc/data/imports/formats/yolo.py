@@ -53,7 +53,7 @@ class _PlainLoader(yaml.SafeLoader):
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        value = yaml.load(read_small_text(path), _PlainLoader)
+        value = _PlainLoader(read_small_text(path)).get_single_data()
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         if isinstance(error, AnnotationError):
             raise
