@@ -159,15 +159,20 @@ def parse_block(text: str) -> tuple[int, int]:
     return int(start), int(stop)
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def add_block_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the data, the settings, and the blocks that are held out in turn."""
     parser.add_argument("data", type=Path)
     parser.add_argument("--params", type=Path, default=PARAMS)
     parser.add_argument("--set", action="append", default=[], metavar="section.key=value")
     parser.add_argument("--blocks", type=int, default=8)
     parser.add_argument("--block", type=parse_block, action="append", metavar="START:STOP")
-    parser.add_argument("--alone", action="store_true", help="leave out the slower baselines")
     parser.add_argument("--gap", type=int, default=20)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_block_options(parser)
+    parser.add_argument("--alone", action="store_true", help="leave out the slower baselines")
     parser.add_argument("--out", type=Path, help="a JSON Lines file to add the pooled figures to")
     return parser.parse_args()
 

@@ -13,17 +13,26 @@ import argparse
 import json
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.cross_validate import even_blocks, figures, parse_block, run, split_around
+from benchmarks.cross_validate import (
+    add_block_options,
+    even_blocks,
+    figures,
+    run,
+    split_around,
+)
 from benchmarks.settings import overridden
-from llava_dvc.config import PARAMS, load_config
-from llava_dvc.data.frames import read_frames
+from llava_dvc.config import Config, load_config
+from llava_dvc.conversation import Conversation
+from llava_dvc.data.frames import Frame, read_frames
 from llava_dvc.data.messages import read_conversations
 from llava_dvc.data.prepare import build_dataset
 from llava_dvc.data.split import FrameSplit
@@ -38,36 +47,37 @@ SHOWN = {
 
 def main() -> None:
     arguments = parse_arguments()
-    frames = read_frames(arguments.data, load_config(arguments.params).data.exclude)
+    cfg = overridden(load_config(arguments.params), arguments.set)
+    frames = read_frames(arguments.data, cfg.data.exclude)
+    conversations = read_conversations(arguments.data)
     blocks = arguments.block or even_blocks(len(frames), arguments.blocks)
-    for seed in arguments.seeds:
-        for labels in arguments.labels:
-            report = measured(arguments, blocks, labels, seed)
-            sys.stdout.write(json.dumps(report) + "\n")
-            sys.stdout.flush()
-            with arguments.out.open("a") as file:
-                file.write(json.dumps(report) + "\n")
+    around = [split_around(block, len(frames), arguments.gap, cfg.split.val) for block in blocks]
+    for seed, labels in product(arguments.seeds, arguments.labels):
+        splits = [fewer_labels(split, labels) for split in around]
+        used = len(splits[0].train) + len(splits[0].val)
+        report = {"labels": used, "seed": seed, "blocks": blocks}
+        report |= measured(overridden(cfg, [f"seed={seed}"]), frames, conversations, splits)
+        sys.stdout.write(json.dumps(report) + "\n")
+        sys.stdout.flush()
+        with arguments.out.open("a") as file:
+            file.write(json.dumps(report) + "\n")
     lines = arguments.out.read_text().splitlines()
     draw([json.loads(line) for line in lines], arguments.picture)
 
 
 def measured(
-    arguments: argparse.Namespace, blocks: list[tuple[int, int]], labels: int, seed: int
+    cfg: Config,
+    frames: Sequence[Frame],
+    conversations: Sequence[Conversation],
+    splits: Sequence[FrameSplit],
 ) -> dict[str, Any]:
-    """Returns the pooled errors of all blocks, with `labels` frames to learn from."""
-    cfg = overridden(load_config(arguments.params), [*arguments.set, f"seed={seed}"])
-    frames = read_frames(arguments.data, cfg.data.exclude)
-    conversations = read_conversations(arguments.data)
-    splits = [
-        fewer_labels(split_around(block, len(frames), arguments.gap, cfg.split.val), labels)
-        for block in blocks
-    ]
-    folds = [
-        run(cfg, build_dataset(frames, conversations, split, cfg.seed), rivals=True)
-        for split in splits
-    ]
-    used = len(splits[0].train) + len(splits[0].val)
-    return {"labels": used, "seed": seed, "blocks": blocks, **figures(folds)}
+    """Returns the pooled errors of adapters that are trained and evaluated on each split."""
+    return figures(
+        [
+            run(cfg, build_dataset(frames, conversations, split, cfg.seed), rivals=True)
+            for split in splits
+        ]
+    )
 
 
 def fewer_labels(split: FrameSplit, labels: int) -> FrameSplit:
@@ -111,14 +121,9 @@ def draw(reports: list[dict[str, Any]], path: Path) -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--params", type=Path, default=PARAMS)
-    parser.add_argument("--set", action="append", default=[], metavar="section.key=value")
+    add_block_options(parser)
     parser.add_argument("--labels", type=int, nargs="+", default=[10, 25, 50, 100, 200, 400])
     parser.add_argument("--seeds", type=int, nargs="+", default=[17, 18, 19])
-    parser.add_argument("--blocks", type=int, default=8)
-    parser.add_argument("--block", type=parse_block, action="append", metavar="START:STOP")
-    parser.add_argument("--gap", type=int, default=20)
     parser.add_argument("--out", type=Path, default=Path("label_budget.jsonl"))
     parser.add_argument("--picture", type=Path, default=Path("label_budget.png"))
     return parser.parse_args()
