@@ -1,0 +1,30 @@
+"""`python -m stages` is `dvc repro` for `make repro`: the stages say what they do.
+
+Of DVC's own lines it shows warnings and errors.
+"""
+
+import logging
+import sys
+
+from dvc.exceptions import DvcException
+from dvc.log import logger
+from dvc.repo import Repo
+
+
+def main() -> int:
+    """Runs the changed stages. Returns the exit status."""
+    logging.getLogger("dvc").setLevel(logging.WARNING)
+    try:
+        with Repo() as repository:
+            if not repository.reproduce():
+                sys.stdout.write("Nothing has changed since the last run.\n")
+    except DvcException:
+        logger.exception("")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
