@@ -19,10 +19,13 @@ def main() -> int:
             if not repository.reproduce():
                 sys.stdout.write("Nothing has changed since the last run.\n")
     except DvcException:
-        logger.exception("")
+        logger.exception("")  # with the message of the error, as in `dvc repro`
         return 1
     except KeyboardInterrupt:
         return 130
+    except Exception:
+        logger.exception("unexpected error")
+        return 1
     return 0
 
 
