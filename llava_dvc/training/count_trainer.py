@@ -18,12 +18,8 @@ from peft.optimizers import create_loraplus_optimizer
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.nn.functional import cross_entropy
-from transformers import (
-    LlavaForConditionalGeneration,
-    PrinterCallback,
-    TrainerCallback,
-    TrainerControl,
-)
+from transformers import LlavaForConditionalGeneration, TrainerCallback, TrainerControl
+from transformers.trainer_callback import PrinterCallback
 from trl import SFTTrainer
 
 from llava_dvc import config, errors
