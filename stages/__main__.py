@@ -7,13 +7,13 @@ import logging
 import sys
 
 from dvc.exceptions import DvcException
-from dvc.log import logger
 from dvc.repo import Repo
 
 
 def main() -> int:
     """Runs the changed stages. Returns the exit status."""
-    logging.getLogger("dvc").setLevel(logging.WARNING)
+    logger = logging.getLogger("dvc")
+    logger.setLevel(logging.WARNING)
     try:
         with Repo() as repository:
             if not repository.reproduce():
