@@ -5,6 +5,8 @@
 # uv from the PATH, else a copy in .uv/
 UV := $(shell command -v uv || echo .uv/bin/uv)
 RUN := $(UV) run --frozen --no-sync
+# On a terminal uv shows bars. A log needs none of its lines.
+QUIET := $(shell [ -t 2 ] || echo --quiet)
 # Two processes: a test file runs in one of them, so that its tests share what they set up.
 PYTEST := pytest --numprocesses 2 --dist loadfile
 
@@ -19,15 +21,20 @@ help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
 setup: $(UV) ## Install the locked packages into .venv
-	@$(UV) sync --frozen --quiet
+	@$(UV) sync --frozen --quiet --check 2>/dev/null || \
+		{ echo "Installing the locked packages into .venv: a few minutes, 7 GB of disk."; $(UV) sync --frozen $(QUIET); }
 
 repro: repository setup ## Download the sample and run the changed stages
 	@! $(RUN) dvc stage list 2>&1 >/dev/null | grep -q 'dvc\.lock' || \
 		{ echo "dvc.lock: cannot be read after a full disk, a kill or a merge. It is restored from git."; git checkout HEAD -- dvc.lock; }
-	$(RUN) dvc pull --quiet data.dvc backbones/tiny-llava.dvc
-	$(RUN) dvc repro
+	@said=$$($(RUN) dvc pull --quiet data.dvc backbones/tiny-llava.dvc 2>&1) || { echo "$$said"; exit 1; }
+	@$(RUN) python -m stages
 	@found=$$($(RUN) dvc status --json) && ! echo "$$found" | grep -q '"not in cache"' || \
 		{ echo "error: DVC could not keep a result in its cache. If the disk is full, free some space. Then run make repro again."; exit 1; }
+	@printf '%s\n' "" "What next:" \
+		"  make ui                                             look at the results and the curves in a browser" \
+		"  source .venv/bin/activate && llava-dvc serve        drop a frame on http://127.0.0.1:8000" \
+		"  your own frames                                     README.md, section \"Your own frames\""
 
 repository:
 	@command -v git >/dev/null || { echo "error: git: not found. Install git. Then run make repro again."; exit 1; }

@@ -2,9 +2,11 @@
 
 import argparse
 import warnings
+from importlib.metadata import version
 
 from llava_dvc.commands.counting import add_counting_commands
 from llava_dvc.commands.data import add_data_commands
+from llava_dvc.commands.examples import EXAMPLES, FIRST, add_examples
 from llava_dvc.commands.results import add_result_commands
 from llava_dvc.commands.setup import add_setup_commands
 from llava_dvc.errors import check_endpoint
@@ -24,9 +26,13 @@ def main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="llava-dvc", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version('llava-dvc')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_setup_commands(commands)
     add_data_commands(commands)
     add_result_commands(commands)
     add_counting_commands(commands)
+    add_examples(parser, *FIRST)
+    for name, command in commands.choices.items():
+        add_examples(command, *(f"{name} {rest}" for rest in EXAMPLES.get(name, ())))
     return parser

@@ -33,7 +33,8 @@ def evaluation_metrics(
     nll: ArrayLike,
     parsed: ArrayLike,
 ) -> dict[str, float | Bins]:
-    """The metrics in metrics/evaluate.json, in the order of that file.
+    """The metrics in metrics/evaluate.json, in the order of that file: what matters
+    most stands first, as in `dvc exp show`.
 
     `low` and `high` are the ends of each frame's 80 % interval, both included. `nll` is
     -log P(actual), in nats. `parsed` is true where the model's free reply was a number. Raises
@@ -49,17 +50,17 @@ def evaluation_metrics(
         )
     ci_low, ci_high = mae_interval(truth, guess)
     flat: dict[str, float] = {
-        "frames": len(truth),
         "mae": mae(truth, guess),
-        "rmse": rmse(truth, guess),
-        "bias": bias(truth, guess),
-        **class_metrics(truth, guess),
-        **{f"within_{k}": share_within(truth, guess, k) for k in WITHIN},
         "mae_ci_low": ci_low,
         "mae_ci_high": ci_high,
+        "rmse": rmse(truth, guess),
+        "bias": bias(truth, guess),
         "coverage_80": coverage(truth, lows, highs),
         "width_80": float((highs - lows).mean()),
+        **{f"within_{k}": share_within(truth, guess, k) for k in WITHIN},
+        **class_metrics(truth, guess),
         "nll": float(losses.mean()),
+        "frames": len(truth),
         "unparsed": float((replied == 0).mean()),
     }
     rounded = {name: _round_six(value) for name, value in flat.items()}

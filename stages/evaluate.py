@@ -13,12 +13,14 @@ from llava_dvc.evaluation.plots import draw_all
 from llava_dvc.evaluation.predictions import (
     INTERNAL,
     comparison_table,
+    evaluation_summary,
     prediction_table,
     score_predictions,
 )
 from llava_dvc.files import new_file, new_folder, read_json, write_json
 from llava_dvc.recipe import adapter_sha256
 from llava_dvc.stage_runner import run_stage
+from llava_dvc.terminal.progress import progress, tell
 from llava_dvc.tracking.run import open_result
 
 
@@ -40,9 +42,10 @@ def main(cfg: Config, *paths: Path) -> None:
     model, encoder, recipe = load_checked_adapter(path.adapter)
     if cfg.evaluate.compile:
         merge_and_compile(model)
-    frames = prediction_table(
-        model, encoder, rows, cfg.evaluate, recipe.temperature, recipe.smoothing
-    )
+    with progress("evaluate", len(encoder.pictures(rows["image"]))):
+        frames = prediction_table(
+            model, encoder, rows, cfg.evaluate, recipe.temperature, recipe.smoothing
+        )
     scores = score_predictions(frames, recipe.temperature)
     with new_file(path.predictions) as file:
         frames.drop(columns=INTERNAL, errors="ignore").to_csv(file, index=False)
@@ -51,6 +54,7 @@ def main(cfg: Config, *paths: Path) -> None:
         draw_all(frames, scores, rows["image"], folder)
     baselines = read_json(path.baseline)
     improvements = read_improvements(path.predictions, path.answers)
+    tell("evaluate", evaluation_summary(scores))
     sys.stdout.write(comparison_table(scores, baselines, improvements))
 
     data_md5 = read_json(path.prepared / "report.json")["data_md5"]

@@ -16,11 +16,13 @@ from llava_dvc.data.prepare import (
     leak_warning,
     report_on_failure,
     split_rows,
+    split_summary,
 )
 from llava_dvc.data.split import split_frames
 from llava_dvc.dataset import write_splits
 from llava_dvc.files import new_folder, state_root, write_json
 from llava_dvc.stage_runner import run_stage
+from llava_dvc.terminal.progress import tell
 from llava_dvc.tracking.run import digest, open_run
 
 
@@ -37,6 +39,7 @@ def main(cfg: Config, data: Path, prepared: Path) -> None:
     with new_folder(prepared) as folder:
         write_splits(folder, split_rows(frames, conversations, split, cfg.seed))
         write_json(folder / "report.json", report)
+    tell("prepare", split_summary(report))
     warn(skipped, prepared)
     for warning in (leak_warning, camera_warning):
         if text := warning(report, cfg.split.strategy):

@@ -17,6 +17,7 @@ from llava_dvc.publishing.folder import (
 )
 from llava_dvc.recipe import WEIGHTS, Recipe, adapter_sha256
 from llava_dvc.stage_runner import run_stage
+from llava_dvc.terminal.progress import progress, tell
 from llava_dvc.tracking.run import open_result
 
 
@@ -45,7 +46,10 @@ def main(cfg: Config, *paths: Path) -> None:
         shutil.copytree(path.adapter, folder, dirs_exist_ok=True)
         facts.recipe.write(folder)
         add_card_and_manifest(folder, facts, plots=path.plots, evaluate=cfg.evaluate, inputs=inputs)
-        reload_check.require_same_answers(folder, path.prepared, path.predictions, cfg.evaluate)
+        with progress("publish", 100):
+            same = reload_check.require_same_answers(
+                folder, path.prepared, path.predictions, cfg.evaluate
+            )
         if cfg.publish.merge:
             from llava_dvc.publishing.merged_model import publish_merged
 
@@ -54,6 +58,7 @@ def main(cfg: Config, *paths: Path) -> None:
     with open_result(cfg, facts.adapter_sha256, facts.report["data_md5"]) as run:
         for name in ("README.md", "manifest.json"):
             run.artifact(path.published / name, "published")
+    tell("publish", f"{path.published}/ gives the same answers in a new process ({same} frames)")
     sys.stdout.write(push.push_after_stage(path.published, cfg.publish))
 
 

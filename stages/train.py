@@ -15,6 +15,7 @@ from llava_dvc.model.backbone import backbone_encoder, load_backbone
 from llava_dvc.model.counting import default_max_count
 from llava_dvc.recipe import LARGEST_COUNT, Recipe, adapter_sha256, versions
 from llava_dvc.stage_runner import run_stage
+from llava_dvc.terminal.training_progress import TrainingProgress
 from llava_dvc.tracking.run import open_run, trainer_callback
 from llava_dvc.training.arguments import is_main_process
 from llava_dvc.training.checkpoints import checkpoint_folder, checkpoints_of, run_key
@@ -44,7 +45,7 @@ def main(cfg: Config, prepared: Path, adapter: Path) -> None:
         checkpoint_folder(key),
         open_run("train", cfg, sections, key, {"data_md5": data_md5}) as run,
     ):
-        tuned = tune(replace(spec, callbacks=[trainer_callback(run)]))
+        tuned = tune(replace(spec, callbacks=[trainer_callback(run), TrainingProgress("train")]))
         recipe = Recipe(
             backbone=cfg.backbone,
             image=cfg.image,

@@ -1,5 +1,7 @@
+import shlex
 import subprocess
 import sys
+import tomllib
 
 import pytest
 from PIL import Image
@@ -59,6 +61,29 @@ def test_import_passes_its_options_on(run, tmp_path):
     with pytest.raises(SystemExit, match="the frames are there, but `dvc add data` failed"):
         run("import", "t.csv", *options)
     assert (tmp_path / "data" / "labels.csv").read_text() == "frame,count\na.png,1\nb.png,0\n"
+
+
+def test_the_version_is_that_of_pyproject(run, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        run("--version")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert capsys.readouterr().out == f"llava-dvc {project['version']}\n"
+
+
+COMMANDS = cli._parser()._subparsers._group_actions[0].choices
+
+
+@pytest.mark.parametrize("name", [None, *COMMANDS])
+def test_each_help_has_two_examples_that_can_be_typed(name):
+    """Of `llava-dvc` itself without a name."""
+    shown = (COMMANDS[name] if name else cli._parser()).format_help()
+    lines = shown.partition("\nexamples:\n")[2].splitlines()
+    assert len(set(lines)) == 2
+    for line in lines:
+        assert line.startswith("  llava-dvc ")
+        typed = shlex.split(line)[1:]
+        assert cli._parser().parse_args(typed).run
+        assert typed[0] == (name or typed[0])
 
 
 def test_help_imports_nothing_heavy():

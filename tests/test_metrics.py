@@ -10,9 +10,9 @@ from llava_dvc.errors import UserError
 ACTUAL = [4, 10, 12, 25]
 PREDICTED = [5, 8, 12, 31]
 CONTRACT = (
-    "frames mae rmse bias accuracy precision_macro recall_macro f1_macro precision_weighted "
-    "recall_weighted f1_weighted within_1 within_2 within_3 within_5 mae_ci_low mae_ci_high "
-    "coverage_80 width_80 nll unparsed bins"
+    "mae mae_ci_low mae_ci_high rmse bias coverage_80 width_80 within_1 within_2 within_3 within_5 "
+    "accuracy precision_macro recall_macro f1_macro precision_weighted recall_weighted f1_weighted "
+    "nll frames unparsed bins"
 )
 
 

@@ -7,11 +7,6 @@ from typing import Any
 
 from llava_dvc.errors import UserError
 
-IMPORT_EXAMPLES = """examples:
-  llava-dvc import export.zip --category person --empty skip
-  llava-dvc import counts.csv --frames recordings/ --columns frame=file,count=people
-"""
-
 
 def add_data_commands(commands: Any) -> None:
     """Adds import-mall, import and frames."""
@@ -66,8 +61,6 @@ def _add_import(commands: Any) -> None:
     command = commands.add_parser(
         "import",
         help="fill data/ with frames annotated in COCO, YOLO, VOC, CVAT, Label Studio, CSV ...",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=IMPORT_EXAMPLES,
     )
     command.add_argument(
         "source", type=Path, metavar="SOURCE", help="a folder, a zip, or an annotation file"

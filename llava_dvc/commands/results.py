@@ -19,7 +19,9 @@ def add_result_commands(commands: Any) -> None:
     )
     command.set_defaults(run=push_command)
 
-    command = commands.add_parser("runs", help="show experiments with their MLflow runs")
+    command = commands.add_parser(
+        "runs", help="show which experiment counts best, and its settings"
+    )
     command.add_argument(
         "--relocate",
         action="store_true",
@@ -38,7 +40,7 @@ def push_command(arguments: argparse.Namespace) -> None:
 
 
 def runs_command(arguments: argparse.Namespace) -> None:
-    """Prints experiments with their MLflow runs, or repairs the store of a moved repository."""
+    """Prints experiments, the best first, or repairs the store of a moved repository."""
     if arguments.relocate:
         from llava_dvc.tracking.mlflow_store import relocate
 

@@ -31,7 +31,7 @@ def scan_conversations(data: Path) -> tuple[list[Conversation], list[DataProblem
     if not path.is_file():
         text = (
             "not found. To restore it, run `git checkout data.dvc && dvc pull data.dvc`. Or write "
-            "one example conversation a line (see README)."
+            "one example conversation a line (see docs/data.md)."
         )
         return [], [_message_problem(str(path), text)]
     if not is_inside(path, data):
@@ -48,7 +48,7 @@ def scan_conversations(data: Path) -> tuple[list[Conversation], list[DataProblem
             except ValueError as error:
                 problems.append(_message_problem(f"{path}:{number}", str(error)))
     if not conversations and not problems:
-        text = "has no conversation. Write at least one line (see README)."
+        text = "has no conversation. Write at least one line (see docs/data.md)."
         problems = [_message_problem(str(path), text)]
     return conversations, problems
 

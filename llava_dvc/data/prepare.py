@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count, repeat
 from pathlib import Path
@@ -97,6 +97,14 @@ def build_report(
         "blind_interpolation": baseline_metrics(actual, guess),
         "best_constant": baseline_metrics(actual, np.full(len(actual), np.median(actual))),
     }
+
+
+def split_summary(report: Mapping[str, Any]) -> str:
+    """`300 frames -> 206 train, 30 val, 60 eval (4 left out between them)`."""
+    parts = [f"{part['frames']} {name}" for name, part in report["splits"].items()]
+    out = len(report["left_out"])
+    between = f" ({out} left out between them)" if out else ""
+    return f"{report['frames']} frames -> {', '.join(parts)}{between}"
 
 
 def _camera_report(cameras: Sequence[str | None], split: FrameSplit) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from llava_dvc.conversation import question_text
 from llava_dvc.model.counting import CountPredictor, Floats, default_max_count, quantile
 from llava_dvc.model.encoder import Encoder
+from llava_dvc.terminal.progress import advance
 
 REGIONS = 4  # the features are averaged over REGIONS x REGIONS parts of the frame
 STRENGTHS = 10.0 ** np.arange(0, 6.5, 0.5)
@@ -74,4 +75,5 @@ def tower_features(model: Any, encoder: Encoder, rows: Dataset) -> Floats:
         grid = patches.transpose(1, 2).unflatten(2, (side, side))
         regions = torch.nn.functional.adaptive_avg_pool2d(grid.float(), REGIONS)
         features.append(regions.flatten(1).cpu().numpy())
+        advance(len(images))
     return np.concatenate(features).astype(np.float64).reshape(len(rows), -1)

@@ -100,6 +100,13 @@ def score_predictions(frames: pd.DataFrame, temperature: float) -> dict[str, Any
     return {**scores, "temperature": temperature}
 
 
+def evaluation_summary(scores: Mapping[str, Any]) -> str:
+    """`MAE 2.02 people (95 %: 1.42 to 2.63) on 60 frames`."""
+    low, high = scores["mae_ci_low"], scores["mae_ci_high"]
+    interval = f"(95 %: {low:.2f} to {high:.2f})"
+    return f"MAE {scores['mae']:.2f} people {interval} on {scores['frames']} frames"
+
+
 def comparison_table(
     scores: dict[str, Any],
     baselines: dict[str, dict[str, float]],

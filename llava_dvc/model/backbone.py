@@ -12,6 +12,7 @@ from transformers import (
     BitsAndBytesConfig,
     LlavaForConditionalGeneration,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from llava_dvc import config, errors
 from llava_dvc.load_errors import explain_load_errors
@@ -32,6 +33,8 @@ def load_backbone(backbone: config.Backbone) -> LlavaForConditionalGeneration:
     checkpoint cannot be loaded.
     """
     torch.set_num_threads(backbone.threads)
+    if Path(backbone.name).is_dir():  # a bar for a second would only push the stage's own away
+        disable_progress_bar()
     with explain_load_errors(backbone):
         model, found = LlavaForConditionalGeneration.from_pretrained(
             backbone.name,

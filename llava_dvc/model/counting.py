@@ -21,6 +21,7 @@ from llava_dvc.model.count_tree import CountTree, additive_mask
 from llava_dvc.model.encoder import Batch, Encoder
 from llava_dvc.model.padding import Size, drop_padding, require_one_size
 from llava_dvc.model.tiles import convolve, reply_of_tiles
+from llava_dvc.terminal.progress import advance
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -114,6 +115,7 @@ class CountPredictor:
             # set_stance acts when it is called, not when the block begins.
             with autocast(self.model), self._stance(first=not found):
                 found.append(self._answer(batch))
+            advance(len(batch["input_ids"]))
         logs, numbers, ended = (torch.cat(parts).cpu() for parts in zip(*found, strict=True))
         replies = list(map(format_count, numbers.tolist()))
         unended = (~ended).nonzero().flatten().tolist()

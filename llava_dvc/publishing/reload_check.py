@@ -7,29 +7,68 @@ import csv
 import json
 import subprocess
 import sys
+from collections.abc import Iterable
 from io import StringIO
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from llava_dvc.config import Evaluate
 from llava_dvc.errors import UserError
 from llava_dvc.files import csv_name
+from llava_dvc.terminal.progress import Advance, advance, reported_to
 
 FRAMES = 32
 CR = "\ue00d"  # a private-use character in place of a carriage return
 MODULE = "llava_dvc.publishing.reload_check"
+PERCENT = "percent: "
+"""Begins a line in which the new process says how far it is."""
 
 
 def require_same_answers(
     folder: Path, prepared: Path, predictions: Path, evaluate: Evaluate
-) -> None:
-    """Raises UserError when `folder` cannot be loaded, or its answers are not `predictions`."""
+) -> int:
+    """Returns the number of frames that were compared. Says to `advance` how many percent are done.
+
+    Raises UserError when `folder` cannot be loaded, or its answers are not `predictions`.
+    """
     command = [sys.executable, "-m", MODULE, str(folder), str(prepared), evaluate.model_dump_json()]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        why = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise UserError(f"published: does not load in a new process: {why}")
-    compare_answers(json.loads(done.stdout.splitlines()[-1]), predictions)
+    with TemporaryFile("w+", errors="replace") as errors:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as child:
+            answers = relay_progress(child.stdout or ())
+        errors.seek(0)
+        why = errors.read().strip().splitlines() or [f"exit code {child.returncode}"]
+    if child.returncode:
+        raise UserError(f"published: does not load in a new process: {why[-1]}")
+    found = json.loads(answers)
+    compare_answers(found, predictions)
+    return len(found)
+
+
+def relay_progress(lines: Iterable[str]) -> str:
+    """Passes the percentages on to `advance`. Returns the last of the other lines."""
+    last, before = "", 0
+    for line in lines:
+        if line.startswith(PERCENT):
+            now = int(line.removeprefix(PERCENT))
+            advance(now - before)
+            before = now
+        else:
+            last = line
+    return last
+
+
+def percent_lines(total: int) -> Advance:
+    """Writes a line to standard output at each call."""
+    done = 0
+
+    def report(amount: int) -> None:
+        nonlocal done
+        done += amount
+        sys.stdout.write(f"{PERCENT}{100 * done // total}\n")
+        sys.stdout.flush()
+
+    return report
 
 
 def read_predictions(path: Path) -> dict[str, dict[str, str]]:
@@ -77,7 +116,8 @@ def answer_frames(folder: Path, prepared: Path, evaluate: Evaluate) -> list[dict
     batches = -(-FRAMES // evaluate.batch_size)
     rows = rows.select(range(min(len(rows), batches * evaluate.batch_size)))
     predictor = CountPredictor(model, encoder, recipe.question, recipe.max_count, flip=recipe.flip)
-    answers = predictor.predict(rows["image"], evaluate.batch_size)
+    with reported_to(percent_lines(len(encoder.pictures(rows["image"])))):
+        answers = predictor.predict(rows["image"], evaluate.batch_size)
     decoded = decode_answers(answers, recipe.temperature, recipe.decode)
     columns = zip(
         map(csv_name, rows["frame"]), decoded.count.tolist(), decoded.replies, strict=True

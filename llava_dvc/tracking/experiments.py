@@ -1,21 +1,36 @@
-"""The table of `llava-dvc runs`: DVC's experiments beside their MLflow runs."""
+"""The table of `llava-dvc runs`: which experiment counts best, and what was different in it."""
 
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import StringIO
 from typing import Any
 
+from rich.console import Console
+from rich.table import Table
+
 from llava_dvc.config import flatten
-from llava_dvc.errors import UserError
+from llava_dvc.errors import UserError, printable_text
 from llava_dvc.tracking.mlflow_run import metric_names
 from llava_dvc.tracking.mlflow_store import connect, unreachable
-from llava_dvc.tracking.run import result_key
+from llava_dvc.tracking.registry import verdicts
+from llava_dvc.tracking.run import TRAINING_SECONDS, result_key
 
 ADAPTER = "models/adapter"
 METRICS = "metrics/evaluate.json"
-HEADER = ("experiment", "revision", "adapter", "MAE", "RMSE", "MLflow run", "run id", "")
+WORKSPACE = "workspace"
+COLUMNS = {
+    "experiment,\nMLflow run": 16,
+    "MAE (95 %)": 16,
+    "smoothed": 8,
+    "seconds": 7,
+    "changed settings": 22,
+    "against the champion": 21,
+}
+"""The columns of the table and their widths. Longer cells are broken into lines."""
+WIDTH = sum(COLUMNS.values()) + 2 * (len(COLUMNS) - 1)
 
 
 @dataclass(frozen=True)
@@ -28,11 +43,15 @@ class ExperimentRow:
     """DVC's md5 of the adapter; None when the experiment has not run."""
     data: str | None
     """DVC's md5 of the data."""
-    evaluate_section: dict[str, Any]
-    """Of params.yaml."""
+    settings: dict[str, Any]
+    """All of params.yaml."""
     metrics: dict[str, float]
     error: str
     """DVC's message, or empty."""
+
+    @property
+    def evaluate_section(self) -> dict[str, Any]:
+        return _section(self.settings, "evaluate")
 
     @property
     def evaluate(self) -> dict[str, str]:
@@ -42,17 +61,31 @@ class ExperimentRow:
 
 
 def experiment_table() -> str:
-    """Returns the rows of `dvc exp show`, each with the MLflow run of the same result.
+    """Returns the rows of `dvc exp show`, the least MAE first, each with the MLflow run of the same
+    result.
 
     An experiment that DVC took from its run cache has no run of its own, and shows the run that
     made the result. Raises UserError when `dvc exp show` fails or the tracker cannot be reached.
     """
     experiments = list(experiment_rows(exp_show()))  # first: it fails outside a repository
     runs = result_runs()
-    lines = [HEADER] + [table_cells(row, matching_run(row, runs)) for row in experiments]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    padded = [[c.ljust(w) for c, w in zip(line, widths, strict=True)] for line in lines]
-    return "\n".join("  ".join(line).rstrip() for line in padded) + "\n"
+    pairs = [(row, matching_run(row, runs)) for row in experiments]
+    said = verdicts_of([run for _, run in pairs if run])
+    committed = next((row.settings for row in experiments if row.name != WORKSPACE), {})
+    pairs.sort(key=lambda pair: pair[0].metrics.get("mae", float("inf")))
+    return drawn_table([table_cells(row, run, committed, said) for row, run in pairs])
+
+
+def drawn_table(rows: Sequence[Sequence[str]]) -> str:
+    """The table as plain text, WIDTH columns wide."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name, width in COLUMNS.items():
+        table.add_column(name, width=width, overflow="fold")
+    for row in rows:
+        table.add_row(*map(printable_text, row))
+    text = StringIO()
+    Console(file=text, width=WIDTH, markup=False, highlight=False).print(table)
+    return "".join(f"{line.rstrip()}\n" for line in text.getvalue().splitlines())
 
 
 def exp_show() -> Any:
@@ -82,7 +115,7 @@ def parse_experiment(shown: dict[str, Any]) -> ExperimentRow:
         revision="-" if shown["rev"] == "workspace" else shown["rev"][:7],
         adapter=_section(shown, "data", "outs", ADAPTER).get("hash"),
         data=_section(shown, "data", "deps", "data").get("hash"),
-        evaluate_section=_section(params, "evaluate"),
+        settings=params,
         metrics=flatten(metrics),
         error=" ".join(str(_section(shown, "error").get("msg", "")).split()),
     )
@@ -115,15 +148,48 @@ def matching_run(row: ExperimentRow, runs: list[Any]) -> Any:
     return None
 
 
-def table_cells(row: ExperimentRow, run: Any) -> tuple[str, ...]:
-    figures = [str(row.metrics.get(metric, "-")) for metric in ("mae", "rmse")]
-    name, run_id = (run.info.run_name, run.info.run_id[:8]) if run else ("-", "-")
-    adapter = (row.adapter or "-")[:8]
-    return (row.name, row.revision, adapter, *figures, name, run_id, status_note(row, run))
+def verdicts_of(runs: list[Any]) -> dict[str, str]:
+    """`verdicts`. Raises UserError without the tracker."""
+    try:
+        return verdicts(runs)
+    except Exception as error:  # a tracker can raise anything
+        raise unreachable(error) from None
+
+
+def table_cells(
+    row: ExperimentRow, run: Any, committed: Mapping[str, Any], said: Mapping[str, str]
+) -> tuple[str, ...]:
+    """`committed` are the settings of the last commit; `said` are the verdicts of runs."""
+    name, seconds, verdict = row.name, "-", ""
+    if run:
+        name = name if run.info.run_name == name else f"{name}\n{run.info.run_name}"
+        seconds = _rounded(run.data.metrics.get(TRAINING_SECONDS), 0)
+        verdict = said.get(run.info.run_id, "")
+    smoothed = _rounded(row.metrics.get("mae_smoothed"))
+    last = "; ".join(filter(None, (verdict, status_note(row, run))))
+    return (name, mae_cell(row), smoothed, seconds, changed_settings(row, committed), last)
+
+
+def mae_cell(row: ExperimentRow) -> str:
+    """`2.02 (1.42-2.63)`; `-` without an evaluation."""
+    low, high = (row.metrics.get(f"mae_ci_{end}") for end in ("low", "high"))
+    interval = f" ({_rounded(low)}-{_rounded(high)})" if low is not None else ""
+    return f"{_rounded(row.metrics.get('mae'))}{interval}"
+
+
+def changed_settings(row: ExperimentRow, committed: Mapping[str, Any]) -> str:
+    """What is not as in the last commit, a setting a line."""
+    before = flatten(dict(committed))
+    changed = {n: v for n, v in flatten(row.settings).items() if before.get(n, v) != v}
+    return "\n".join(f"{name} {json.dumps(value)}" for name, value in changed.items()) or "-"
+
+
+def _rounded(value: Any, digits: int = 2) -> str:
+    return f"{value:.{digits}f}" if isinstance(value, int | float) else "-"
 
 
 def status_note(row: ExperimentRow, run: Any) -> str:
-    """The last cell: why there is no run, or how the run and its tags differ from the row."""
+    """Why there is no run, or how the run and its tags differ from the row; else empty."""
     if run is None:
         is_evaluated = row.adapter and row.metrics
         return "no run of these settings" if is_evaluated else row.error or "not run"
@@ -133,8 +199,8 @@ def status_note(row: ExperimentRow, run: Any) -> str:
     metrics = metric_names(row.metrics)
     different = [k for k, v in metrics.items() if run.data.metrics.get(k) != v]
     if different:
-        return f"differs in {', '.join(different[:3])}"
-    return "" if run.info.run_name == row.name else "the same result"
+        return f"its run differs in {', '.join(different[:3])}"
+    return ""
 
 
 def wrong_tags(row: ExperimentRow, run: Any) -> str:

@@ -114,6 +114,49 @@ def in_words(difference: Difference, champion: str, frames: int) -> str:
     return f"{text}; version {champion} {outcome} champion"
 
 
+def verdicts(runs: list[Any]) -> dict[str, str]:
+    """By the id of each run: how its counts compare with the champion's, frame by frame.
+
+    Empty without a champion. Raises the store's errors.
+    """
+    client, _ = connect()
+    champion = version_by_alias(client, CHAMPION)
+    if champion is None:
+        return {}
+    theirs = logged_counts(client, champion.run_id)
+    said = {}
+    for run in runs:
+        same = run.data.tags.get("data_md5") == champion.tags.get("data_md5")
+        ours = logged_counts(client, run.info.run_id) if same else None
+        difference = None if ours is None or theirs is None else mae_difference(ours, theirs)
+        is_champion = run.info.run_id == champion.run_id
+        said[run.info.run_id] = CHAMPION if is_champion else short_verdict(difference)
+    return said
+
+
+def logged_counts(client: Any, run_id: str) -> pd.DataFrame | None:
+    """predictions/eval.csv of a run, or None if its store lacks the file."""
+    from mlflow.exceptions import MlflowException
+
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            return pd.read_csv(client.download_artifacts(run_id, "eval.csv", folder))
+        except (MlflowException, OSError):
+            return None
+
+
+def short_verdict(difference: Difference | None) -> str:
+    """Example: worse by 0.31 people (not clear)."""
+    if difference is None:
+        return "cannot be compared: other frames"
+    mean, low, high = difference
+    if not mean:
+        return "equal"
+    word = "worse" if mean > 0 else "better"
+    doubt = "" if low > 0 or high < 0 else " (not clear)"
+    return f"{word} by {abs(mean):.2f} people{doubt}"
+
+
 def mae_difference(new: pd.DataFrame, old: pd.DataFrame) -> Difference | None:
     """MAE of `new` minus MAE of `old` in people, with its 95 % interval (paired, by blocks of
     frames). None when the frames or labels differ.

@@ -40,6 +40,9 @@ TRAINER_METRICS = {  # transformers' names and ours
     "eval_mae": "val/mae",
 }
 
+TRAINING_SECONDS = "train/seconds"
+"""The metric of how long a training took, since it was last resumed."""
+
 
 def digest(*parts: Any) -> str:
     """The sha256 of `parts` as JSON. It is the key of a run: `parts` decide its result."""
@@ -253,6 +256,8 @@ def trainer_callback(run: Run) -> Any:
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any, **_: Any) -> None:
             log(state, logs, state.global_step)
+            if state.is_world_process_zero and "train_runtime" in logs:  # at the end
+                run.metrics({TRAINING_SECONDS: logs["train_runtime"]})
 
     def log(state: Any, logs: Mapping[str, float], step: int) -> None:
         values = {TRAINER_METRICS[n]: v for n, v in logs.items() if n in TRAINER_METRICS}

@@ -1,6 +1,5 @@
 """The `train` section as TRL's arguments."""
 
-import sys
 from pathlib import Path
 
 import torch
@@ -65,5 +64,5 @@ def training_arguments(
         ddp_find_unused_parameters=False,
         ddp_broadcast_buffers=False,
         report_to="none",  # our own callback reports
-        disable_tqdm=not sys.stderr.isatty(),
+        disable_tqdm=True,  # and no bar of its own: see llava_dvc/terminal
     )

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.nn.functional import cross_entropy
 from transformers import LlavaForConditionalGeneration, TrainerCallback, TrainerControl
+from transformers.trainer_callback import PrinterCallback
 from trl import SFTTrainer
 
 from llava_dvc import config, errors
@@ -114,6 +115,7 @@ class CountTrainer(SFTTrainer):
             peft_config=peft_config(spec.adapter, backbone),
             callbacks=[StopOnSignal(), SealCheckpoint(), Validate(settings), *spec.callbacks],
         )
+        self.remove_callback(PrinterCallback)  # it prints a dictionary at every step
         self.spec, self.encoder = spec, encoder
         self.selection = CheckpointSelection(
             spec.checkpoints / "validation", np.array(spec.val["count"])

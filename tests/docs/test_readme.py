@@ -11,6 +11,7 @@ from llava_dvc.data.imports.mall import default_messages
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+LAYOUT = (ROOT / "docs" / "layout.md").read_text(encoding="utf-8")
 GUIDES = sorted(
     str(path.relative_to(ROOT))
     for folder in (".", "docs", "pretrain", "benchmarks")
@@ -49,15 +50,16 @@ def test_every_file_a_guide_names_is_there(guide: str):
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
-def test_every_module_the_readme_names_is_there():
-    named = set(re.findall(r"\b(\w+\.py)\b", README))
+def test_every_module_the_layout_names_is_there():
+    named = set(re.findall(r"\b(\w+\.py)\b", README + LAYOUT))
+    assert named
     folders = ("llava_dvc", "stages", "tests")
     known = {path.name for folder in folders for path in (ROOT / folder).rglob("*.py")}
     assert named - known == set()
 
 
 def test_the_tree_has_every_folder_on_one_screen():
-    tree = next(block for block in README.split("```") if "llava_dvc/  " in block)
+    tree = next(block for block in LAYOUT.split("```") if "llava_dvc/  " in block)
     lines = tree.strip().splitlines()
     assert len(lines) <= 25
     folders = {path.parent.name for path in (ROOT / "llava_dvc").glob("*/__init__.py")}
@@ -67,7 +69,7 @@ def test_the_tree_has_every_folder_on_one_screen():
 
 
 def test_each_row_of_what_to_change_names_one_file():
-    table = README.split("| to change | go to |\n|---|---|\n")[1].split("\n\n")[0]
+    table = LAYOUT.split("| to change | go to |\n|---|---|\n")[1].split("\n\n")[0]
     cells = [line.strip("| ").split(" | ")[1] for line in table.splitlines()]
     assert len(cells) >= 8
     files = [re.findall(r"`([\w./-]+/[\w.-]+\.\w+)`", cell) for cell in cells]
@@ -76,11 +78,34 @@ def test_each_row_of_what_to_change_names_one_file():
 
 def test_the_example_conversation_is_the_first_of_a_new_messages_file():
     first, *_ = default_messages().splitlines()
-    assert f"`{first}`" in README
+    assert f"`{first}`" in (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
 
 
 def test_the_readme_stays_short():
-    assert len(README.splitlines()) <= 190
+    assert len(README.splitlines()) <= 130
+
+
+def test_the_readme_begins_with_a_picture_the_commands_and_the_table():
+    picture, commands, table = (README.index(text) for text in ("](docs/", "```bash", "| train me"))
+    assert picture < commands < table < README.index("\n## ")
+    [file] = re.findall(r"!\[[^]]+\]\((docs/[\w.]+)\)", README)
+    assert (ROOT / file).stat().st_size < 100_000
+
+
+def test_the_index_is_one_screen_and_has_every_guide():
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    assert len(index.splitlines()) <= 25
+    linked = re.findall(r"\]\(([\w./]+)\)", index)
+    assert [link for link in linked if not (ROOT / "docs" / link).exists()] == []
+    guides = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert guides <= set(linked)
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_no_command_has_a_placeholder_that_a_shell_reads_as_a_file(guide: str):
+    text = (ROOT / guide).read_text(encoding="utf-8")
+    blocks = re.findall(r"^```bash\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    assert [found for block in blocks for found in re.findall(r"<[a-z][a-z ]*>", block)] == []
 
 
 def test_every_test_to_copy_is_there():

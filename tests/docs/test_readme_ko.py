@@ -114,12 +114,12 @@ def test_it_is_korean():
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("\nmake repro\n", "\nmake all\n", "commands 2: 'make repro' has become 'make all'"),
-        ("\n## ", "\n### ", "heading 2: '## Start' has become"),
+        ("\nmake repro ", "\nmake all ", "commands 2: 'make repro' has become 'make all'"),
+        ("\n## ", "\n### ", "heading 2: '## The pipeline' has become"),
         ("| 6.37 |", "| 6.38 |", "rows 3: '5.0% | 6.37 | 7.74' has become"),
         ("`labels.csv`", "`label.csv`", "names in one of the two only"),
         ("300 computer", "301 computer", "figures that are missing: ['300']"),
-        ("docs/result.png", "docs/other.png", "links in one of the two only"),
+        ("docs/frame.jpg", "docs/other.jpg", "links in one of the two only"),
     ],
 )
 def test_what_is_out_of_step_is_named(old, new, says):

@@ -3,6 +3,7 @@
 import json
 import os
 import pickletools
+import re
 import shutil
 import subprocess
 import sys
@@ -40,6 +41,8 @@ SECRETS = {
 """In the environment of every command."""
 SAID: list[str] = []
 """All that the commands wrote to standard output and error."""
+STEPS = ["baseline:", "train:", "evaluate:", "publish:"]
+"""Those that show a bar."""
 DOWNSTREAM = {
     "prepare": {"prepare", "baseline", "train", "evaluate", "publish"},
     "baseline": {"baseline", "evaluate", "publish"},
@@ -117,6 +120,33 @@ def built(repo: Path) -> Path:
     call(repo, "git", "add", "-A")
     call(repo, "git", "commit", "-qm", "built")
     return repo
+
+
+def test_each_stage_says_what_it_has_made(built: Path):
+    said = next(text for text in SAID if "[5/5] publish" in text)
+    lines = [line for line in said.splitlines() if re.match(r"\[./5\]", line)]
+    made = [line for line in lines if not re.match(r"\[./5\] \w+: \d+ %", line)]
+    assert [line.split()[1] for line in made] == ["prepare:", *STEPS]
+    assert (
+        made[0] == "[1/5] prepare: 40 frames -> 24 train, 4 val, 8 eval (4 left out between them)"
+    )
+    assert re.match(r"\[3/5\] train: 3 of 3 steps, validation MAE \d+\.\d\d people after", made[2])
+    shown = {line.split()[1] for line in lines if re.match(r"\[./5\] \w+: \d+ %", line)}
+    assert shown == set(STEPS)
+    assert "{'" not in said  # no dictionary of figures
+    assert "INFO" not in said
+
+
+def test_make_repro_shows_no_line_of_dvc(built: Path):
+    done = call(built, "python", "-m", "stages")
+    assert (done.returncode, done.stdout) == (0, "Nothing has changed since the last run.\n")
+    assert done.stderr == ""
+
+
+def test_make_repro_shows_dvcs_errors(tmp_path: Path):
+    done = call(tmp_path, "python", "-m", "stages", PYTHONPATH=str(ROOT))
+    assert done.returncode == 1
+    assert "ERROR: you are not inside of a DVC repository" in done.stderr
 
 
 def set_param(repo: Path, name: str, value: object) -> None:

@@ -1,12 +1,14 @@
 """`llava-dvc runs` on made-up output of DVC; tests/pipeline/test_pipeline.py runs DVC itself."""
 
+import re
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from llava_dvc import cli
 from llava_dvc.errors import UserError
-from llava_dvc.tracking import experiments
+from llava_dvc.tracking import experiments, registry
 from llava_dvc.tracking.provenance import dvc_md5
 from llava_dvc.tracking.run import open_result
 from tests.results import DATA, log_result, predictions
@@ -22,12 +24,14 @@ def shown(store, cfg, tmp_path, monkeypatch):
     adapter, _ = log_result(cfg, tmp_path, 1, frames)
     error = float((frames["predicted"] - frames["count"]).abs().mean())
 
-    def row(name, md5, mae):
+    def row(name, md5, mae, **train):
+        params = cfg.model_dump(mode="json")
+        params["train"] |= train
         return {
             "rev": f"{name}0000000",
             "name": name,
             "data": {
-                "params": {"params.yaml": {"data": cfg.model_dump(mode="json")}},
+                "params": {"params.yaml": {"data": params}},
                 "metrics": {"metrics/evaluate.json": {"data": {"mae": mae}}},
                 "deps": {"data": {"hash": DATA}},
                 "outs": {"models/adapter": {"hash": md5}},
@@ -38,7 +42,11 @@ def shown(store, cfg, tmp_path, monkeypatch):
     known = dvc_md5(adapter)
     waiting = {"rev": "queued0000", "name": "calm-owl", "data": {"params": {}}, "error": None}
     failed = {"rev": "failed0000", "name": "keen-fox", "data": None, "error": {"msg": "it\nbroke"}}
-    revs = [row("brave-cat", known, error), row("again", known, error), row("lost", "f.dir", 1.0)]
+    revs = [
+        row("brave-cat", known, error),
+        row("again", known, error),
+        row("lost", "f.dir", 1.0, epochs=9),
+    ]
     revs += [row("wrong", known, 9.0), waiting, failed]
     groups = [{"name": rev["name"], "revs": [rev]} for rev in revs]
     monkeypatch.setattr(
@@ -47,20 +55,73 @@ def shown(store, cfg, tmp_path, monkeypatch):
     return error
 
 
-def test_each_row_has_its_run(shown, monkeypatch, capsys):
+def table(text: str) -> dict[str, list[str]]:
+    """The lines of each row of the table, by its name."""
+    rows: dict[str, list[str]] = {}
+    for line in text.splitlines()[2:]:
+        name = line.split()[0]
+        if name in NAMES and name not in rows:  # else it is the run of the row
+            rows[name] = []
+        rows[list(rows)[-1]].append(line)
+    return rows
+
+
+LAST = experiments.WIDTH - experiments.COLUMNS["against the champion"]
+NAMES = ("master", "brave-cat", "again", "lost", "wrong", "calm-owl", "keen-fox")
+
+
+def test_the_best_is_first_and_each_row_has_its_run(shown, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["llava-dvc", "runs"])
     cli.main()
-    header, *lines = capsys.readouterr().out.splitlines()
-    assert header.split()[:4] == ["experiment", "revision", "adapter", "MAE"]
-    cells = {line.split()[0]: line.split() for line in lines}
-    assert list(cells) == ["master", "brave-cat", "again", "lost", "wrong", "calm-owl", "keen-fox"]
-    assert cells["brave-cat"][3:6] == [str(shown), "-", "brave-cat"]
-    assert cells["again"][5] == "brave-cat"
-    assert " ".join(cells["again"][7:]) == "the same result"
-    assert " ".join(cells["lost"][7:]) == "no run of these settings"
-    assert " ".join(cells["wrong"][7:]) == "differs in mae"
-    assert " ".join(cells["calm-owl"][7:]) == "not run"
-    assert " ".join(cells["keen-fox"][7:]) == "it broke"
+    text = capsys.readouterr().out
+    rows = table(text)
+    best = ["lost", "brave-cat", "again"] if shown > 1 else ["brave-cat", "again", "lost"]
+    assert list(rows) == [*best, "master", "wrong", "calm-owl", "keen-fox"]
+    cells = {name: " ".join(" ".join(lines).split()) for name, lines in rows.items()}
+    assert cells["brave-cat"] == f"brave-cat {shown:.2f} - - - champion"
+    assert cells["again"] == f"again {shown:.2f} - - - champion brave-cat"
+    assert cells["lost"] == "lost 1.00 - - train.epochs 9 no run of these settings"
+    assert cells["wrong"] == "wrong 9.00 - - - champion; its run brave-cat differs in mae"
+    assert cells["calm-owl"].endswith("not run")
+    assert cells["keen-fox"].endswith("it broke")
+    assert max(map(len, text.splitlines())) <= experiments.WIDTH
+
+
+def test_the_table_fits_with_long_names_and_all_figures(cfg):
+    metrics = {"mae": 12.016667, "mae_ci_low": 11.4, "mae_ci_high": 12.634, "mae_smoothed": 11.9}
+    settings = cfg.model_dump(mode="json")
+    other = {**settings, "image": {**settings["image"], "tiles": [2, 2], "geometry": "squash"}}
+    name = "a-very-long-name-of-an-experiment-that-somebody-chose"
+    row = experiments.ExperimentRow(name, "abc", "sha", DATA, other, metrics, "")
+    run = SimpleNamespace(
+        info=SimpleNamespace(run_id="1", run_name="0123456-abcdef"),
+        data=SimpleNamespace(metrics={**metrics, "train/seconds": 12345.6}, tags={}),
+    )
+    cells = experiments.table_cells(row, run, settings, {"1": "worse by 12.31 people (not clear)"})
+    text = experiments.drawn_table([cells])
+    assert max(map(len, text.splitlines())) <= experiments.WIDTH
+    whole = " ".join(text.split())
+    for part in (
+        "(11.40-12.63)",
+        "11.90",
+        "12346",
+        "image.tiles [2, 2]",
+        "image.geometry",
+        '"squash"',
+    ):
+        assert part in whole
+
+
+def test_the_verdict_compares_with_the_champion_frame_by_frame(store, cfg, tmp_path):
+    """The first adapter is the champion; the second is much worse, the third as good as it."""
+    for seed, noise in ((1, 1.0), (2, 8.0), (3, 1.0)):
+        log_result(cfg, tmp_path, seed, predictions(seed, noise))
+    log_result(cfg, tmp_path, 4, predictions(4, 1.0, frames=50))
+    said = list(registry.verdicts(experiments.result_runs()).values())
+    assert said[0] == "champion"
+    assert re.fullmatch(r"worse by \d+\.\d\d people", said[1])
+    assert re.fullmatch(r"(worse|better) by 0\.\d\d people \(not clear\)", said[2])
+    assert said[3] == "cannot be compared: other frames"
 
 
 @pytest.mark.parametrize(
@@ -75,9 +136,9 @@ def test_a_run_whose_tags_do_not_fit_is_noticed(shown, store, tag, value, note):
     experiment = client.get_experiment_by_name("llava-dvc").experiment_id
     (run,) = client.search_runs([experiment])
     client.set_tag(run.info.run_id, tag, value)
-    lines = {line.split()[0]: line for line in experiments.experiment_table().splitlines()}
-    assert note in lines["brave-cat"]
-    assert note in lines["again"]
+    rows = table(experiments.experiment_table())
+    for name in ("brave-cat", "again"):
+        assert note in " ".join(filter(None, (line[LAST:] for line in rows[name])))
 
 
 def test_a_server_that_cannot_be_reached_is_a_user_error(shown, monkeypatch):
@@ -101,11 +162,13 @@ def test_a_cameras_figure_is_compared_by_its_name_in_mlflow(store, cfg):
     with open_result(cfg, "sha", DATA) as run:
         run.metrics(metrics)
     (found,) = experiments.result_runs()
-    evaluate = cfg.evaluate.model_dump()
-    for value, note in ((2.0, "the same result"), (3.0, "differs in cameras.a_-")):
+    settings = cfg.model_dump()
+    for value, note in ((2.0, ""), (3.0, "its run differs in cameras.a_-")):
         values = metrics | {"cameras.a!.mae": value}
-        row = experiments.ExperimentRow("hot", "abc", "sha", DATA, evaluate, values, "")
-        assert experiments.status_note(row, found).startswith(note)
+        row = experiments.ExperimentRow("hot", "abc", "sha", DATA, settings, values, "")
+        said = experiments.status_note(row, found)
+        assert said.startswith(note)
+        assert bool(said) == bool(note)
 
 
 @pytest.mark.parametrize("odd", [None, [1], "text", 3, {"data": [1]}, {"data": {"evaluate": 2}}])
@@ -121,5 +184,6 @@ def test_a_commit_may_hold_any_params_and_metrics(odd):
         "error": odd,
     }
     row = experiments.parse_experiment(shown)
-    cells = experiments.table_cells(row, experiments.matching_run(row, []))
-    assert cells[:3] == ("1234567890", "1234567", "-")
+    cells = experiments.table_cells(row, experiments.matching_run(row, []), {}, {})
+    assert cells[:2] == ("1234567890", "-")
+    experiments.drawn_table([cells])

@@ -1,6 +1,7 @@
 import socket
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -10,7 +11,7 @@ from llava_dvc.evaluation.plots import plt
 from llava_dvc.tracking import background_queue
 from llava_dvc.tracking import run as tracking_run
 from llava_dvc.tracking.mlflow_run import metric_names
-from llava_dvc.tracking.run import open_result, open_run
+from llava_dvc.tracking.run import TRAINING_SECONDS, open_result, open_run, trainer_callback
 
 
 def open_train(cfg, key="k1"):
@@ -32,6 +33,17 @@ def test_a_resumed_run_has_no_doubled_point(store, cfg, tmp_path):
     assert [(p.step, p.value) for p in history] == [(s, s / 10) for s in (1, 2, 3, 4, 5)]
     board = EventAccumulator(str(tmp_path / "runs" / found.info.run_name)).Reload()
     assert [e.step for e in board.Scalars("train/loss")] == [1, 2, 3, 4, 5]
+
+
+def test_the_seconds_of_a_training_are_a_figure_of_its_run(store, cfg):
+    with open_train(cfg) as run:
+        state = SimpleNamespace(is_world_process_zero=True, global_step=4, log_history=[])
+        callback = trainer_callback(run)
+        callback.on_log(None, state, None, logs={"loss": 2.0, "epoch": 1.0})
+        callback.on_log(None, state, None, logs={"train_runtime": 315.25, "epoch": 2.0})
+    (found,) = all_runs(store())
+    assert found.data.metrics[TRAINING_SECONDS] == 315.25
+    assert found.data.metrics["train/loss"] == 2.0
 
 
 def test_a_run_whose_stage_fails_has_status_failed(store, cfg):
