@@ -106,8 +106,10 @@ def test_a_training_shows_loss_and_validation(training, capsys):
 def test_a_resumed_training_goes_on_where_it_was(training, capsys):
     training(6, [{"step": 5, "eval_mae": 0.75}])
     said = capsys.readouterr()
-    first = said.err.splitlines()[0]
+    first, second, *_ = said.err.splitlines()
     assert first == "[3/5] train: 60 %"
+    assert second.startswith("[3/5] train: 70 %,")
+    assert "validation MAE 0.75" in second
     assert said.out.endswith("validation MAE 0.75 people after step 5\n")
 
 
