@@ -59,7 +59,7 @@ def relay_progress(lines: Iterable[str]) -> str:
 
 
 def percent_lines(total: int) -> Advance:
-    """Writes a line to standard output at each call."""
+    """Writes a line to standard output now and at each call."""
     done = 0
 
     def report(amount: int) -> None:
@@ -68,6 +68,7 @@ def percent_lines(total: int) -> Advance:
         sys.stdout.write(f"{PERCENT}{100 * done // total}\n")
         sys.stdout.flush()
 
+    report(0)
     return report
 
 

@@ -32,7 +32,12 @@ class ProgressBar:
         self.advance(0)
 
     def advance(self, amount: int) -> None:
-        """Counts `amount` more as done."""
+        """Counts `amount` more as done. 0 says that the work begins now: what went before, such as
+        loading, is not in the time left.
+        """
+        if not amount:
+            self._start = monotonic()
+            self._bar.unpause()
         self._done += amount
         self._bar.update(amount)
         tenth = 10 * self._done // self._total

@@ -35,6 +35,16 @@ def test_a_log_has_a_line_at_every_tenth(capsys):
     assert all(line.endswith("left") for line in lines[1:])
 
 
+def test_loading_is_not_in_the_time_left(monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr("llava_dvc.terminal.progress.monotonic", lambda: clock[0])
+    with progress("publish", 10):
+        for seconds, amount in ((100.0, 0), (2.0, 1)):
+            clock[0] += seconds
+            advance(amount)
+    assert capsys.readouterr().err.splitlines()[-1] == "[5/5] publish: 10 %, 00:18 left"
+
+
 def test_few_large_steps_have_few_lines(capsys):
     with progress("baseline", 3):
         advance(2)
@@ -106,8 +116,10 @@ def test_a_training_shows_loss_and_validation(training, capsys):
 def test_a_resumed_training_goes_on_where_it_was(training, capsys):
     training(6, [{"step": 5, "eval_mae": 0.75}])
     said = capsys.readouterr()
-    first = said.err.splitlines()[0]
+    first, second, *_ = said.err.splitlines()
     assert first == "[3/5] train: 60 %"
+    assert second.startswith("[3/5] train: 70 %,")
+    assert "validation MAE 0.75" in second
     assert said.out.endswith("validation MAE 0.75 people after step 5\n")
 
 
