@@ -46,6 +46,7 @@ def _copy(experiment: str, folder: Path) -> None:
     names = [str(LOCK), f"{paths['prepared']}/{PREPARED}", *(paths[name] for name in REPORTED)]
     try:
         files = DVCFileSystem(rev=experiment)
+        files.isfile(str(LOCK))  # the first access looks up the name
     except (DvcException, SCMError) as error:
         raise UserError(
             f"{experiment}: no such experiment or commit ({one_line(str(error))}). "
