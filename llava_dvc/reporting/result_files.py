@@ -40,23 +40,20 @@ def _copy(experiment: str, folder: Path) -> None:
     """Copies the reported files of an experiment from git and DVC's cache."""
     from dvc.api import DVCFileSystem  # takes a second
     from dvc.exceptions import DvcException
-    from scmrepo.exceptions import SCMError
+    from dvc.scm import RevError
 
     paths = declared_paths()
     names = [str(LOCK), f"{paths['prepared']}/{PREPARED}", *(paths[name] for name in REPORTED)]
-    try:
-        files = DVCFileSystem(rev=experiment)
-        files.isfile(str(LOCK))  # the first access looks up the name
-    except (DvcException, SCMError) as error:
-        raise UserError(
-            f"{experiment}: no such experiment or commit ({one_line(str(error))}). "
-            "`llava-dvc runs` lists them."
-        ) from None
+    files = DVCFileSystem(rev=experiment)
     for name in names:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             files.get(name, str(target), recursive=True)
+        except RevError:
+            raise UserError(
+                f"{experiment}: no such experiment or commit. `llava-dvc runs` lists them."
+            ) from None
         except (DvcException, OSError) as error:
             raise UserError(
                 f"{experiment}: {name} is not in DVC's cache ({one_line(str(error))}). Run "
