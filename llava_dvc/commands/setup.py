@@ -26,6 +26,11 @@ def add_setup_commands(commands: Any) -> None:
         help="output of the prepare stage (default: prepared). The model is checked on two of its "
         "training frames, or on grey frames if the folder does not exist",
     )
+    command.add_argument(
+        "--report",
+        action="store_true",
+        help="instead, print versions, machine and settings to paste into a bug report",
+    )
     command.set_defaults(run=doctor_command)
 
 
@@ -48,8 +53,13 @@ def preset_command(arguments: argparse.Namespace) -> None:
 
 def doctor_command(arguments: argparse.Namespace) -> None:
     """Prints every check that a training makes before its first step. Raises UserError if one
-    fails.
+    fails. With `--report` it prints a block for a bug report.
     """
+    if arguments.report:
+        from llava_dvc.checks.bug_report import bug_report
+
+        sys.stdout.write(bug_report())
+        return
     from llava_dvc.checks.doctor import all_checks, table_row
     from llava_dvc.config import load_config
 
