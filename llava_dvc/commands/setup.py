@@ -9,6 +9,10 @@ from typing import Any
 from llava_dvc.errors import UserError
 
 PRESETS = Path("presets")
+DOCTOR_EXAMPLES = """examples:
+  llava-dvc doctor
+  llava-dvc doctor --report
+"""
 
 
 def add_setup_commands(commands: Any) -> None:
@@ -17,7 +21,12 @@ def add_setup_commands(commands: Any) -> None:
     command.add_argument("name", metavar="NAME")
     command.set_defaults(run=preset_command)
 
-    command = commands.add_parser("doctor", help="check params.yaml, the machine and the model")
+    command = commands.add_parser(
+        "doctor",
+        help="check params.yaml, the machine and the model; reckon time and memory of a training",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=DOCTOR_EXAMPLES,
+    )
     command.add_argument(
         "--prepared",
         type=Path,
