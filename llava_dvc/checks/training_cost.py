@@ -114,7 +114,7 @@ def time_steps(trainer: CountTrainer) -> TimedSteps:
     return TimedSteps(start, clock.seconds, (time.perf_counter() - began) / len(frames))
 
 
-class StepClock(TrainerCallback):
+class StepClock(TrainerCallback):  # type: ignore[misc]
     """Notes the seconds of every step, with the loading of its batch."""
 
     def __init__(self) -> None:

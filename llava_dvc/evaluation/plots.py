@@ -81,13 +81,13 @@ def timeline(
         label=INTERVAL,
     )  # fmt: skip
     every = max(1, len(predictions) // 30)  # about 30 markers on a line: colour alone is not enough
-    lines = [
+    lines: list[tuple[str, pd.Series, dict[str, Any]]] = [
         ("counted", predictions["predicted"], {"color": MODEL, "marker": "o"}),
         ("people in the frame", predictions["count"], {"color": TRUTH, "marker": "s"}),
     ]
     if "smoothed" in predictions:
-        style = {"color": SMOOTHED, "linewidth": 2, "linestyle": "--"}
-        lines.insert(1, ("smoothed", predictions["smoothed"], style))
+        dashed = {"color": SMOOTHED, "linewidth": 2, "linestyle": "--"}
+        lines.insert(1, ("smoothed", predictions["smoothed"], dashed))
     if ridge is not None:
         lines.insert(0, ("ridge", ridge, {"color": RIDGE, "linestyle": ":"}))
     for name, counts, style in lines:

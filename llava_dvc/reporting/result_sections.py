@@ -102,8 +102,8 @@ def error_section(facts: ReportFacts) -> ReportSection:
         f"{metrics['coverage_80']:.0%} of the frames."
     )
     sentence = verdict(metrics["mae"], rivals, facts.improvements)
-    blocks = (Text(sentence), Table(head, tuple(rows)), Text(meaning), *_groups(metrics))
-    return ReportSection("Error", blocks)
+    table = Table(head, tuple(rows))
+    return ReportSection("Error", (Text(sentence), table, Text(meaning), *_groups(metrics)))
 
 
 def _baseline_row(
