@@ -1,9 +1,12 @@
 """The settings of a run: `params.yaml` as frozen types that allow no unknown key.
 
+`python -m llava_dvc.config` prints the JSON schema of params.yaml for editors: params.schema.json.
 No field has a default: every value is in `params.yaml`, which DVC tracks. For that reason this
 module is not in the stages' `deps`.
 """
 
+import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,12 +32,15 @@ MAX_PROCESSES = 1024
 """Of threads and of processes that load frames."""
 MAX_TILES = 4
 """Across and down."""
+Tiles = Annotated[int, Field(ge=1, le=MAX_TILES)]
 
 
 class Section(BaseModel):
     """A section of params.yaml: frozen, without unknown keys, without infinity and NaN."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     @field_validator("*", mode="before")
     @classmethod
@@ -98,7 +104,7 @@ class Image(Section):
     geometry: Literal["pad", "squash", "crop"]
     drop_border: bool
     """Leave out the tokens of the border that `pad` adds: a quarter of those of a 4:3 frame."""
-    tiles: tuple[int, int]
+    tiles: tuple[Tiles, Tiles]
     """Columns and rows of tiles that a frame is cut into; each tile is counted on its own."""
 
     @field_validator("tiles", mode="before")
@@ -276,3 +282,12 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         name = f"{prefix}{key}"
         flat |= flatten(value, f"{name}.") if isinstance(value, dict) else {name: value}
     return flat
+
+
+def params_schema() -> str:
+    """The text of params.schema.json."""
+    return json.dumps(Config.model_json_schema(), indent=2) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(params_schema())

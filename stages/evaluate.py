@@ -4,6 +4,8 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
+
 from llava_dvc.checks.loading import load_checked_adapter
 from llava_dvc.config import Config, flatten
 from llava_dvc.dataset import load_split
@@ -50,8 +52,9 @@ def main(cfg: Config, *paths: Path) -> None:
     with new_file(path.predictions) as file:
         frames.drop(columns=INTERNAL, errors="ignore").to_csv(file, index=False)
     write_json(path.metrics, scores)
+    ridge = pd.read_csv(path.answers)["ridge_features"]
     with new_folder(path.plots) as folder:
-        draw_all(frames, scores, rows["image"], folder)
+        draw_all(frames, scores, rows["image"], folder, ridge)
     baselines = read_json(path.baseline)
     improvements = read_improvements(path.predictions, path.answers)
     tell("evaluate", evaluation_summary(scores))

@@ -1,10 +1,12 @@
+import json
 import os
 import re
 
 import pytest
 import yaml
+from jsonschema import Draft202012Validator
 
-from llava_dvc.config import flatten, load_config
+from llava_dvc.config import flatten, load_config, params_schema
 from llava_dvc.errors import UserError
 from tests.conftest import ROOT
 
@@ -27,9 +29,51 @@ def params(tmp_path):
     return read
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "presets").glob("*.yaml")), ids=lambda p: p.stem)
+PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
+MODELINE = "# yaml-language-server: $schema="
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda p: p.stem)
 def test_every_preset_loads(path):
     assert load_config(path).train.learning_rate > 0
+
+
+def test_the_schema_for_editors_is_that_of_the_types():
+    """After a change of llava_dvc/config.py: `python -m llava_dvc.config > params.schema.json`."""
+    assert (ROOT / "params.schema.json").read_text() == params_schema()
+
+
+@pytest.mark.parametrize("path", [ROOT / "params.yaml", *PRESETS], ids=lambda p: p.name)
+def test_an_editor_finds_the_schema_and_accepts_the_file(path):
+    first, _, _ = path.read_text().partition("\n")
+    assert first.startswith(MODELINE)
+    schema = json.loads((path.parent / first.removeprefix(MODELINE)).read_text())  # as editors do
+    assert list(Draft202012Validator(schema).iter_errors(yaml.safe_load(path.read_text()))) == []
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("image", "geometri", "pad"),
+        ("image", "geometry", "padd"),
+        ("image", "tiles", [2, 5]),
+        ("image", "tiles", [2]),
+        ("train", "epochs", 0),
+        ("train", "checkpointing", "autos"),
+        ("train", "launcher", "bash"),
+        ("split", "eval", 1),
+    ],
+)
+def test_an_editor_marks_a_mistake(section, key, value):
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    values[section][key] = value
+    (error,) = Draft202012Validator(json.loads(params_schema())).iter_errors(values)
+    assert [section, key][: len(error.path)] == list(error.path)[:2]
+
+
+def test_an_editor_explains_a_setting():
+    settings = json.loads(params_schema())["$defs"]["Train"]["properties"]
+    assert settings["batch_size"]["description"] == "Frames per batch, over all processes."
 
 
 def test_the_plain_recipe():

@@ -12,6 +12,7 @@ from llava_dvc.checks.hardware import hardware_checks
 from llava_dvc.checks.inputs import input_checks
 from llava_dvc.checks.label_range import check_label_range, check_tile_points
 from llava_dvc.checks.preflight import CAMERA_SIZE, RequestedModel, model_checks
+from llava_dvc.checks.training_cost import cost_checks, rows_to_time
 from llava_dvc.config import Config
 from llava_dvc.conversation import PLACEHOLDER, Conversation
 from llava_dvc.dataset import FEATURES, load_split
@@ -22,7 +23,7 @@ from llava_dvc.training.count_trainer import CountTrainer, TrainingSpec
 
 def all_checks(cfg: Config, prepared: Path) -> Iterator[Check]:
     """Yields the checks of inputs, labels and hardware, then the model checks if no hardware
-    check and none of the tiles has a fault.
+    check and none of the tiles has a fault. Without any fault it also yields what training costs.
     """
     yield from input_checks(cfg.backbone.name)
     yield check_label_range(cfg, prepared)
@@ -36,9 +37,13 @@ def all_checks(cfg: Config, prepared: Path) -> Iterator[Check]:
         return
     try:
         with TemporaryDirectory() as folder:
-            trainer = _load_trainer(cfg, _two_rows(cfg, prepared), Path(folder))
+            trainer = _load_trainer(cfg, _some_rows(cfg, prepared), Path(folder))
             requested = RequestedModel(cfg.backbone, cfg.image, cfg.adapter)
-            yield from model_checks(trainer, requested)
+            for check in model_checks(trainer, requested):
+                loadable &= check.fault is None
+                yield check
+            if loadable:
+                yield from cost_checks(cfg, prepared, trainer)
     except UserError as error:
         yield Check("model", "not usable", str(error))
 
@@ -55,12 +60,12 @@ def _load_trainer(cfg: Config, rows: Dataset, folder: Path) -> CountTrainer:
     return CountTrainer(load_backbone(cfg.backbone), encoder, spec)
 
 
-def _two_rows(cfg: Config, prepared: Path) -> Dataset:
-    """Returns the first two training rows, or two grey frames if `prepared` does not exist. These
+def _some_rows(cfg: Config, prepared: Path) -> Dataset:
+    """Returns training rows for a few steps, or two grey frames if `prepared` does not exist. These
     have points only if tiles need them.
     """
     if (prepared / "train").is_dir():
-        return load_split(prepared, "train").select(range(2))
+        return rows_to_time(cfg, load_split(prepared, "train"))
     conversation = Conversation("How many people?", PLACEHOLDER)
     grey = Image.effect_noise(CAMERA_SIZE, 64).convert("RGB")
     rows = [

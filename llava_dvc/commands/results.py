@@ -1,13 +1,19 @@
-"""The commands `push` and `runs`: what is done with results."""
+"""The commands `push`, `runs` and `report`: what is done with results."""
 
 import argparse
 import sys
 from pathlib import Path
 from typing import Any
 
+REPORT_EXAMPLES = """examples:
+  llava-dvc report
+  llava-dvc report hot --no-frames --price 2.50 --out report-hot
+"""
+
 
 def add_result_commands(commands: Any) -> None:
-    """Adds push and runs."""
+    """Adds push, runs and report."""
+    _add_report(commands)
     command = commands.add_parser("push", help="upload a published folder to the Hub")
     command.add_argument(
         "folder",
@@ -49,3 +55,45 @@ def runs_command(arguments: argparse.Namespace) -> None:
         from llava_dvc.tracking.experiments import experiment_table
 
         sys.stdout.write(experiment_table())
+
+
+def report_command(arguments: argparse.Namespace) -> None:
+    """Writes report.md and report.html of the workspace or of an experiment."""
+    from llava_dvc.errors import UserError
+    from llava_dvc.reporting.report import HTML, MARKDOWN, ReportChoices, make_report
+
+    if arguments.price is not None and not 0 <= arguments.price < 1e9:
+        raise UserError(f"--price: is {arguments.price}. Give the price of an hour, 0 or more.")
+    choices = ReportChoices(arguments.frames, arguments.price)
+    make_report(arguments.experiment, arguments.out, choices)
+    files = f"{arguments.out / MARKDOWN} and {arguments.out / HTML}"
+    sys.stdout.write(f"{files}. The HTML file needs no other file.\n")
+
+
+def _add_report(commands: Any) -> None:
+    command = commands.add_parser(
+        "report",
+        help="write a result as report.md and as one HTML file",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=REPORT_EXAMPLES,
+    )
+    command.add_argument(
+        "experiment",
+        nargs="?",
+        metavar="EXPERIMENT",
+        help="an experiment of DVC, a branch or a commit (default: the workspace)",
+    )
+    command.add_argument(
+        "--no-frames", dest="frames", action="store_false", help="leave out the worst frames"
+    )
+    command.add_argument(
+        "--price", type=float, metavar="PER_HOUR", help="price of the machine: adds the cost"
+    )
+    command.add_argument(
+        "--out",
+        type=Path,
+        default=Path("report"),
+        metavar="FOLDER",
+        help="write both files and the pictures here (default: report)",
+    )
+    command.set_defaults(run=report_command)

@@ -9,6 +9,10 @@ from typing import Any
 from llava_dvc.errors import UserError
 
 PRESETS = Path("presets")
+DOCTOR_EXAMPLES = """examples:
+  llava-dvc doctor
+  llava-dvc doctor --report
+"""
 
 
 def add_setup_commands(commands: Any) -> None:
@@ -17,7 +21,12 @@ def add_setup_commands(commands: Any) -> None:
     command.add_argument("name", metavar="NAME")
     command.set_defaults(run=preset_command)
 
-    command = commands.add_parser("doctor", help="check params.yaml, the machine and the model")
+    command = commands.add_parser(
+        "doctor",
+        help="check params.yaml, the machine and the model; reckon time and memory of a training",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=DOCTOR_EXAMPLES,
+    )
     command.add_argument(
         "--prepared",
         type=Path,
@@ -25,6 +34,11 @@ def add_setup_commands(commands: Any) -> None:
         metavar="FOLDER",
         help="output of the prepare stage (default: prepared). The model is checked on two of its "
         "training frames, or on grey frames if the folder does not exist",
+    )
+    command.add_argument(
+        "--report",
+        action="store_true",
+        help="instead, print versions, machine and settings to paste into a bug report",
     )
     command.set_defaults(run=doctor_command)
 
@@ -48,8 +62,13 @@ def preset_command(arguments: argparse.Namespace) -> None:
 
 def doctor_command(arguments: argparse.Namespace) -> None:
     """Prints every check that a training makes before its first step. Raises UserError if one
-    fails.
+    fails. With `--report` it prints a block for a bug report.
     """
+    if arguments.report:
+        from llava_dvc.checks.bug_report import bug_report
+
+        sys.stdout.write(bug_report())
+        return
     from llava_dvc.checks.doctor import all_checks, table_row
     from llava_dvc.config import load_config
 

@@ -1,6 +1,8 @@
 """By how many people the adapter is better than a baseline, and how sure that is."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import pandas as pd
@@ -51,3 +53,24 @@ def improvement(ours: pd.DataFrame, answers: pd.Series) -> Improvement:
     errors = [(column - ours["count"]).abs() for column in (answers, ours["predicted"])]
     differences = (errors[0] - errors[1]).to_numpy(dtype=float)
     return Improvement(float(differences.mean()), *mean_interval(differences), len(differences))
+
+
+def verdict(
+    mae: float,
+    rivals: dict[str, float],
+    improvements: Mapping[str, Improvement] = MappingProxyType({}),
+) -> str:
+    """The table in a sentence. `improvements` are known where there are answers frame by frame.
+
+    Blind interpolation sees no frame: beating it only shows that the split is fair.
+    """
+    blind = rivals["blind_interpolation"]
+    name, best = min(
+        ((n, m) for n, m in rivals.items() if n != "blind_interpolation"), key=lambda item: item[1]
+    )
+    gap = f"The adapter is {abs(best - mae):.2f} people {'better' if mae < best else 'worse'} than"
+    gap = f"{gap} {name}"
+    if name in improvements:
+        gap = f"Against {name}, the adapter is {improvements[name]}"
+    leak = "" if mae < blind else "; the split leaks: interpolating labels blindly does as well"
+    return f"{gap}{leak}."

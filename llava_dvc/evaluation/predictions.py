@@ -12,7 +12,7 @@ from datasets import Dataset
 from llava_dvc import config, errors
 from llava_dvc.conversation import parse_count, question_text
 from llava_dvc.evaluation.decoding import decode_answers, decode_smoothed
-from llava_dvc.evaluation.improvement import Improvement
+from llava_dvc.evaluation.improvement import Improvement, verdict
 from llava_dvc.files import csv_name
 from llava_dvc.metrics import evaluation_metrics, metrics_by_camera, smoothed_metrics
 from llava_dvc.model.counting import Answers, CountPredictor, Counts
@@ -119,24 +119,3 @@ def comparison_table(
     rivals = {name: row["mae"] for name, row in baselines.items()}
     lines.append(verdict(scores["mae"], rivals, improvements))
     return "\n".join(lines) + "\n"
-
-
-def verdict(
-    mae: float,
-    rivals: dict[str, float],
-    improvements: Mapping[str, Improvement] = MappingProxyType({}),
-) -> str:
-    """The table in a sentence. `improvements` are known where there are answers frame by frame.
-
-    Blind interpolation sees no frame: beating it only shows that the split is fair.
-    """
-    blind = rivals["blind_interpolation"]
-    name, best = min(
-        ((n, m) for n, m in rivals.items() if n != "blind_interpolation"), key=lambda item: item[1]
-    )
-    gap = f"The adapter is {abs(best - mae):.2f} people {'better' if mae < best else 'worse'} than"
-    gap = f"{gap} {name}"
-    if name in improvements:
-        gap = f"Against {name}, the adapter is {improvements[name]}"
-    leak = "" if mae < blind else "; the split leaks: interpolating labels blindly does as well"
-    return f"{gap}{leak}."

@@ -88,17 +88,19 @@ def draw_count(image: Image.Image, count: Count) -> Image.Image:
     return annotated
 
 
-def save_timeline(points: Sequence[TimelinePoint], path: Path) -> None:
-    """Writes a plot of the counts with their 80 % intervals as a PNG.
+def save_timeline(points: Sequence[TimelinePoint], path: Path, name: str = "") -> None:
+    """Writes a plot of the counts with their 80 % intervals, their mean and their peak as a PNG.
 
-    The x axis is the time if all points are of one video, else the number of the frame.
+    The x axis is the time if all points are of one video, else the number of the frame. `name` is
+    what was counted, for the title.
     """
     times = [point.seconds for point in points if point.seconds is not None]
     one_video = len(times) == len(points) and times == sorted(times)
     x: Sequence[float] = times if one_video else range(1, len(points) + 1)
     figure, axes = plt.subplots(figsize=(9, 3.6), layout="constrained")
     _plot_counts(axes, x, points)
-    axes.set(xlabel="time" if one_video else "frame", ylabel="people")
+    _plot_summary(axes, x, points, one_video, name)
+    axes.set(xlabel="time since the start" if one_video else "frame", ylabel="people")
     if one_video:
         axes.xaxis.set_major_locator(MaxNLocator(9, steps=[1, 1.5, 3, 6, 10]))  # 15, 30, 60 s
         axes.xaxis.set_major_formatter(lambda seconds, _: str(timedelta(seconds=round(seconds))))
@@ -108,7 +110,7 @@ def save_timeline(points: Sequence[TimelinePoint], path: Path) -> None:
     axes.set_ylim(bottom=0)
     axes.margins(x=0.01)
     axes.grid(alpha=0.2)
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False)
     partial = path.with_name(f".{path.name}.partial")
     with _explained(path):
         try:
@@ -133,11 +135,23 @@ def _explained(path: Path) -> Iterator[None]:
 def _plot_counts(axes: Axes, x: Sequence[float], points: Sequence[TimelinePoint]) -> None:
     low, high = [point.low for point in points], [point.high for point in points]
     counts = [point.count for point in points]
-    axes.fill_between(
-        x, low, high, color=COLOR, alpha=0.2, linewidth=0, label="central 80 % interval"
-    )
+    axes.fill_between(x, low, high, color=COLOR, alpha=0.2, linewidth=0, label="80 % interval")
     marker = "o" if len(points) == 1 else None
     axes.plot(x, counts, color=COLOR, linewidth=1.4, marker=marker, label="count")
     if marker:  # the band of a single point has no width
         axes.vlines(x, low, high, color=COLOR, alpha=0.4, linewidth=3)
         axes.set_xticks(x)
+
+
+def _plot_summary(
+    axes: Axes, x: Sequence[float], points: Sequence[TimelinePoint], one_video: bool, name: str
+) -> None:
+    """Draws the mean as a line and the peak as a mark, and writes both into the title."""
+    counts = [point.count for point in points]
+    mean, peak = sum(counts) / len(counts), max(counts)
+    place = counts.index(peak)
+    at = f"at {timedelta(seconds=round(x[place]))}" if one_video else f"in frame {place + 1}"
+    axes.axhline(mean, color="#333333", linewidth=1, linestyle="--", label="mean")
+    axes.plot([x[place]], [peak], color="#d1495b", marker="v", linestyle="", label="peak")
+    shown = f"{name[:60]}: " if name else ""
+    axes.set_title(f"{shown}mean {mean:.1f}, peak {peak} {at}", parse_math=False)

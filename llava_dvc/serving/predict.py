@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from llava_dvc.errors import UserError
+from llava_dvc.errors import UserError, printable_text
 from llava_dvc.serving.adapter_source import find_adapter
 from llava_dvc.serving.counter import Count, Counter
 from llava_dvc.serving.overlay import AnnotatedFolder, TimelinePoint, save_timeline
@@ -78,7 +78,8 @@ def count_files(
             progress.update()
             del frame  # before the next frames are taken
     if timeline and points:
-        save_timeline(points, timeline)
+        name = sources[0].path.name if len(sources) == 1 else f"{len(sources)} files"
+        save_timeline(points, timeline, printable_text(name))
     _raise_unreadable(errors, len(sources))
 
 

@@ -27,7 +27,12 @@ from llava_dvc.tracking.run_lookup import (
     resume_run,
     run_name,
 )
-from llava_dvc.tracking.system_metrics import SystemMetrics
+from llava_dvc.tracking.system_metrics import (
+    SystemMetrics,
+    machine_name,
+    process_usage,
+    stage_name,
+)
 from llava_dvc.tracking.tensorboard import EventWriter
 from llava_dvc.tracking.tensorboard_run import TensorboardRun
 
@@ -183,6 +188,7 @@ class Run:
 
     def close(self, status: str) -> None:
         """Ends the run, and waits for uploads as long as the tracker answers."""
+        self._log_usage()
         self.queue.submit(self._log_system_metrics)
         self._log(lambda mlflow: self._finish(mlflow, status))
         self.queue.close()
@@ -237,6 +243,14 @@ class Run:
     def _finish(self, mlflow: MlflowRun, status: str) -> None:
         mlflow.finish(status)
         mlflow.tag_folders(self._tensorboard.folder_names)
+
+    def _log_usage(self) -> None:
+        """Logs how long the stage took, the memory it needed, and its machine."""
+        if stage := stage_name():
+            usage = {f"usage/{stage}/{name}": value for name, value in process_usage().items()}
+            tags = {"machine": machine_name()}
+            self._log(lambda mlflow: mlflow.log_results(usage))
+            self._log(lambda mlflow: mlflow.set_tags(tags))
 
     def _log_system_metrics(self) -> None:
         values = self._system.sample() if self._mlflow else {}

@@ -64,6 +64,7 @@ def run_doctor(settings, tmp_path, monkeypatch, capsys) -> tuple[object, str]:
     monkeypatch.setattr(doctor, "hardware_checks", lambda _: [])
     monkeypatch.setattr(doctor, "_load_trainer", lambda *_: None)
     monkeypatch.setattr(doctor, "model_checks", lambda *_: [])
+    monkeypatch.setattr(doctor, "cost_checks", lambda *_: [])
     (tmp_path / "data" / "frames").mkdir(parents=True, exist_ok=True)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings.model_dump()))
     code = None

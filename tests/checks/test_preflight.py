@@ -1,5 +1,6 @@
 """Each test injects one fault into a real trainer; the check must name it."""
 
+import re
 import shutil
 import sys
 
@@ -466,9 +467,17 @@ def test_doctor_without_faults(doctor, rows, tmp_path):
     assert code is None
     assert {result for result, _ in found.values()} == {"ok"}
     assert found["labels"] == ["ok", "3</s>, 12</s>"]
-    assert len(found) == 17
-    rows.select([3, 4]).save_to_disk(tmp_path / "prepared" / "train")
-    assert doctor()[1]["labels"] == ["ok", "40</s>, 31</s>"]
+    assert len(found) == 18
+    assert found["training time"][1] == "not known before `dvc repro prepare` has made prepared/"
+    rows.select([3, 4, 5]).save_to_disk(tmp_path / "prepared" / "train")
+    rows.select([6]).save_to_disk(tmp_path / "prepared" / "val")
+    code, found = doctor()
+    assert code is None
+    assert found["labels"] == ["ok", "40</s>, 31</s>"]
+    # three frames and their mirror images, in batches of two
+    pattern = r"about \d+\.\d minutes: 3 steps of \d+\.\d\d s, 1 validations"
+    assert re.fullmatch(pattern, found["training time"][1])
+    assert re.fullmatch(r"about \d+\.\d GiB", found["training memory"][1])
 
 
 def test_doctor_of_a_missing_folder(doctor):

@@ -7,7 +7,7 @@ import pytest
 from datasets import DatasetDict
 
 from llava_dvc.checks.loading import load_checked_adapter
-from llava_dvc.evaluation.plots import timeline
+from llava_dvc.evaluation.plots import error_by_count, timeline
 from llava_dvc.evaluation.predictions import (
     INTERNAL,
     SMOOTHED,
@@ -63,6 +63,27 @@ def test_the_plot_over_time_has_the_smoothed_line(tables):
         assert [name for name in lines if name == "smoothed"] == labels
         if labels:
             assert lines["smoothed"] == table["smoothed"].tolist()
+
+
+def test_lines_differ_without_colours_and_ridge_is_beside_the_adapter(tables):
+    """Each line of the plot over time has a dash or a marker of its own."""
+    table = tables[2]
+    figure = timeline(table, score_predictions(table, 1.5), table["count"] + 2.0)
+    lines = {line.get_label(): line for line in figure.axes[0].lines}
+    assert list(lines) == ["ridge", "counted", "smoothed", "people in the frame"]
+    assert lines["ridge"].get_ydata().tolist() == (table["count"] + 2.0).tolist()
+    assert len({(line.get_linestyle(), line.get_marker()) for line in lines.values()}) == 4
+
+
+def test_errors_of_ridge_are_beside_those_of_the_adapter_and_nothing_overlaps(tables):
+    table = tables[1]
+    figure = error_by_count(table, score_predictions(table, 1.5), table["count"] + 2.0)
+    axes = figure.axes[0]
+    found = {bars.get_label(): list(bars.datavalues) for bars in axes.containers}
+    assert found["MAE of ridge"] == [2.0] * len(score_predictions(table, 1.5)["bins"])
+    figure.canvas.draw()
+    legend = figure.legends[0].get_window_extent()
+    assert not legend.overlaps(axes.get_tightbbox())
 
 
 def test_a_spreadsheet_runs_no_name(backbone, encoder, rows, cfg):

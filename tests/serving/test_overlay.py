@@ -8,7 +8,7 @@ from PIL import Image
 
 from llava_dvc.errors import UserError
 from llava_dvc.serving.counter import Count
-from llava_dvc.serving.overlay import AnnotatedFolder, TimelinePoint, save_timeline
+from llava_dvc.serving.overlay import AnnotatedFolder, TimelinePoint, plt, save_timeline
 from llava_dvc.serving.sources import SourceFrame
 
 
@@ -47,3 +47,22 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     count = Count(1, 0, 2, 1.0, (0.0, 1.0), "1")
     with pytest.raises(UserError, match=r"a\.jpg: cannot be written \(No such file.*Choose anoth"):
         AnnotatedFolder(tmp_path / "gone").save(still("a.jpg", Image.new("RGB", (9, 9))), count)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "title"),
+    [
+        ([0.0, 60.0, 120.0], "a$b$.mp4: mean 20.0, peak 30 at 0:01:00"),
+        ([None, None, None], "a$b$.mp4: mean 20.0, peak 30 in frame 2"),
+    ],
+)
+def test_the_timeline_says_mean_and_peak(tmp_path, monkeypatch, seconds, title):
+    figures = []
+    monkeypatch.setattr(plt, "close", figures.append)
+    points = [TimelinePoint(s, 9, c, 31) for s, c in zip(seconds, (10, 30, 20), strict=True)]
+    save_timeline(points, tmp_path / "a.png", "a$b$.mp4")
+    (figure,) = figures
+    assert figure.axes[0].get_title() == title
+    drawn = {line.get_label(): line.get_ydata() for line in figure.axes[0].lines}
+    assert list(drawn["mean"]) == [20, 20]
+    assert list(drawn["peak"]) == [30]

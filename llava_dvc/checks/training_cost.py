@@ -1,0 +1,129 @@
+"""How long a training will take and how much memory it needs, reckoned from a few timed steps."""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import psutil
+from datasets import Dataset
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+
+from llava_dvc.checks.check import Check
+from llava_dvc.config import Config
+from llava_dvc.dataset import load_split
+from llava_dvc.errors import UserError
+from llava_dvc.model.encoder import Encoder
+from llava_dvc.tracking.system_metrics import process_usage
+from llava_dvc.training.augment import augmented_rows
+from llava_dvc.training.count_trainer import CountTrainer
+from llava_dvc.training.tile_rows import with_tiles
+
+STEPS = 8
+"""Steps to time. The first TO_WARM are slower: they fill caches and compile."""
+TO_WARM = 3
+VAL_FRAMES = 16
+
+
+@dataclass(frozen=True)
+class TrainingLength:
+    """The amount of work in a training."""
+
+    steps: int
+    validations: int
+    val_frames: int
+
+
+@dataclass(frozen=True)
+class TimedSteps:
+    """What a few steps took, in seconds."""
+
+    start: float
+    """From the start of the process to the first step."""
+    steps: list[float]
+    validation: float
+    """Of one frame."""
+
+
+def training_length(cfg: Config, train: Dataset, val: Dataset, encoder: Encoder) -> TrainingLength:
+    """The steps and validations of a training without early stopping."""
+    rows = len(with_tiles(augmented_rows(train, cfg.train.augment), encoder.tiles))
+    batches = math.ceil(rows / cfg.train.batch_size)
+    steps = math.ceil(batches / cfg.train.accumulation) * cfg.train.epochs
+    every = cfg.train.validate_every
+    between = steps // every if every else 0
+    return TrainingLength(steps, cfg.train.epochs + between, len(val))
+
+
+def reckoned_seconds(length: TrainingLength, timed: TimedSteps) -> float:
+    """The seconds of a whole training."""
+    warm = sum(timed.steps[:TO_WARM])
+    rest = max(0, length.steps - TO_WARM) * fmean(timed.steps[TO_WARM:])
+    validations = length.validations * length.val_frames * timed.validation
+    return timed.start + warm + rest + validations
+
+
+def rows_to_time(cfg: Config, train: Dataset) -> Dataset:
+    """Enough training rows for STEPS steps, as far as there are so many."""
+    needed = STEPS * cfg.train.batch_size * cfg.train.accumulation
+    return train.select(range(min(len(train), needed)))
+
+
+def cost_checks(cfg: Config, prepared: Path, trainer: CountTrainer) -> Iterator[Check]:
+    """Yields the time and the memory of a training. Trains the adapter of `trainer` a few steps."""
+    if not (prepared / "train").is_dir():
+        yield Check("training time", f"not known before `dvc repro prepare` has made {prepared}/")
+        return
+    if cfg.train.launcher != "python":
+        yield Check("training time", "not reckoned for several processes (train.launcher)")
+        return
+    train, val = (load_split(prepared, name) for name in ("train", "val"))
+    length = training_length(cfg, train, val, trainer.encoder)
+    try:
+        timed = time_steps(trainer)
+    except UserError as error:
+        yield Check("training time", "not known", str(error))
+        return
+    minutes = reckoned_seconds(length, timed) / 60
+    step = fmean(timed.steps[TO_WARM:])
+    text = f"about {minutes:.1f} minutes: {length.steps} steps of {step:.2f} s"
+    yield Check("training time", f"{text}, {length.validations} validations")
+    usage = process_usage()
+    gpu = usage.get("peak_gpu_memory_gib")
+    on_gpu = f", {gpu:.1f} GiB of it on the GPU" if gpu else ""
+    yield Check("training memory", f"about {usage['peak_memory_gib'] + (gpu or 0):.1f} GiB{on_gpu}")
+
+
+def time_steps(trainer: CountTrainer) -> TimedSteps:
+    """Trains STEPS steps, then validates. No checkpoint is written."""
+    clock = StepClock()
+    start = time.time() - psutil.Process().create_time()
+    trainer.args.max_steps, trainer.args.save_strategy = STEPS, "no"
+    trainer.args.eval_strategy = trainer.args.logging_strategy = "no"
+    for printing in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(printing)
+    trainer.add_callback(clock)
+    trainer.train()
+    frames = trainer.spec.val["image"][:VAL_FRAMES]
+    trainer.model.eval()
+    began = time.perf_counter()
+    trainer.predictor.predict(frames, trainer.args.eval_batch_size)
+    return TimedSteps(start, clock.seconds, (time.perf_counter() - began) / len(frames))
+
+
+class StepClock(TrainerCallback):  # type: ignore[misc]
+    """Notes the seconds of every step, with the loading of its batch."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._before = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        now = time.perf_counter()
+        self.seconds.append(now - self._before)
+        self._before = now
