@@ -19,6 +19,7 @@ from llava_dvc.checks.check import Check, raise_first_fault
 from llava_dvc.checks.gradient_check import GradientReport, gradient_report, trained_tensors
 from llava_dvc.model.chat_template import render_prompt
 from llava_dvc.model.encoder import Batch, Encoder
+from llava_dvc.model.fp8.linear import Fp8Linear
 from llava_dvc.model.model_patches import blocks_read
 from llava_dvc.training.collator import IGNORED
 from llava_dvc.training.count_trainer import CountTrainer
@@ -77,15 +78,16 @@ def model_checks(trainer: CountTrainer, requested: RequestedModel) -> Iterator[C
 
 
 def _check_quantization(model: Any, backbone: config.Backbone) -> Check:
-    """With nf4, all linear layers of the language model are in 4-bit, and no others."""
-    layers = _linear_layers(model)
-    nf4 = backbone.quantization == "nf4"
-    expected = {name for name in layers if nf4 and name.startswith(LANGUAGE)}
-    found = {name for name, layer in layers.items() if _is_nf4(layer)}
-    difference = _difference(expected, found, "is in 4-bit", "is not in 4-bit")
+    """With nf4 or fp8, all linear layers of the language model are so, and no others."""
+    layers, wanted = _linear_layers(model), backbone.quantization
+    name = "FP8" if wanted == "fp8" else "4-bit"
+    expected = {n for n in layers if wanted != "none" and n.startswith(LANGUAGE)}
+    is_packed = _is_fp8_rounded if wanted == "fp8" else _is_nf4
+    found = {n for n, layer in layers.items() if is_packed(layer)}
+    difference = _difference(expected, found, f"is in {name}", f"is not in {name}")
     fault = f"backbone.quantization: is {backbone.quantization}, but {difference}. {REMEDY}"
     text = f"{len(found)} of {len(layers)} linear layers"
-    return Check("4-bit layers", text, fault if difference else None)
+    return Check(f"{name} layers", text, fault if difference else None)
 
 
 def _check_adapted_layers(model: Any, adapter: config.Adapter) -> Check:
@@ -224,12 +226,12 @@ def _check_tower_graph(report: GradientReport, adapter: config.Adapter) -> Check
 
 
 def _check_compute_dtype(trainer: CountTrainer, backbone: config.Backbone) -> Check:
-    """Frozen weights, 4-bit layers and autocast all use `backbone.dtype`."""
-    model, args = trainer.model.get_base_model(), trainer.args
+    """Frozen weights, 4-bit and FP8 layers and autocast all use `backbone.dtype`."""
+    model, args, packed = trainer.model.get_base_model(), trainer.args, Linear4bit | Fp8Linear
     adapters = {id(parameter) for parameter in trained_tensors(trainer.model).values()}
     frozen = (p for p in model.parameters() if p.is_floating_point() and id(p) not in adapters)
     found = {_dtype_name(parameter.dtype) for parameter in frozen}
-    found |= {_dtype_name(m.compute_dtype) for m in model.modules() if isinstance(m, Linear4bit)}
+    found |= {_dtype_name(m.compute_dtype) for m in model.modules() if isinstance(m, packed)}
     found |= {name for name, on in (("bfloat16", args.bf16), ("float16", args.fp16)) if on}
     text = ", ".join(sorted(found))
     fault = f"backbone.dtype: is {backbone.dtype}, but the model computes in {text}. {REMEDY}"
@@ -264,6 +266,10 @@ def _tokens_per_frame(llava: LlavaConfig) -> int:
     """Returns the number of patches, 576 for LLaVA-1.5; one more if the class token is kept."""
     patches = (llava.vision_config.image_size // llava.vision_config.patch_size) ** 2
     return int(patches + (llava.vision_feature_select_strategy == "full"))
+
+
+def _is_fp8_rounded(layer: nn.Module) -> bool:
+    return isinstance(layer, Fp8Linear) and layer.weight.dtype == torch.uint8
 
 
 def _is_nf4(layer: nn.Module) -> bool:
