@@ -27,6 +27,7 @@ from llava_dvc.training.count_trainer import CountTrainer
 LANGUAGE = "model.language_model.layers."
 PROJECTOR = "model.multi_modal_projector."
 BLOCK = "model.vision_tower.encoder.layers.{}."
+PACKINGS = {"nf4": "4-bit", "fp8": "FP8", "none": None}
 OPTIONAL_PARTS = ("projector", "vision")  # the language model always gets adapters
 REMEDY = (
     "Install the locked packages with `make setup`, "
@@ -79,15 +80,17 @@ def model_checks(trainer: CountTrainer, requested: RequestedModel) -> Iterator[C
 
 def _check_quantization(model: Any, backbone: config.Backbone) -> Check:
     """With nf4 or fp8, all linear layers of the language model are so, and no others."""
-    layers, wanted = _linear_layers(model), backbone.quantization
-    name = "FP8" if wanted == "fp8" else "4-bit"
-    expected = {n for n in layers if wanted != "none" and n.startswith(LANGUAGE)}
-    is_packed = _is_fp8_rounded if wanted == "fp8" else _is_nf4
-    found = {n for n, layer in layers.items() if is_packed(layer)}
-    difference = _difference(expected, found, f"is in {name}", f"is not in {name}")
+    layers, wanted = _linear_layers(model), PACKINGS[backbone.quantization]
+    packed = {name: _packing_of(layer) for name, layer in layers.items()}
+    differences = []
+    for packing in filter(None, PACKINGS.values()):
+        found = {name for name, own in packed.items() if own == packing}
+        expected = {n for n in layers if packing == wanted and n.startswith(LANGUAGE)}
+        differences.append(_difference(expected, found, f"is in {packing}", f"is not in {packing}"))
+    difference = next(filter(None, differences), None)
     fault = f"backbone.quantization: is {backbone.quantization}, but {difference}. {REMEDY}"
-    text = f"{len(found)} of {len(layers)} linear layers"
-    return Check(f"{name} layers", text, fault if difference else None)
+    text = f"{sum(own is not None for own in packed.values())} of {len(layers)} linear layers"
+    return Check(f"{wanted or '4-bit'} layers", text, fault if difference else None)
 
 
 def _check_adapted_layers(model: Any, adapter: config.Adapter) -> Check:
@@ -268,14 +271,12 @@ def _tokens_per_frame(llava: LlavaConfig) -> int:
     return int(patches + (llava.vision_feature_select_strategy == "full"))
 
 
-def _is_fp8_rounded(layer: nn.Module) -> bool:
-    return isinstance(layer, Fp8Linear) and layer.weight.dtype == torch.uint8
-
-
-def _is_nf4(layer: nn.Module) -> bool:
-    if not isinstance(layer, Linear4bit):
-        return False
-    return layer.weight.quant_type == "nf4" and layer.weight.quant_state is not None
+def _packing_of(layer: nn.Module) -> str | None:
+    """Returns how the layer's weights are stored, or None if they are plain numbers."""
+    if isinstance(layer, Fp8Linear):
+        return PACKINGS["fp8"]
+    nf4 = isinstance(layer, Linear4bit) and layer.weight.quant_type == "nf4"
+    return PACKINGS["nf4"] if nf4 and layer.weight.quant_state is not None else None
 
 
 def _difference(expected: set[str], found: set[str], has: str, lacks: str) -> str | None:

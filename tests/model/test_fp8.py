@@ -1,5 +1,7 @@
 """FP8 layers: rounded as by hand, near float32, and trained and counted with on a CPU."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from torch import Tensor
 
 from llava_dvc.config import Config
 from llava_dvc.conversation import question_text
+from llava_dvc.errors import UserError
 from llava_dvc.evaluation.merged_weights import merge_and_compile
 from llava_dvc.model.adapter import load_adapter, save_adapter
 from llava_dvc.model.backbone import load_backbone
@@ -158,7 +161,8 @@ def test_training_and_counting(
     fp8_cfg: Config, encoder: Encoder, rows: Dataset, tmp_path: Path
 ) -> None:
     """One epoch, saved, loaded, counted plainly and compiled. recipe.json names FP8."""
-    spec = TrainingSpec(rows, rows, fp8_cfg.adapter, fp8_cfg.train, 3, tmp_path / "checkpoints")
+    few, fp8_cfg = rows.select(range(4)), changed(fp8_cfg, train={"learning_rate": 1e-2})
+    spec = TrainingSpec(few, few, fp8_cfg.adapter, fp8_cfg.train, 3, tmp_path / "checkpoints")
     model = load_backbone(fp8_cfg.backbone)
     before = model.model.language_model.layers[0].mlp.up_proj.weight.clone()
     trained = fit(CountTrainer(model, encoder, spec))
@@ -167,16 +171,16 @@ def test_training_and_counting(
     )
     (plain, reader, found), (compiled, _, _) = (load_adapter(tmp_path / "a") for _ in range(2))
     assert found.backbone.quantization == "fp8"
-    merge_and_compile(compiled, backend="aot_eager")
+    merge_and_compile(compiled, backend="eager")
     layers = plain.get_base_model().model.language_model.layers
     assert torch.equal(layers[0].mlp.up_proj.get_base_layer().weight, before)
-    images, question = list(rows["image"])[:3], question_text(rows[0]["messages"])
+    images, question = list(rows["image"])[:2], question_text(rows[0]["messages"])
     one, other, untuned = (
         CountPredictor(m, reader, question, 60).predict(images, 2)
         for m in (plain, compiled, load_backbone(fp8_cfg.backbone))
     )
     assert abs(one.probabilities - other.probabilities).max() < 2e-3
-    assert abs(one.probabilities - untuned.probabilities).max() > 5e-3
+    assert abs(one.probabilities - untuned.probabilities).max() > 1e-2
 
 
 def test_only_the_language_models_linear_layers_are_rounded(fp8_cfg: Config, cfg: Config) -> None:
@@ -200,6 +204,14 @@ def test_a_fused_layer_shares_its_weights(fp8_cfg: Config) -> None:
     assert own.untyped_storage().data_ptr() == product.weight.untyped_storage().data_ptr()
 
 
-def test_dora_is_refused(fp8_cfg: Config) -> None:
+def test_dora_is_refused(fp8_cfg: Config, adapter_folder: Path, tmp_path: Path) -> None:
+    """In the settings, and in a folder whose recipe.json was changed to FP8."""
     with pytest.raises(ValueError, match=r"adapter\.method: is dora, .* Set method to lora"):
         changed(fp8_cfg, adapter={"method": "dora"})
+    folder = tmp_path / "adapter"
+    shutil.copytree(adapter_folder, folder)
+    recipe(fp8_cfg).write(folder)
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"use_dora": True}))
+    with pytest.raises(UserError, match=r"use_dora: is True: recipe\.json has an FP8 backbone"):
+        load_adapter(folder)
