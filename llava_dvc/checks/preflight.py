@@ -271,7 +271,7 @@ def _tokens_per_frame(llava: LlavaConfig) -> int:
     return int(patches + (llava.vision_feature_select_strategy == "full"))
 
 
-def _packing_of(layer: nn.Module) -> str | None:
+def _packing_of(layer: Any) -> str | None:
     """Returns how the layer's weights are stored, or None if they are plain numbers."""
     if isinstance(layer, Fp8Linear):
         return PACKINGS["fp8"]
