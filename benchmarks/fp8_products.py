@@ -4,7 +4,8 @@
 
 The shapes are those of a batch of LLaVA-1.5-7B in training. `difference` is |GPU - CPU| / |CPU| of
 the product, and of the gradient of its input. `TFLOP/s` are of the bare products; `rounding` is the
-time to round the input in a kernel of its own, as a share of the FP8 product's time.
+time to round the input in a kernel of its own, with its start from Python, as a share of the FP8
+product's time.
 """
 
 import sys
