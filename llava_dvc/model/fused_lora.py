@@ -14,9 +14,10 @@ from torch.nn.functional import linear
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from transformers.models.llava.modeling_llava import LlavaModel
 
+from llava_dvc import errors
 from llava_dvc.model.backbone import is_spread_by_fsdp
 from llava_dvc.model.fp8.fused import FusedFp8Lora, is_fp8
-from llava_dvc.model.fp8.linear import Fp8Linear
+from llava_dvc.model.fp8.linear import Fp8Linear, keep_transposed
 from llava_dvc.model.fused_layer import (
     FusedLayer,
     adapters_of,
@@ -104,6 +105,20 @@ class FusedDecoderLayer(LlamaDecoderLayer):  # type: ignore[misc]
 def trained_product(layers: Sequence[Any]) -> FusedLora | FusedFp8Lora:
     """The product of adapted layers that read the same input."""
     return FusedFp8Lora(layers) if is_fp8(layers[0]) else FusedLora(layers)
+
+
+def prepare_products(llava: LlavaModel, fuse: bool) -> list[FusedLayer]:
+    """Fuses the layers if `fuse`. On a GPU, other FP8 layers get a copy for the backward pass.
+
+    Returns the fused layers. Raises UserError when the copies do not fit into GPU memory.
+    """
+    try:
+        fused = fuse_lora(llava) if fuse else []
+        if llava.device.type == "cuda":
+            keep_transposed(llava.language_model.layers[len(fused) :])
+    except torch.OutOfMemoryError:
+        raise errors.no_memory_for_copies() from None
+    return fused
 
 
 def fuse_lora(llava: LlavaModel) -> list[FusedLayer]:

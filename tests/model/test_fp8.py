@@ -19,10 +19,11 @@ from llava_dvc.model.adapter import load_adapter, save_adapter
 from llava_dvc.model.backbone import load_backbone
 from llava_dvc.model.counting import CountPredictor
 from llava_dvc.model.encoder import Encoder
+from llava_dvc.model.fp8 import fused
 from llava_dvc.model.fp8.fused import FusedFp8Lora
 from llava_dvc.model.fp8.linear import Fp8Linear, keep_transposed, quantize_layers
 from llava_dvc.model.fp8.products import multiply_rows, quantize_rows
-from llava_dvc.model.fused_lora import fuse_lora
+from llava_dvc.model.fused_lora import fuse_lora, prepare_products
 from llava_dvc.training.collator import Collator
 from llava_dvc.training.count_trainer import CountTrainer, TrainingSpec, adapter_weights, fit
 from tests.evaluation.test_merged_weights import tuned
@@ -147,9 +148,9 @@ def test_adapters_learn_nearly_as_on_float32_weights(
     names = sorted(expected)
     ours, theirs = (torch.cat([found[n].flatten() for n in names]) for found in (plain, expected))
     assert 0.001 < relative_error(ours, theirs) < 0.2
-    fused = trainer_of(fp8_cfg, encoder, rows, tmp_path / "3")
-    assert len(fuse_lora(fused.model.get_base_model().model)) == 1
-    loss, found = loss_and_gradients(fused, batch)
+    together = trainer_of(fp8_cfg, encoder, rows, tmp_path / "3")
+    assert len(fuse_lora(together.model.get_base_model().model)) == 1
+    loss, found = loss_and_gradients(together, batch)
     assert loss == pytest.approx(exact, rel=0.02)
     assert relative_error(torch.cat([found[n].flatten() for n in names]), theirs) < 0.2
     for name in names:  # a token's gradients of query, key and value share one scale here
@@ -217,6 +218,15 @@ def test_a_fused_layer_shares_its_weights(fp8_cfg: Config) -> None:
     product = model.model.language_model.layers[0].fused[0].after.gate_up
     own = layer.mlp.up_proj.get_base_layer().weight
     assert own.untyped_storage().data_ptr() == product.weight.untyped_storage().data_ptr()
+
+
+def test_copies_without_room_are_one_line(fp8_cfg: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(fused, "transposed_copy", full)
+    with pytest.raises(UserError, match=r"copies for training do not fit .* set it to nf4"):
+        prepare_products(tuned(fp8_cfg).get_base_model().model, fuse=True)
 
 
 def test_dora_is_refused(fp8_cfg: Config, adapter_folder: Path, tmp_path: Path) -> None:
