@@ -30,6 +30,8 @@ BASES = {
     "nf4, folded": [FOLDED],
     "nf4, folded, no border": [FOLDED, "image.drop_border=true"],
     "bfloat16, folded": ["backbone.quantization=none", FOLDED],
+    "fp8, folded": ["backbone.quantization=fp8", FOLDED],
+    "fp8, folded, no border": ["backbone.quantization=fp8", FOLDED, "image.drop_border=true"],
 }
 
 

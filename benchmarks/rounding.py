@@ -5,9 +5,11 @@
 All adapter tensors get random values, so that each has a gradient. The error is
 |x - reference| / |reference|, where x holds all gradients of a batch, or the log-probabilities of
 all counts minus their mean. The reference computes in float32 on the same 4-bit weights.
+`--tables` names what to compare; the two of quantization have the unquantized weights as reference.
 """
 
 import argparse
+import gc
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -43,14 +45,33 @@ COUNTING: Paths = {
     "plain": (),
     "compiled": ("evaluate.compile=true",),
 }
+UNQUANTIZED = "backbone.quantization=none"
+FP8 = "backbone.quantization=fp8"
+QUANTIZED_TRAINING: Paths = {
+    "float32": (*PLAIN, UNQUANTIZED, "backbone.dtype=float32"),
+    "bfloat16": (*PLAIN, UNQUANTIZED),
+    "nf4, fast": (*COMPILED, "backbone.unpacked=true"),
+    "fp8": (*PLAIN, FP8),
+    "fp8, compiled": (*COMPILED, FP8),
+}
+QUANTIZED_COUNTING: Paths = {
+    "float32": (UNQUANTIZED, "backbone.dtype=float32"),
+    "bfloat16": (UNQUANTIZED,),
+    "bfloat16, compiled": (UNQUANTIZED, "evaluate.compile=true"),
+    "nf4": (),
+    "nf4, compiled": ("evaluate.compile=true",),
+    "fp8": (FP8,),
+    "fp8, compiled": (FP8, "evaluate.compile=true"),
+}
 ROWS = 4
 
 
 def main() -> None:
     arguments = parse_arguments()
     make_weights(arguments.skeleton, arguments.weights)
-    compare("the gradient, when training", TRAINING, gradients, arguments.weights)
-    compare("log P(count), when counting", COUNTING, log_probabilities, arguments.weights)
+    for name in arguments.tables:
+        what, paths, measure = TABLES[name]
+        compare(what, paths, measure, arguments.weights)
 
 
 def compare(what: str, paths: Paths, measure: Measure, weights: Path) -> None:
@@ -60,6 +81,8 @@ def compare(what: str, paths: Paths, measure: Measure, weights: Path) -> None:
     for name, settings in paths.items():
         result = measure(weights, settings)
         torch._dynamo.reset()
+        gc.collect()
+        torch.cuda.empty_cache()
         reference = result if reference is None else reference
         sys.stdout.write(f"| {name} | {(result - reference).norm() / reference.norm():.2%} |\n")
         sys.stdout.flush()
@@ -103,10 +126,19 @@ def randomize(model: Any) -> None:
         torch.nn.init.normal_(parameter, std=0.02)
 
 
+TABLES: dict[str, tuple[str, Paths, Measure]] = {
+    "training": ("the gradient, when training", TRAINING, gradients),
+    "counting": ("log P(count), when counting", COUNTING, log_probabilities),
+    "quantized-training": ("the gradient, of unquantized", QUANTIZED_TRAINING, gradients),
+    "quantized-counting": ("log P(count), of unquantized", QUANTIZED_COUNTING, log_probabilities),
+}
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("skeleton", type=Path)
     parser.add_argument("--weights", type=Path, default=Path("/tmp/llava-7b-random"))
+    parser.add_argument("--tables", nargs="+", default=list(TABLES), choices=TABLES)
     return parser.parse_args()
 
 

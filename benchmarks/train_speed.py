@@ -47,6 +47,7 @@ BATCH = 8
 WARM_UP = 4
 
 FAST = ("train.checkpointing=false", "train.compile=true", "backbone.unpacked=true")
+FP8 = ("train.checkpointing=false", "train.compile=true", "backbone.quantization=fp8")
 
 RECIPES: dict[str, list[str]] = {
     "stock-checkpointing": [],
@@ -70,6 +71,8 @@ RECIPES: dict[str, list[str]] = {
         "train.optimizer=adamw_8bit",
         "backbone.unpacked=true",
     ],
+    "fp8": [*FP8],
+    "fp8, no border": [*FP8, "image.drop_border=true"],
     "float16": ["backbone.dtype=float16"],
     "two GPUs, batch 8": [*FAST],
     "two GPUs, batch 16": [*FAST, "train.batch_size=16"],

@@ -133,7 +133,10 @@ class Backbone(Section):
     """A local folder or a Hub id."""
     revision: str | None
     """Commit of the Hub repository; null for a local folder."""
-    quantization: Literal["nf4", "none"]
+    quantization: Literal["nf4", "fp8", "none"]
+    """Of the language model's linear layers. fp8 needs a GPU of compute capability 8.9 or more; a
+    CPU imitates it slowly.
+    """
     dtype: Literal["float32", "bfloat16", "float16"]
     """Data type of the backbone's computation; adapters are always float32."""
     unpacked: bool
@@ -249,6 +252,15 @@ class Config(Section):
     train: Train
     evaluate: Evaluate
     publish: Publish
+
+    @model_validator(mode="after")
+    def _check_dora(self) -> "Config":
+        if self.adapter.method == "dora" and self.backbone.quantization == "fp8":
+            raise ValueError(
+                "adapter.method: is dora, but backbone.quantization is fp8, and DoRA needs 16-bit "
+                "weights. Set method to lora."
+            )
+        return self
 
 
 def load_config(path: Path = PARAMS) -> Config:

@@ -218,6 +218,14 @@ def too_many_layers(number: int, layers: int) -> UserError:
     )
 
 
+def no_memory_for_copies() -> UserError:
+    """The GPU has no room for the copies of the weights that training keeps."""
+    return UserError(
+        "backbone.quantization: the weights' copies for training do not fit into GPU memory; set "
+        "it to nf4 and backbone.unpacked to false, or use a larger GPU"
+    )
+
+
 def count_above_max(max_count: int, frame: str, count: int) -> UserError:
     """A label is larger than any answer can be."""
     return UserError(

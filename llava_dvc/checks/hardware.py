@@ -16,12 +16,14 @@ from llava_dvc.checks.check import Check, raise_first_fault
 from llava_dvc.errors import UserError
 from llava_dvc.files import require_regular_files
 from llava_dvc.load_errors import explain_load_errors
+from llava_dvc.model.backbone import is_spread_by_fsdp
 
 GIB = 2**30
 MAX_LAYERS = 1000  # the largest models have 130
 MAX_POSITIONS = 2**24
 FLOATS = ("F16", "BF16", "F32")
 WORKSPACE = 2 * GIB  # for CUDA's context, an adapter and the activations of a small batch
+FP8_CAPABILITY = (8, 9)  # Ada; Hopper has 9.0
 NF4 = 0.516  # bytes per weight: 4 bits, and its share of the double-quantized scales
 TINY = "backbones/tiny-llava.dvc"
 CPU_INFO = Path("/proc/cpuinfo")
@@ -39,6 +41,8 @@ def hardware_checks(backbone: config.Backbone) -> Iterator[Check]:
     yield device
     if not device.fault:
         yield _check_dtype(backbone)
+        if backbone.quantization == "fp8":
+            yield _check_fp8(backbone)
     checkpoint = _check_checkpoint(backbone)
     yield checkpoint
     if backbone.device == "cuda" and not device.fault and not checkpoint.fault:
@@ -54,7 +58,7 @@ def weight_bytes(backbone: config.Backbone, llava: LlavaConfig) -> int:
     width = getattr(torch, backbone.dtype).itemsize
     if backbone.quantization == "none":
         return int(weights * width)
-    packed = NF4 + width * backbone.unpacked
+    packed = 1 if backbone.quantization == "fp8" else NF4 + width * backbone.unpacked
     return int((weights - linear) * width + linear * packed)
 
 
@@ -87,6 +91,32 @@ def _check_dtype(backbone: config.Backbone) -> Check:
             "Set it to float32, which is faster here."
         )
     return Check("dtype", found, fault, note)
+
+
+def _check_fp8(backbone: config.Backbone) -> Check:
+    """A GPU needs units for FP8; their products are in bfloat16. A CPU imitates them."""
+    name, fault, note = "FP8", None, None
+    if backbone.device == "cpu":
+        note = "backbone.quantization: is fp8, which a CPU only imitates. Set it to nf4 here."
+        return Check(name, "imitated", note=note)
+    capability = tuple(torch.cuda.get_device_capability())
+    found = f"compute capability {capability[0]}.{capability[1]}"
+    if capability < FP8_CAPABILITY:
+        fault = (
+            f"backbone.quantization: is fp8, but {torch.cuda.get_device_name()} has {found} and "
+            "FP8 needs 8.9. Set it to nf4."
+        )
+    elif backbone.dtype != "bfloat16":
+        fault = (
+            f"backbone.dtype: is {backbone.dtype}, but a GPU multiplies FP8 to bfloat16. Set it to "
+            "bfloat16, or backbone.quantization to nf4."
+        )
+    elif is_spread_by_fsdp():
+        fault = (
+            "backbone.quantization: is fp8, whose weights FSDP cannot spread. Set it to nf4, or "
+            "train.launcher to one with presets/accelerate/ddp.yaml."
+        )
+    return Check(name, found, fault)
 
 
 def _cpu_computes(dtype: str) -> bool:
@@ -201,7 +231,7 @@ def _check_memory(backbone: config.Backbone) -> Check:
     found = f"{available} free, the model needs {needed}"
     if free >= weights + WORKSPACE:
         return Check("GPU memory", found)
-    if backbone.quantization == "none":
+    if backbone.quantization in ("none", "fp8"):
         remedy = "Set backbone.quantization to nf4, free"
     elif backbone.unpacked:
         remedy = "Set backbone.unpacked to false, free"

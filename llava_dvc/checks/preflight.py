@@ -19,6 +19,7 @@ from llava_dvc.checks.check import Check, raise_first_fault
 from llava_dvc.checks.gradient_check import GradientReport, gradient_report, trained_tensors
 from llava_dvc.model.chat_template import render_prompt
 from llava_dvc.model.encoder import Batch, Encoder
+from llava_dvc.model.fp8.linear import Fp8Linear
 from llava_dvc.model.model_patches import blocks_read
 from llava_dvc.training.collator import IGNORED
 from llava_dvc.training.count_trainer import CountTrainer
@@ -26,6 +27,7 @@ from llava_dvc.training.count_trainer import CountTrainer
 LANGUAGE = "model.language_model.layers."
 PROJECTOR = "model.multi_modal_projector."
 BLOCK = "model.vision_tower.encoder.layers.{}."
+PACKINGS = {"nf4": "4-bit", "fp8": "FP8", "none": None}
 OPTIONAL_PARTS = ("projector", "vision")  # the language model always gets adapters
 REMEDY = (
     "Install the locked packages with `make setup`, "
@@ -77,15 +79,18 @@ def model_checks(trainer: CountTrainer, requested: RequestedModel) -> Iterator[C
 
 
 def _check_quantization(model: Any, backbone: config.Backbone) -> Check:
-    """With nf4, all linear layers of the language model are in 4-bit, and no others."""
-    layers = _linear_layers(model)
-    nf4 = backbone.quantization == "nf4"
-    expected = {name for name in layers if nf4 and name.startswith(LANGUAGE)}
-    found = {name for name, layer in layers.items() if _is_nf4(layer)}
-    difference = _difference(expected, found, "is in 4-bit", "is not in 4-bit")
+    """With nf4 or fp8, all linear layers of the language model are so, and no others."""
+    layers, wanted = _linear_layers(model), PACKINGS[backbone.quantization]
+    packed = {name: _packing_of(layer) for name, layer in layers.items()}
+    differences = []
+    for packing in filter(None, PACKINGS.values()):
+        found = {name for name, own in packed.items() if own == packing}
+        expected = {n for n in layers if packing == wanted and n.startswith(LANGUAGE)}
+        differences.append(_difference(expected, found, f"is in {packing}", f"is not in {packing}"))
+    difference = next(filter(None, differences), None)
     fault = f"backbone.quantization: is {backbone.quantization}, but {difference}. {REMEDY}"
-    text = f"{len(found)} of {len(layers)} linear layers"
-    return Check("4-bit layers", text, fault if difference else None)
+    text = f"{sum(own is not None for own in packed.values())} of {len(layers)} linear layers"
+    return Check(f"{wanted or '4-bit'} layers", text, fault if difference else None)
 
 
 def _check_adapted_layers(model: Any, adapter: config.Adapter) -> Check:
@@ -224,12 +229,12 @@ def _check_tower_graph(report: GradientReport, adapter: config.Adapter) -> Check
 
 
 def _check_compute_dtype(trainer: CountTrainer, backbone: config.Backbone) -> Check:
-    """Frozen weights, 4-bit layers and autocast all use `backbone.dtype`."""
-    model, args = trainer.model.get_base_model(), trainer.args
+    """Frozen weights, 4-bit and FP8 layers and autocast all use `backbone.dtype`."""
+    model, args, packed = trainer.model.get_base_model(), trainer.args, Linear4bit | Fp8Linear
     adapters = {id(parameter) for parameter in trained_tensors(trainer.model).values()}
     frozen = (p for p in model.parameters() if p.is_floating_point() and id(p) not in adapters)
     found = {_dtype_name(parameter.dtype) for parameter in frozen}
-    found |= {_dtype_name(m.compute_dtype) for m in model.modules() if isinstance(m, Linear4bit)}
+    found |= {_dtype_name(m.compute_dtype) for m in model.modules() if isinstance(m, packed)}
     found |= {name for name, on in (("bfloat16", args.bf16), ("float16", args.fp16)) if on}
     text = ", ".join(sorted(found))
     fault = f"backbone.dtype: is {backbone.dtype}, but the model computes in {text}. {REMEDY}"
@@ -266,10 +271,12 @@ def _tokens_per_frame(llava: LlavaConfig) -> int:
     return int(patches + (llava.vision_feature_select_strategy == "full"))
 
 
-def _is_nf4(layer: nn.Module) -> bool:
-    if not isinstance(layer, Linear4bit):
-        return False
-    return layer.weight.quant_type == "nf4" and layer.weight.quant_state is not None
+def _packing_of(layer: Any) -> str | None:
+    """Returns how the layer's weights are stored, or None if they are plain numbers."""
+    if isinstance(layer, Fp8Linear):
+        return PACKINGS["fp8"]
+    nf4 = isinstance(layer, Linear4bit) and layer.weight.quant_type == "nf4"
+    return PACKINGS["nf4"] if nf4 and layer.weight.quant_state is not None else None
 
 
 def _difference(expected: set[str], found: set[str], has: str, lacks: str) -> str | None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers.models.llava.modeling_llava import LlavaModel
 
+from llava_dvc.model.fp8.fused import FusedFp8, is_fp8
 from llava_dvc.model.fused_layer import FusedLayer
 from llava_dvc.model.model_patches import blocks_read, trust_image_tokens, unpacked_weight
 
@@ -33,6 +34,13 @@ class MergedLinear(nn.Module):
         """Adds the outputs for `x` to `total` in place, and returns it."""
         add_product(total, x, self.weight)
         return total
+
+
+def counted_product(layers: Sequence[nn.Module]) -> MergedLinear | FusedFp8:
+    """The product of layers that read the same input, to count with. FP8 layers are not merged:
+    an adapter's changes are far below their last bit.
+    """
+    return FusedFp8(layers) if is_fp8(layers[0]) else MergedLinear(layers)
 
 
 @torch.library.custom_op("llava_dvc::add_product", mutates_args=("total",))
@@ -80,6 +88,7 @@ def round_at_random(exact: Tensor, dtype: torch.dtype) -> Tensor:
 
 def merge_and_compile(model: Any, backend: str = "inductor") -> None:
     """Prepares `model` for counting alone: merges the adapters, unpacks and compiles the layers.
+    Adapters of FP8 layers stay beside them.
 
     The model cannot be trained or saved afterwards. Its layers overwrite their input. Parts of one
     kind share one compiled graph per input shape.
@@ -89,7 +98,7 @@ def merge_and_compile(model: Any, backend: str = "inductor") -> None:
     parts: list[nn.Module] = list(llava.vision_tower.encoder.layers[: blocks_read(llava.config)])
     layers = llava.language_model.layers
     for index, layer in enumerate(layers):
-        layers[index] = fused = FusedLayer(layer, MergedLinear)
+        layers[index] = fused = FusedLayer(layer, counted_product)
         parts += [fused.before, fused.after]
     for part in parts:
         part.compile(dynamic=False, backend=backend)

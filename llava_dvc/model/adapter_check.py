@@ -32,7 +32,9 @@ OUR_NAMES = {"alpha": "lora_alpha", "dropout": "lora_dropout"}
 
 
 def read_settings(folder: Path, recipe: Recipe) -> dict[str, Any]:
-    """The content of adapter_config.json. Raises UserError when it names another backbone."""
+    """The content of adapter_config.json. Raises UserError when it names another backbone,
+    or is DoRA for FP8 weights.
+    """
     path = folder / ADAPTER_CONFIG
     stored = read_object(path)
     backbone = recipe.backbone
@@ -44,6 +46,9 @@ def read_settings(folder: Path, recipe: Recipe) -> dict[str, Any]:
         if stored.get(key) not in values:
             wanted = f"recipe.json has {values[-1]!r}"
             raise errors.wrong_adapter_setting(path, key, stored.get(key), wanted)
+    if stored.get("use_dora") and backbone.quantization == "fp8":
+        wanted = "recipe.json has an FP8 backbone, and DoRA needs 16-bit weights"
+        raise errors.wrong_adapter_setting(path, "use_dora", True, wanted)
     return stored
 
 

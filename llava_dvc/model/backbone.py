@@ -1,4 +1,4 @@
-"""Loads LLaVA, in 4-bit or not, and its encoder."""
+"""Loads LLaVA, in 4-bit, FP8 or neither, and its encoder."""
 
 import os
 from collections.abc import Collection
@@ -19,6 +19,7 @@ from llava_dvc.load_errors import explain_load_errors
 from llava_dvc.model import attention
 from llava_dvc.model.chat_template import CHAT_TEMPLATE
 from llava_dvc.model.encoder import Encoder
+from llava_dvc.model.fp8.linear import quantize_layers
 from llava_dvc.model.model_patches import shorten_last_layer, skip_unread_blocks, unpack
 
 # Full names from the model's root: shorter ones match nothing. The list replaces the library's
@@ -29,24 +30,28 @@ NOT_QUANTIZED = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
 def load_backbone(backbone: config.Backbone) -> LlavaForConditionalGeneration:
     """The frozen model on its device, in evaluation mode.
 
-    nf4 quantizes the language model's linear layers only. Raises UserError with one line when the
-    checkpoint cannot be loaded.
+    nf4 and fp8 quantize the language model's linear layers only. Raises UserError with one line
+    when the checkpoint cannot be loaded.
     """
     torch.set_num_threads(backbone.threads)
     if Path(backbone.name).is_dir():  # a bar for a second would only push the stage's own away
         disable_progress_bar()
+    fp8 = backbone.quantization == "fp8"
     with explain_load_errors(backbone):
         model, found = LlavaForConditionalGeneration.from_pretrained(
             backbone.name,
             revision=backbone.revision,
             dtype=getattr(torch, backbone.dtype),
-            device_map={"": device_of(backbone)},
+            device_map=None if fp8 else {"": device_of(backbone)},
             attn_implementation={"text_config": attention.NAME, "vision_config": "sdpa"},
             quantization_config=_quantization(backbone),
             use_safetensors=True,
             output_loading_info=True,
         )
     _require_all_weights(backbone.name, model, found["missing_keys"])
+    if fp8:  # from the 16-bit weights in main memory: the card never holds all of them
+        quantize_layers(model.model.language_model.layers, torch.device(device_of(backbone)))
+        model.to(device_of(backbone))
     for module in model.modules():
         if isinstance(module, Linear4bit):
             # On CPUs with AVX512-BF16 an evaluation packs the weights for a kernel that has no
@@ -111,7 +116,7 @@ def device_of(backbone: config.Backbone) -> str:
 
 
 def _quantization(backbone: config.Backbone) -> BitsAndBytesConfig | None:
-    if backbone.quantization == "none":
+    if backbone.quantization != "nf4":
         return None
     return BitsAndBytesConfig(
         load_in_4bit=True,

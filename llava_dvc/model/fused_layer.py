@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn.functional import silu
 from transformers import Cache
@@ -14,6 +16,46 @@ MakeProduct = Callable[[Sequence[Any]], Any]
 """Makes one module of linear layers that read the same input. The module maps `(tokens, width)` to
 the layers' outputs, concatenated. Its `add_to(total, x)` returns the sum of `total` and the output.
 """
+
+
+def adapters_of(layers: Sequence[Any]) -> tuple[list[Tensor], list[Tensor], list[float]]:
+    """lora_A, lora_B and scaling of each layer that has an adapter."""
+    adapted = [layer for layer in layers if isinstance(layer, LoraLayer)]
+    pairs = [(layer, layer.active_adapters[0]) for layer in adapted]
+    return (
+        [layer.lora_A[name].weight for layer, name in pairs],
+        [layer.lora_B[name].weight for layer, name in pairs],
+        [layer.scaling[name] for layer, name in pairs],
+    )
+
+
+def diagonal_blocks(whole: Tensor, lora_b: Sequence[Tensor]) -> list[Tensor]:
+    """The blocks on the diagonal of `whole`, each of the shape of one of `lora_b`."""
+    blocks, row, column = [], 0, 0
+    for up in lora_b:
+        height, rank = up.shape
+        blocks.append(whole[row : row + height, column : column + rank])
+        row, column = row + height, column + rank
+    return blocks
+
+
+def split_rows(whole: Tensor, parts: Sequence[Tensor]) -> list[Tensor]:
+    """Splits the rows of `whole`: each piece has as many rows as one of `parts`."""
+    return list(torch.split(whole, [len(part) for part in parts]))
+
+
+@torch.no_grad()
+def copy_adapters(
+    own_a: list[Tensor],
+    own_b: list[Tensor],
+    lora_a: list[Tensor],
+    lora_b: list[Tensor],
+    scalings: list[float],
+) -> None:
+    """Copies lora_A into `own_a`, and the scaled lora_B into `own_b`."""
+    if lora_a:
+        torch._foreach_copy_(own_a, lora_a)
+        torch._foreach_copy_(own_b, torch._foreach_mul(lora_b, scalings))
 
 
 class BeforeAttention(nn.Module):

@@ -14,8 +14,17 @@ from torch.nn.functional import linear
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from transformers.models.llava.modeling_llava import LlavaModel
 
+from llava_dvc import errors
 from llava_dvc.model.backbone import is_spread_by_fsdp
-from llava_dvc.model.fused_layer import FusedLayer
+from llava_dvc.model.fp8.fused import FusedFp8Lora, is_fp8
+from llava_dvc.model.fp8.linear import Fp8Linear, keep_transposed
+from llava_dvc.model.fused_layer import (
+    FusedLayer,
+    adapters_of,
+    copy_adapters,
+    diagonal_blocks,
+    split_rows,
+)
 from llava_dvc.model.model_patches import UnpackedLinear4bit, as_subclass
 
 
@@ -28,19 +37,16 @@ class FusedLora(nn.Module):
 
     def __init__(self, layers: Sequence[Any]) -> None:
         super().__init__()
-        [name] = layers[0].active_adapters
-        self.lora_a = [layer.lora_A[name].weight for layer in layers]
-        self.lora_b = [layer.lora_B[name].weight for layer in layers]
-        self.scalings = [layer.scaling[name] for layer in layers]
+        self.lora_a, self.lora_b, self.scalings = adapters_of(layers)
         bases = [layer.get_base_layer() for layer in layers]
         weight = torch.cat([base.unpacked for base in bases])
         rows, width = weight.shape
         self.down = weight.new_zeros(sum(map(len, self.lora_a)), width)
         self.weight = torch.cat([weight, weight.new_zeros(rows, len(self.down))], dim=1)
-        for base, own in zip(bases, _split_rows(self.weight[:, :width], self.lora_b), strict=True):
+        for base, own in zip(bases, split_rows(self.weight[:, :width], self.lora_b), strict=True):
             base.unpacked = own
-        self.own_a = _split_rows(self.down, self.lora_a)
-        self.own_b = _diagonal_blocks(self.weight[:, width:], self.lora_b)
+        self.own_a = split_rows(self.down, self.lora_a)
+        self.own_b = diagonal_blocks(self.weight[:, width:], self.lora_b)
 
     def forward(self, x: Tensor) -> Tensor:
         """Takes `(tokens, width)`. Returns the concatenated outputs of the layers."""
@@ -51,21 +57,6 @@ class FusedLora(nn.Module):
     def add_to(self, total: Tensor, x: Tensor) -> Tensor:
         """The sum of `total` and the outputs for `x`."""
         return total.add(self(x))
-
-
-def _diagonal_blocks(whole: Tensor, lora_b: Sequence[Tensor]) -> list[Tensor]:
-    """The blocks on the diagonal of `whole`, each of the shape of one of `lora_b`."""
-    blocks, row, column = [], 0, 0
-    for up in lora_b:
-        height, rank = up.shape
-        blocks.append(whole[row : row + height, column : column + rank])
-        row, column = row + height, column + rank
-    return blocks
-
-
-def _split_rows(whole: Tensor, parts: Sequence[Tensor]) -> list[Tensor]:
-    """Splits the rows of `whole`: each piece has as many rows as one of `parts`."""
-    return list(torch.split(whole, [len(part) for part in parts]))
 
 
 class FusedProduct(torch.autograd.Function):
@@ -92,8 +83,8 @@ class FusedProduct(torch.autograd.Function):
         width = down.shape[1]
         back = gradient @ weight
         x, low, of_x, of_low = both[:, :width], both[:, width:], back[:, :width], back[:, width:]
-        of_a = _split_rows(of_low.T @ x, lora_a)
-        of_b = _diagonal_blocks(gradient.T @ low, lora_b)
+        of_a = split_rows(of_low.T @ x, lora_a)
+        of_b = diagonal_blocks(gradient.T @ low, lora_b)
         return (
             of_x + of_low @ down,
             *[None] * 3,
@@ -111,41 +102,61 @@ class FusedDecoderLayer(LlamaDecoderLayer):  # type: ignore[misc]
         return self.fused[0](*args, **kwargs)
 
 
+def trained_product(layers: Sequence[Any]) -> FusedLora | FusedFp8Lora:
+    """The product of adapted layers that read the same input."""
+    return FusedFp8Lora(layers) if is_fp8(layers[0]) else FusedLora(layers)
+
+
+def prepare_products(llava: LlavaModel, fuse: bool) -> list[FusedLayer]:
+    """Fuses the layers if `fuse`. On a GPU, other FP8 layers get a copy for the backward pass.
+
+    Returns the fused layers. Raises UserError when the copies do not fit into GPU memory.
+    """
+    try:
+        fused = fuse_lora(llava) if fuse else []
+        if llava.device.type == "cuda":
+            keep_transposed(llava.language_model.layers[len(fused) :])
+    except torch.OutOfMemoryError:
+        raise errors.no_memory_for_copies() from None
+    return fused
+
+
 def fuse_lora(llava: LlavaModel) -> list[FusedLayer]:
     """Replaces the language model's layers, except the last, by fused ones. Returns the new ones.
 
-    Replaces nothing and returns [] without adapters, when a layer is not unpacked, when its adapter
-    is not plain LoRA, or when FSDP will shard the adapters.
+    Replaces nothing and returns [] without adapters, when a layer is neither unpacked nor FP8, when
+    its adapter is not plain LoRA, or when FSDP will shard the adapters.
     """
     language = llava.language_model
     layers = language.layers[:-1]
     adapted = [m for layer in layers for m in layer.modules() if hasattr(m, "base_layer")]
     if is_spread_by_fsdp() or not adapted or not all(map(_is_plain_lora, adapted)):
         return []
-    fused = [FusedLayer(layer, FusedLora) for layer in layers]
+    fused = [FusedLayer(layer, trained_product) for layer in layers]
     for index, (layer, one) in enumerate(zip(layers, fused, strict=True)):
         language.layers[index] = swapped = as_subclass(layer, FusedDecoderLayer)
         swapped.fused = (one,)
-    products = [m for layer in fused for m in layer.modules() if isinstance(m, FusedLora)]
+    products = [
+        m for layer in fused for m in layer.modules() if isinstance(m, FusedLora | FusedFp8Lora)
+    ]
     language.register_forward_pre_hook(lambda *_: sync_weights(products))
     return fused
 
 
-@torch.no_grad()
-def sync_weights(products: Sequence[FusedLora]) -> None:
+def sync_weights(products: Sequence[FusedLora | FusedFp8Lora]) -> None:
     """Copies the current adapter weights into the products' matrices."""
     lora_a = [tensor for product in products for tensor in product.lora_a]
     lora_b = [tensor for product in products for tensor in product.lora_b]
     scalings = [scaling for product in products for scaling in product.scalings]
-    torch._foreach_copy_([own for product in products for own in product.own_a], lora_a)
-    scaled_b = torch._foreach_mul(lora_b, scalings)
-    torch._foreach_copy_([own for product in products for own in product.own_b], scaled_b)
+    own_a = [own for product in products for own in product.own_a]
+    own_b = [own for product in products for own in product.own_b]
+    copy_adapters(own_a, own_b, lora_a, lora_b, scalings)
 
 
 def _is_plain_lora(layer: Any) -> bool:
-    """LoRA without dropout and without DoRA's magnitude, on an unpacked layer."""
+    """LoRA without dropout and without DoRA's magnitude, on an unpacked or FP8 layer."""
     return (
-        isinstance(layer.base_layer, UnpackedLinear4bit)
+        isinstance(layer.base_layer, UnpackedLinear4bit | Fp8Linear)
         and not layer.lora_magnitude_vector
         and all(isinstance(dropout, nn.Identity) for dropout in layer.lora_dropout.values())
     )

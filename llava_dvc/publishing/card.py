@@ -112,8 +112,9 @@ def backbone_license(backbone: config.Backbone) -> str:
 def _tags(facts: CardFacts) -> list[str]:
     if facts.merged:
         return TAGS
-    nf4 = facts.recipe.backbone.quantization == "nf4"
-    return [*TAGS, "peft", facts.adapter.method, *(["qlora", "4-bit"] if nf4 else [])]
+    of_weights = {"nf4": ["qlora", "4-bit"], "fp8": ["fp8"], "none": []}
+    quantization = facts.recipe.backbone.quantization
+    return [*TAGS, "peft", facts.adapter.method, *of_weights[quantization]]
 
 
 def _evaluation_results(facts: CardFacts) -> list[EvalResult]:

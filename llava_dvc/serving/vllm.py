@@ -89,6 +89,7 @@ def _command_line(adapter: Path, recipe: Recipe, rank: int, names: Sequence[str]
     options = {
         "--revision": recipe.backbone.revision,
         "--dtype": "bfloat16",
+        "--quantization": "fp8" if recipe.backbone.quantization == "fp8" else None,
         "--max-model-len": "1024",
         "--limit-mm-per-prompt": json.dumps({"image": 1}),
         "--chat-template": str(adapter / "chat_template.jinja"),

@@ -28,7 +28,7 @@ from llava_dvc.model.adapter import Weights, peft_config
 from llava_dvc.model.calibration import fit_temperature
 from llava_dvc.model.counting import CountPredictor, Floats, default_max_count
 from llava_dvc.model.encoder import Encoder
-from llava_dvc.model.fused_lora import fuse_lora
+from llava_dvc.model.fused_lora import prepare_products
 from llava_dvc.model.model_patches import number_tokens_on_cpu, trust_image_tokens
 from llava_dvc.model.padding import drop_padding, require_one_size
 from llava_dvc.model.smoothing import find_sequences, fit_smoothing, label_steps
@@ -343,5 +343,6 @@ def _keep_float32(model: PeftModel) -> None:
 def _speed_up(backbone: LlavaForConditionalGeneration, settings: config.Train) -> None:
     trust_image_tokens(backbone)
     number_tokens_on_cpu(backbone)
+    fused = prepare_products(backbone.model, fuse=settings.compile)
     if settings.compile:
-        compile_layers(backbone, fuse_lora(backbone.model))
+        compile_layers(backbone, fused)

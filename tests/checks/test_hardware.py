@@ -69,6 +69,34 @@ def test_bfloat16_on_an_old_gpu(backbone_with, gpu):
     raise_first_fault(hardware_checks(backbone_with(device="cuda", dtype="bfloat16")))
 
 
+def test_fp8_on_a_gpu_without_its_units(backbone_with, gpu):
+    fp8 = backbone_with(device="cuda", dtype="bfloat16", quantization="fp8")
+    gpu("A100", Capability(8, 0), 39, 40)
+    with pytest.raises(
+        UserError, match=r"is fp8, but A100 has .* 8\.0 and FP8 needs 8\.9\. Set it to nf4\.$"
+    ):
+        raise_first_fault(hardware_checks(fp8))
+    for card in (Capability(8, 9), Capability(9, 0), Capability(10, 0)):
+        gpu("L4", card, 22, 24)
+        raise_first_fault(hardware_checks(fp8))
+
+
+def test_what_fp8_cannot_be_combined_with(backbone_with, gpu, monkeypatch):
+    gpu("H100", Capability(9, 0), 79, 80)
+    half = backbone_with(device="cuda", dtype="float16", quantization="fp8")
+    with pytest.raises(UserError, match=r"dtype: is float16, but .* Set it to bfloat16, or"):
+        raise_first_fault(hardware_checks(half))
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(UserError, match=r"is fp8, whose weights FSDP cannot spread\. Set"):
+        raise_first_fault(hardware_checks(half.model_copy(update={"dtype": "bfloat16"})))
+
+
+def test_a_cpu_imitates_fp8(backbone_with):
+    assert any(
+        "is fp8, which a CPU only imitates" in n for n in notes(backbone_with(quantization="fp8"))
+    )
+
+
 def test_too_little_gpu_memory(backbone_with, gpu):
     gpu("Tesla T4", Capability(7, 5), 1.5, 15)
     with pytest.raises(
@@ -86,6 +114,7 @@ def test_too_little_gpu_memory(backbone_with, gpu):
     [
         ("nf4", False, "bfloat16", 4.2),
         ("nf4", True, "bfloat16", 16.3),
+        ("fp8", False, "bfloat16", 7.1),
         ("none", False, "bfloat16", 13.2),
         ("none", False, "float32", 26.3),
     ],
@@ -106,6 +135,7 @@ def test_weight_bytes_of_a_loaded_model(backbone_with):
     for backbone in (
         backbone_with(unpacked=False),
         backbone_with(quantization="none", dtype="bfloat16"),
+        backbone_with(quantization="fp8", dtype="bfloat16"),
     ):
         model = load(backbone)
         taken = sum(p.numel() * p.element_size() for p in model.parameters())

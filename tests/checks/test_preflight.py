@@ -82,6 +82,7 @@ def tensors(trainer, part):
         {"checkpointing": True, "dtype": "bfloat16"},
         {"vision": True, "checkpointing": True, "unpacked": True},
         {"geometry": "pad", "compiled": True},
+        {"quantization": "fp8", "dtype": "bfloat16"},
     ],
 )
 def test_the_requested_model_has_no_fault(build, changes):
@@ -110,6 +111,17 @@ def test_4_bit_that_was_not_requested(build):
     trainer, requested = build()
     with pytest.raises(UserError, match=r"is none, but model\.language.* is in 4-bit \("):
         require_model(trainer, request(requested, "backbone", quantization="none"))
+
+
+def test_fp8_and_4_bit_are_not_taken_for_each_other(build):
+    trainer, requested = build(quantization="fp8")
+    found = {check.name: check.found for check in model_checks(trainer, requested)}
+    assert found["FP8 layers"] == "14 of 35 linear layers"
+    for other in ("nf4", "none"):
+        with pytest.raises(UserError, match=rf"is {other}, but model\.language.* \("):
+            require_model(trainer, request(requested, "backbone", quantization=other))
+    with pytest.raises(UserError, match=r"is fp8, but model\.language.* is in 4-bit \("):
+        require_model(build()[0], requested)
 
 
 # --- adapted layers ---------------------------------------------------------------------------

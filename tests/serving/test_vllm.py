@@ -29,7 +29,7 @@ def unsupported_in(model):
     return unsupported_features(config, get_peft_model_state_dict(model))
 
 
-@pytest.mark.parametrize("preset", ["llava-1.5-7b", "llava-1.5-7b-tuned"])
+@pytest.mark.parametrize("preset", ["llava-1.5-7b", "llava-1.5-7b-tuned", "llava-1.5-7b-fp8"])
 def test_adapters_of_the_7b_presets_pass(cfg, preset):
     adapter = load_config(ROOT / "presets" / f"{preset}.yaml").adapter
     assert adapter.r in MAX_LORA_RANKS
@@ -89,6 +89,14 @@ def test_the_command_fits_the_adapter(saved, cfg):
     assert "--max-lora-rank 8" in command  # the next value that vLLM takes
     assert f"--lora-modules counter={saved}" in command
     assert "--revision" not in command  # it is a folder
+
+
+def test_an_fp8_backbone_is_served_in_fp8(saved):
+    assert "--quantization" not in vllm_serve_command(saved)
+    recipe = Recipe.read(saved)
+    fp8 = recipe.backbone.model_copy(update={"quantization": "fp8"})
+    recipe.model_copy(update={"backbone": fp8}).write(saved)
+    assert "--quantization fp8 " in vllm_serve_command(saved)
 
 
 def test_the_command_is_refused_with_the_reason(saved, adapter_folder):

@@ -1,0 +1,99 @@
+"""Compares FP8 products on the GPU with their emulation on the CPU, and with bfloat16's speed.
+
+    python -m benchmarks.fp8_products
+
+The shapes are those of a batch of LLaVA-1.5-7B in training. `difference` is |GPU - CPU| / |CPU| of
+the product, and of the gradient of its input. `TFLOP/s` are of the bare products; `rounding` is the
+time to round the input in a kernel of its own, with its start from Python, as a share of the FP8
+product's time.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from llava_dvc.model.fp8.products import Fp8Product, multiply_rows, quantize_rows, transposed_copy
+
+TOKENS = 8 * 605
+SHAPES = {
+    "query, key, value": (4096, 12288),
+    "output": (4096, 4096),
+    "gate, up": (4096, 22016),
+    "down": (11008, 4096),
+}
+CHECKED = 37
+"""Tokens that the CPU multiplies too: no multiple of 16, and two of them zeros."""
+
+
+def main() -> None:
+    titles = "product", "difference", "of gradient", "bf16 TFLOP/s", "FP8 TFLOP/s", "rounding"
+    lines = [titles, ["---"] * len(titles)]
+    for name, (width, outputs) in SHAPES.items():
+        lines.append((name, *differences(width, outputs), *speeds(width, outputs)))
+    lines.append(("output, of 1 token, and of 7", *map(small_difference, (1, 7)), "", "", ""))
+    for line in lines:
+        sys.stdout.write(f"| {' | '.join(line)} |\n")
+
+
+def random_matrix(rows: int, columns: int, device: str) -> Tensor:
+    return torch.randn(rows, columns, device=device, dtype=torch.bfloat16)
+
+
+def products(x: Tensor, weight: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the product and the gradient of its input, on the CPU."""
+    x = x.clone().requires_grad_()
+    rounded, scale = quantize_rows(weight)
+    output = Fp8Product.apply(x, rounded, scale, transposed_copy(rounded))
+    output.backward(gradient)
+    return output.detach().float().cpu(), x.grad.float().cpu()
+
+
+def differences(width: int, outputs: int, tokens: int = CHECKED) -> list[str]:
+    """Returns the relative differences of product and gradient between GPU and CPU."""
+    torch.manual_seed(0)
+    x, weight = random_matrix(tokens, width, "cpu"), random_matrix(outputs, width, "cpu")
+    gradient = 1e-6 * random_matrix(tokens, outputs, "cpu")
+    if tokens > 2:
+        x[1], gradient[2] = 0, 0
+    on_cpu = products(x, weight, gradient)
+    on_gpu = products(x.cuda(), weight.cuda(), gradient.cuda())
+    pairs = zip(on_gpu, on_cpu, strict=True)
+    return [f"{(one - other).norm() / other.norm():.2%}" for one, other in pairs]
+
+
+def small_difference(tokens: int) -> str:
+    return " and ".join(differences(4096, 4096, tokens))
+
+
+def speeds(width: int, outputs: int) -> list[str]:
+    """Returns the speeds of a bfloat16 and an FP8 product, and the time to round the input."""
+    x, weight = random_matrix(TOKENS, width, "cuda"), random_matrix(outputs, width, "cuda")
+    rows, rounded = quantize_rows(x), quantize_rows(weight)
+    rounding: Any = torch.compile(quantize_rows, dynamic=False)
+    operations = 2 * TOKENS * width * outputs
+    plain = seconds(lambda: linear(x, weight))
+    fp8 = seconds(lambda: multiply_rows(*rows, *rounded, torch.bfloat16))
+    share = seconds(lambda: rounding(x)) / fp8
+    return [f"{operations / plain / 1e12:.0f}", f"{operations / fp8 / 1e12:.0f}", f"{share:.0%}"]
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """Returns the median seconds of `work` on the GPU."""
+    times = []
+    for _ in range(30):
+        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        work()
+        stop.record()
+        torch.cuda.synchronize()
+        times.append(start.elapsed_time(stop) / 1000)
+    return float(np.median(times[10:]))
+
+
+if __name__ == "__main__":
+    main()

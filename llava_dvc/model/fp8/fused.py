@@ -1,0 +1,125 @@
+"""FP8 layers that read the same input as one product, with their adapters beside it in 16 bits.
+
+An adapter is never added to FP8 weights: its changes are far below their last bit.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from llava_dvc.model.fp8.linear import Fp8Linear
+from llava_dvc.model.fp8.products import (
+    E4M3,
+    add_low_rank,
+    quantize_gradient,
+    quantize_rows,
+    transposed_copy,
+)
+from llava_dvc.model.fused_layer import (
+    adapters_of,
+    copy_adapters,
+    diagonal_blocks,
+    split_rows,
+)
+
+
+def is_fp8(layer: Any) -> bool:
+    """Whether a linear layer, with or without an adapter, has FP8 weights."""
+    return isinstance(layer.get_base_layer() if isinstance(layer, LoraLayer) else layer, Fp8Linear)
+
+
+class FusedFp8(nn.Module):
+    """FP8 layers that read the same input, to count with. Adapters are copied once, when made.
+
+    The layers' weights become views of one matrix.
+    """
+
+    def __init__(self, layers: Sequence[Any]) -> None:
+        super().__init__()
+        bases = [b.get_base_layer() if isinstance(b, LoraLayer) else b for b in layers]
+        weights = [base.weight for base in bases]
+        weight = torch.cat([one.data for one in weights])
+        for one, own in zip(weights, split_rows(weight, weights), strict=True):
+            one.data = own
+        self.weight, self.scale = weight.view(E4M3), torch.cat([base.scale for base in bases])
+        lora_a, lora_b, scalings = adapters_of(layers)
+        (rows, width), dtype = weight.shape, bases[0].compute_dtype
+        self.down = weight.new_zeros(sum(map(len, lora_a)), width, dtype=dtype)
+        self.up = weight.new_zeros(rows, len(self.down), dtype=dtype)
+        self.own_a, self.own_b = split_rows(self.down, lora_a), diagonal_blocks(self.up, lora_b)
+        copy_adapters(self.own_a, self.own_b, lora_a, lora_b, scalings)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Takes `(tokens, width)`. Returns the concatenated outputs of the layers."""
+        low = linear(x, self.down)
+        product: Tensor = add_low_rank(*quantize_rows(x), self.weight, self.scale, low, self.up)
+        return product
+
+    def add_to(self, total: Tensor, x: Tensor) -> Tensor:
+        """The sum of `total` and the outputs for `x`."""
+        return total.add(self(x))
+
+
+class FusedFp8Lora(FusedFp8):
+    """FP8 layers that read the same input, with adapters that learn.
+
+    `sync_weights` copies the adapters into their matrices before every pass.
+    """
+
+    def __init__(self, layers: Sequence[Any]) -> None:
+        super().__init__(layers)
+        self.lora_a, self.lora_b, self.scalings = adapters_of(layers)
+        self.transposed = transposed_copy(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Takes `(tokens, width)`. Returns the concatenated outputs of the layers."""
+        frozen = self.weight, self.scale, self.transposed
+        return FusedFp8Product.apply(  # type: ignore[no-any-return]
+            x, self.down, self.up, *frozen, self.scalings, *self.lora_a, *self.lora_b
+        )
+
+
+class FusedFp8Product(torch.autograd.Function):
+    """An FP8 product plus an adapter in 16 bits. The gradient of the input is an FP8 product too.
+
+    The adapters' tensors are arguments only so that autograd returns their gradients.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        down: Tensor,
+        up: Tensor,
+        weight: Tensor,
+        scale: Tensor,
+        transposed: Tensor,
+        scalings: list[float],
+        *lora: Tensor,
+    ) -> Tensor:
+        low = linear(x, down)
+        ctx.save_for_backward(x, low, down, up, scale, transposed, *lora)
+        ctx.scalings = scalings
+        product: Tensor = add_low_rank(*quantize_rows(x), weight, scale, low, up)
+        return product
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> Any:
+        [gradient] = outputs
+        x, low, down, up, scale, transposed, *lora = ctx.saved_tensors
+        lora_a, lora_b = lora[: len(ctx.scalings)], lora[len(ctx.scalings) :]
+        of_low = gradient @ up
+        rows, ones = quantize_gradient(gradient, scale), scale.new_ones(len(transposed), 1)
+        of_x = add_low_rank(*rows, transposed, ones, of_low, down.t())
+        of_a = split_rows(of_low.T @ x, lora_a)
+        of_b = diagonal_blocks(gradient.T @ low, lora_b)
+        return (
+            of_x,
+            *[None] * 6,
+            *[one.to(p.dtype) for one, p in zip(of_a, lora_a, strict=True)],
+            *[s * one.to(p.dtype) for one, p, s in zip(of_b, lora_b, ctx.scalings, strict=True)],
+        )
