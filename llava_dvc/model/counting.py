@@ -2,8 +2,10 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from math import gcd, log
 from typing import Any
@@ -19,7 +21,7 @@ from llava_dvc import errors
 from llava_dvc.conversation import format_count
 from llava_dvc.model.count_tree import CountTree, additive_mask
 from llava_dvc.model.encoder import Batch, Encoder
-from llava_dvc.model.padding import Size, drop_padding, require_one_size
+from llava_dvc.model.padding import DroppedPadding, Size, drop_padding, require_one_size
 from llava_dvc.model.tiles import convolve, reply_of_tiles
 
 Floats = NDArray[np.float64]
@@ -93,6 +95,7 @@ class CountPredictor:
         self.model, self.encoder, self.eager, self.flip = model, encoder, eager, flip
         self.prompt = encoder.prompt(question)
         self.tree = CountTree.build(encoder.processor, self.prompt, max_count).to(model.device)
+        self._prompts: dict[DroppedPadding | None, Batch] = {}
         self.step: Callable[[Batch], Answered] = self.answer
         """Answers one batch: `answer`, or what runs it faster on a GPU."""
 
@@ -159,7 +162,8 @@ class CountPredictor:
         encoded: Any = DataLoader(
             frames,  # type: ignore[arg-type]
             piece,
-            collate_fn=self._collate,
+            # Without workers, threads: Pillow and NumPy let others run meanwhile.
+            collate_fn=partial(self._collate, threads=WORKERS if on_gpu and not workers else 1),
             num_workers=workers,
             pin_memory=on_gpu,
         )
@@ -174,9 +178,19 @@ class CountPredictor:
                 for name in taken[0][1]
             }
 
-    def _collate(self, images: list[Image]) -> tuple[list[Size], Batch]:
-        sizes = [image.size for image in images]
-        return sizes, self.encoder.encode(images, [self.prompt] * len(images))
+    def _collate(self, images: list[Image], threads: int) -> tuple[list[Size], Batch]:
+        rows = {n: ids.repeat(len(images), 1) for n, ids in self._prompt_ids(images[0]).items()}
+        with ThreadPoolExecutor(threads) as pool:
+            pixels = list(pool.map(lambda image: self.encoder.pixels([image]), images))
+        return [image.size for image in images], rows | {"pixel_values": torch.cat(pixels)}
+
+    def _prompt_ids(self, image: Image) -> Batch:
+        """The tokens of the prompt. Only the border that is dropped changes them."""
+        border = self.encoder.padding(image.size)
+        if border not in self._prompts:
+            encoded = self.encoder.encode([image], [self.prompt])
+            self._prompts[border] = {n: ids for n, ids in encoded.items() if n != "pixel_values"}
+        return self._prompts[border]
 
     def _stance(self, first: bool) -> Any:
         """A last batch of another shape runs without compilation."""
