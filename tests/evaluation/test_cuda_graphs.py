@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from llava_dvc.config import Config
 from llava_dvc.evaluation.cuda_graphs import RecordedSizes, pad_rows, padded_size, padded_sizes
@@ -14,6 +15,7 @@ from llava_dvc.evaluation.merged_weights import bytes_to_merge, merge_layers
 from llava_dvc.model.backbone import backbone_encoder, load_backbone
 from llava_dvc.model.counting import Answered, CountPredictor
 from llava_dvc.model.encoder import Encoder
+from llava_dvc.model.model_patches import trust_image_tokens
 from tests.conftest import frame
 from tests.evaluation.test_merged_weights import tuned
 from tests.model.test_model_patches import changed
@@ -109,6 +111,33 @@ def test_counting_goes_on_if_nothing_can_be_recorded(
         "without them, slower."
     ]
     assert asked == 1
+
+
+class ReadsBack(TorchDispatchMode):
+    """Notes the operators that give Python a value: on a GPU they wait, and nothing can record
+    them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        if {"_local_scalar_dense", "nonzero", "lift_fresh"} & {str(op).split(".")[1]}:
+            self.found.add(str(op))
+        return op(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_nothing_in_a_step_waits_for_the_gpu(merged: bool, plain: CountPredictor) -> None:
+    plain.flip = True
+    trust_image_tokens(plain.model)
+    if merged:
+        merge_layers(plain.model)
+    batch = next(plain.batches([frame(0), frame(1)], 2))
+    with torch.no_grad(), ReadsBack() as watched:
+        plain.answer(batch)
+    assert watched.found == set()
 
 
 def test_merging_needs_memory_only_for_packed_weights(cfg: Config) -> None:
