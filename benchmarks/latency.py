@@ -9,8 +9,8 @@ the last one is answered. The service runs in a thread here, as `llava-dvc serve
 clients are in a process of their own. The service counts up to 8 frames in a batch.
 
 Ways to count, one after the other: `plain`, as the model was trained; `graphs`, with merged layers
-and CUDA graphs, as `Counter` counts on a GPU; `compiled`, the same with layers compiled before they
-are recorded. A CPU has only `plain`.
+and CUDA graphs, as `Counter` and `predict` count on a GPU; `compiled`, the same with layers that
+were compiled before, as `serve` and `watch` count. A CPU has only `plain`.
 """
 
 import argparse
@@ -36,7 +36,6 @@ import torch
 from datasets import Image as ImageColumn
 from peft import get_peft_model
 from PIL import Image
-from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 from benchmarks.count_speed import prefer_numbers
 from benchmarks.random_model import CONVERSATION, make_frames, make_weights, preset
@@ -50,11 +49,11 @@ from llava_dvc.evaluation.cuda_graphs import (
     count_with_graphs,
     pad_rows,
     padded_size,
+    padded_sizes,
 )
 from llava_dvc.model.adapter import peft_config
 from llava_dvc.model.backbone import backbone_encoder, load_backbone
 from llava_dvc.model.counting import autocast
-from llava_dvc.model.fused_layer import BeforeAttention, FromAttention
 from llava_dvc.recipe import Recipe, versions
 from llava_dvc.serving.adapter_source import find_adapter
 from llava_dvc.serving.server import GracefulServer, bind_socket, server_config
@@ -120,16 +119,17 @@ def measured(
 
 
 def prepare(counter: Counter, way: str) -> None:
-    if way != "plain":
-        if not isinstance(counter.predictor.step, RecordedSizes):
-            count_with_graphs(counter.predictor, counter.batch_size)
-        if way == "compiled":
-            torch._dynamo.config.recompile_limit = 64
-            for module in counter.predictor.model.modules():
-                if isinstance(module, BeforeAttention | FromAttention | CLIPEncoderLayer):
-                    module.compile(dynamic=False)
-            counter.predictor.step = RecordedSizes(counter.predictor.answer, CudaRecorder())
+    if way == "plain":
+        return
+    predictor = counter.predictor
+    if predictor.step == predictor.answer:
+        count_with_graphs(predictor, counter.batch_size)
+    predictor.step = RecordedSizes(predictor.answer, CudaRecorder())
+    if way == "compiled":
         counter.warm_up()
+    else:
+        for size in padded_sizes(counter.batch_size):
+            counter.count([Image.new("RGB", (640, 480))] * size)
 
 
 def parts_of_a_frame(counter: Counter, pictures: list[Image.Image]) -> dict[str, float]:
@@ -154,7 +154,7 @@ def distance_of_replays(counter: Counter, pictures: list[Image.Image]) -> float:
     predictor, found = counter.predictor, []
     for first, size in enumerate((1, 1, 3, 5, 8, 2, 1)):
         batch = next(predictor.batches(pictures[first : first + size], size))
-        with autocast(predictor.model):
+        with autocast(predictor.model), torch.compiler.set_stance("force_eager"):
             padded = pad_rows(batch, padded_size(size))
             found.append(predictor.step(batch)[0] - predictor.answer(padded)[0][:size])
     return max(difference.abs().max().item() for difference in found)

@@ -10,7 +10,6 @@ The command line and the service use it too.
 """
 
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from PIL import Image
 
 from llava_dvc.checks.loading import load_checked_adapter
 from llava_dvc.data.images import read_image, upright_rgb
-from llava_dvc.evaluation.cuda_graphs import count_with_graphs, padded_sizes
+from llava_dvc.evaluation.cuda_graphs import count_with_graphs, record_sizes
 from llava_dvc.evaluation.decoding import DecodedCounts, decode_answers
 from llava_dvc.model.counting import CountPredictor
 from llava_dvc.model.encoder import Encoder
@@ -96,17 +95,21 @@ class Counter:
         return counter
 
     def warm_up(self) -> None:
-        """Counts grey frames: the first batch is slow. On a GPU, batches of every size."""
-        sizes = [1]
-        if self.predictor.model.device.type == "cuda":
-            sizes = padded_sizes(self.batch_size)
-            began = time.monotonic()
-            sys.stderr.write(f"preparing the GPU for batches of {sizes[-1]} to {sizes[0]} frames")
-            sys.stderr.flush()
-        for size in sizes:
-            self.count([Image.new("RGB", (640, 480))] * size)
-        if len(sizes) > 1:
-            sys.stderr.write(f": {time.monotonic() - began:.1f} s\n")
+        """Counts grey frames: the first batch is slow. On a GPU compiles and records every size of
+        a batch, and says so on standard error.
+        """
+
+        def count_grey(frames: int) -> None:
+            self.count([Image.new("RGB", (640, 480))] * frames)
+
+        if self.predictor.model.device.type != "cuda":
+            count_grey(1)
+            return
+        sys.stderr.write(
+            f"preparing batches of up to {self.batch_size} frames; the first start takes up to a "
+            "minute\n"
+        )
+        record_sizes(self.predictor, count_grey, self.batch_size)
 
     def count(self, images: Sequence[Picture]) -> list[Count]:
         """One answer per image, in the order of `images`.
