@@ -9,8 +9,7 @@ the last one is answered. The service runs in a thread here, as `llava-dvc serve
 clients are in a process of their own. The service counts up to 8 frames in a batch.
 
 Ways to count, one after the other: `plain`, as the model was trained; `graphs`, with merged layers
-and CUDA graphs, as `Counter` and `predict` count on a GPU; `compiled`, the same with layers that
-were compiled before, as `serve` and `watch` count. A CPU has only `plain`.
+and CUDA graphs, as everything counts on a GPU. A CPU has only `plain`.
 """
 
 import argparse
@@ -44,12 +43,9 @@ from llava_dvc import Counter
 from llava_dvc.checks.loading import load_checked_adapter
 from llava_dvc.data.images import upright_rgb
 from llava_dvc.evaluation.cuda_graphs import (
-    CudaRecorder,
-    RecordedSizes,
     count_with_graphs,
     pad_rows,
     padded_size,
-    padded_sizes,
 )
 from llava_dvc.model.adapter import peft_config
 from llava_dvc.model.backbone import backbone_encoder, load_backbone
@@ -60,7 +56,7 @@ from llava_dvc.serving.server import GracefulServer, bind_socket, server_config
 from llava_dvc.serving.service import build_app
 
 WARM_UP = 3
-WAYS = ["plain", "graphs", "compiled"]
+WAYS = ["plain", "graphs"]
 
 
 class Port(NamedTuple):
@@ -99,7 +95,9 @@ def measured(
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     began = time.monotonic()
-    prepare(counter, way)
+    if way == "graphs":
+        count_with_graphs(counter.predictor, counter.batch_size)
+        counter.warm_up()
     start = since(began)
     pictures = [upright_rgb(Image.open(io.BytesIO(body))) for body in bodies]
     direct = direct_latency(counter, bodies, arguments.seconds)
@@ -111,25 +109,11 @@ def measured(
             counter, bodies, arguments.clients, 1000 * arguments.seconds / direct["p50_ms"]
         ),
     }
-    if way != "plain":
-        rows["recorded_differs_by"] = distance_of_replays(counter, pictures)
     if on_gpu:
         rows["peak_gib"] = round(torch.cuda.max_memory_reserved() / 2**30, 1)
+    if way == "graphs":
+        rows["recorded_differs_by"] = distance_of_replays(counter, pictures)
     return rows
-
-
-def prepare(counter: Counter, way: str) -> None:
-    if way == "plain":
-        return
-    predictor = counter.predictor
-    if predictor.step == predictor.answer:
-        count_with_graphs(predictor, counter.batch_size)
-    predictor.step = RecordedSizes(predictor.answer, CudaRecorder())
-    if way == "compiled":
-        counter.warm_up()
-    else:
-        for size in padded_sizes(counter.batch_size):
-            counter.count([Image.new("RGB", (640, 480))] * size)
 
 
 def parts_of_a_frame(counter: Counter, pictures: list[Image.Image]) -> dict[str, float]:
@@ -154,7 +138,7 @@ def distance_of_replays(counter: Counter, pictures: list[Image.Image]) -> float:
     predictor, found = counter.predictor, []
     for first, size in enumerate((1, 1, 3, 5, 8, 2, 1)):
         batch = next(predictor.batches(pictures[first : first + size], size))
-        with autocast(predictor.model), torch.compiler.set_stance("force_eager"):
+        with autocast(predictor.model):
             padded = pad_rows(batch, padded_size(size))
             found.append(predictor.step(batch)[0] - predictor.answer(padded)[0][:size])
     return max(difference.abs().max().item() for difference in found)

@@ -3,22 +3,14 @@
 Python needs much longer to launch the thousands of kernels of one frame than the GPU needs to
 compute them. A graph launches all of them at once. It has fixed shapes, so batches are padded to a
 few sizes.
-
-A service also compiles the layers before it records them. That takes longer, but the compiled code
-is kept on disk.
 """
 
-import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._dynamo import config as compiler
-from torch._dynamo.exc import TorchDynamoException
 
 from llava_dvc.evaluation.merged_weights import bytes_to_merge, merge_layers
 from llava_dvc.load_errors import first_line
@@ -32,13 +24,10 @@ Record = Callable[[Callable[[], Answered]], tuple[Replay, Answered]]
 every run overwrites.
 """
 
-CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
-COMPILED_SHAPES = 64
-"""Of one part of the layers. torch.compile gives up after eight."""
 MAX_SIZE = 32
 """Larger batches are padded to multiples of it."""
 WARM_UP = 2
-"""Runs before a recording: in the first, libraries and compiled code prepare themselves."""
+"""Runs before a recording: in the first, libraries prepare themselves."""
 FRAME_SHARE = 2
 """Memory that counting a frame takes, by the keys and values of its layers. On 7B in 16 bits,
 42 GiB were measured for 32 frames, 2.1 times as much.
@@ -67,8 +56,6 @@ class RecordedSizes:
         if shape not in self.recorded and not self._failed:
             try:
                 self.recorded[shape] = self._record_shape(batch)
-            except TorchDynamoException:
-                raise  # it was not recorded yet: try again without compiling
             except RuntimeError as error:
                 self._give_up(error)
         if self._failed:
@@ -98,17 +85,18 @@ class CudaRecorder:
 
     def __init__(self) -> None:
         self._pool: Any = torch.cuda.graph_pool_handle()
+        # One for all: memory that was used on another stream cannot be used again.
+        self._stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
     def __call__(self, run: Callable[[], Answered]) -> tuple[Replay, Answered]:
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
             for _ in range(WARM_UP):
                 run()
-        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.current_stream().wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
         # "thread_local": another thread may pin memory meanwhile.
-        with torch.cuda.graph(graph, self._pool, stream, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
             results = run()
         return graph.replay, results
 
@@ -121,51 +109,17 @@ def count_with_graphs(predictor: CountPredictor, batch_size: int) -> None:
     """
     model = predictor.model
     trust_image_tokens(model)
-    needed = bytes_to_merge(model) + batch_size * frame_bytes(model)
+    frames = 1.5 * batch_size  # of a recording, and of the warm-up for the next size
+    needed = bytes_to_merge(model) + frames * frame_bytes(model)
     free = free_bytes(model.device)
     if needed <= free:
-        for part in merge_layers(model):
-            part.compile(dynamic=False)
+        merge_layers(model)
     else:
         sys.stderr.write(
             f"16-bit weights for counting need {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} "
             "GiB are free. Counting goes on with the 4-bit weights, slower.\n"
         )
-    predictor.eager = True
     predictor.step = RecordedSizes(predictor.answer, CudaRecorder())
-
-
-@contextmanager
-def compiling(predictor: CountPredictor) -> Iterator[None]:
-    """What is recorded in the block is compiled before, or read from the user's cache folder.
-
-    Outside of it nothing is: a frame of another size must not hold up others for so long.
-    """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    os.environ.setdefault(CACHE_VARIABLE, str(cache / "llava-dvc" / "compiled"))
-    predictor.eager = False
-    try:
-        with compiler.patch(recompile_limit=COMPILED_SHAPES):
-            yield
-    finally:
-        predictor.eager = True
-
-
-def record_sizes(predictor: CountPredictor, count: Callable[[int], object], largest: int) -> None:
-    """Calls `count` with every size that batches of up to `largest` frames are padded to.
-
-    If the layers cannot be compiled, one line says so, and they are recorded as they are.
-    """
-    sizes = padded_sizes(largest)
-    try:
-        with compiling(predictor):
-            for size in sizes:
-                count(size)
-    except TorchDynamoException as error:
-        reason = first_line(getattr(error, "inner_exception", error))
-        sys.stderr.write(f"The layers cannot be compiled ({reason}). Counting goes on, slower.\n")
-        for size in sizes:
-            count(size)
 
 
 def frame_bytes(model: Any) -> int:

@@ -10,6 +10,7 @@ The command line and the service use it too.
 """
 
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from PIL import Image
 
 from llava_dvc.checks.loading import load_checked_adapter
 from llava_dvc.data.images import read_image, upright_rgb
-from llava_dvc.evaluation.cuda_graphs import count_with_graphs, record_sizes
+from llava_dvc.evaluation.cuda_graphs import count_with_graphs, padded_sizes
 from llava_dvc.evaluation.decoding import DecodedCounts, decode_answers
 from llava_dvc.model.counting import CountPredictor
 from llava_dvc.model.encoder import Encoder
@@ -95,21 +96,18 @@ class Counter:
         return counter
 
     def warm_up(self) -> None:
-        """Counts grey frames: the first batch is slow. On a GPU compiles and records every size of
-        a batch, and says so on standard error.
+        """Counts grey frames: the first batch is slow. On a GPU records every size of a batch, and
+        says on standard error how long that took.
         """
-
-        def count_grey(frames: int) -> None:
-            self.count([Image.new("RGB", (640, 480))] * frames)
-
-        if self.predictor.model.device.type != "cuda":
-            count_grey(1)
-            return
-        sys.stderr.write(
-            f"preparing batches of up to {self.batch_size} frames; the first start takes up to a "
-            "minute\n"
-        )
-        record_sizes(self.predictor, count_grey, self.batch_size)
+        on_gpu = self.predictor.model.device.type == "cuda"
+        began = time.monotonic()
+        for size in padded_sizes(self.batch_size) if on_gpu else [1]:
+            self.count([Image.new("RGB", (640, 480))] * size)
+        if on_gpu:
+            sys.stderr.write(
+                f"prepared for batches of up to {self.batch_size} frames in "
+                f"{time.monotonic() - began:.1f} s\n"
+            )
 
     def count(self, images: Sequence[Picture]) -> list[Count]:
         """One answer per image, in the order of `images`.

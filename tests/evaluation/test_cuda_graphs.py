@@ -10,14 +10,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from llava_dvc.config import Config
-from llava_dvc.evaluation.cuda_graphs import (
-    RecordedSizes,
-    pad_rows,
-    padded_size,
-    padded_sizes,
-    record_sizes,
-)
-from llava_dvc.evaluation.merged_weights import bytes_to_merge, merge_and_compile, merge_layers
+from llava_dvc.evaluation.cuda_graphs import RecordedSizes, pad_rows, padded_size, padded_sizes
+from llava_dvc.evaluation.merged_weights import bytes_to_merge, merge_layers
 from llava_dvc.model.backbone import backbone_encoder, load_backbone
 from llava_dvc.model.counting import Answered, CountPredictor
 from llava_dvc.model.encoder import Encoder
@@ -35,16 +29,6 @@ def record_on_cpu(run: Callable[[], Answered]) -> tuple[Callable[[], None], Answ
             kept.copy_(new)
 
     return replay, results
-
-
-def compiled_predictor(cfg: Config, encoder: Encoder, backend: str) -> CountPredictor:
-    """Counts as a service does on a GPU. The backend needs no C++ compiler."""
-    torch._dynamo.reset()
-    model = tuned(cfg)
-    merge_and_compile(model, backend)
-    predictor = CountPredictor(model, encoder, "How many?", 60, eager=True)
-    predictor.step = RecordedSizes(predictor.answer, record_on_cpu)
-    return predictor
 
 
 @pytest.fixture
@@ -125,26 +109,6 @@ def test_counting_goes_on_if_nothing_can_be_recorded(
         "without them, slower."
     ]
     assert asked == 1
-
-
-def test_layers_that_cannot_be_compiled_are_recorded_as_they_are(
-    plain: CountPredictor, cfg: Config, encoder: Encoder, capsys: pytest.CaptureFixture[str]
-) -> None:
-    compiled = compiled_predictor(cfg, encoder, "eager")
-
-    def no_compiler(graph: torch.fx.GraphModule, _: object) -> Callable[..., object]:
-        raise RuntimeError("Failed to find C compiler")
-
-    for module in compiled.model.modules():
-        if module._compiled_call_impl:
-            module.compile(backend=no_compiler)
-    record_sizes(compiled, lambda size: compiled.predict([frame(9)] * size, size), 2)
-    [line] = capsys.readouterr().err.splitlines()
-    assert "Failed to find C compiler" in line
-    assert [shape[0] for shape in compiled.step.recorded] == [2, 1]
-    frames = [frame(0), frame(1)]
-    expected = plain.predict(frames, 2).probabilities
-    np.testing.assert_allclose(compiled.predict(frames, 2).probabilities, expected, atol=1e-6)
 
 
 class ReadsBack(TorchDispatchMode):
