@@ -1,15 +1,15 @@
 """Measures how long one frame takes from JPEG bytes to its count, and what `serve` makes of many.
 
     python -m benchmarks.latency                                     # models/adapter, on its device
-    python -m benchmarks.latency --skeleton SKELETON [--compiled]    # LLaVA-1.5-7B, random weights
+    python -m benchmarks.latency --skeleton SKELETON                 # LLaVA-1.5-7B, random weights
 
 Latency: one frame after the other, through `Counter` and through HTTP (p50 and p95). Throughput:
 frames per second of the service with 1, 4, 16 and 64 clients that each send their next frame when
 the last one is answered. The service runs in a thread here, as `llava-dvc serve` runs it; its
 clients are in a process of their own. The service counts up to 8 frames in a batch.
 
-`--compiled` merges the adapter and compiles the layers, as `evaluate.compile` does. All batch sizes
-are compiled before the measurement.
+Ways to count, one after the other: `plain`, as the model was trained; `graphs`, with merged layers
+and CUDA graphs, as everything counts on a GPU. A CPU has only `plain`.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stdout
 from importlib.metadata import version
@@ -39,16 +40,23 @@ from benchmarks.count_speed import prefer_numbers
 from benchmarks.random_model import CONVERSATION, make_frames, make_weights, preset
 from benchmarks.serve_load import send_all
 from llava_dvc import Counter
-from llava_dvc.evaluation.merged_weights import merge_and_compile
+from llava_dvc.checks.loading import load_checked_adapter
+from llava_dvc.data.images import upright_rgb
+from llava_dvc.evaluation.cuda_graphs import (
+    count_with_graphs,
+    pad_rows,
+    padded_size,
+)
 from llava_dvc.model.adapter import peft_config
 from llava_dvc.model.backbone import backbone_encoder, load_backbone
+from llava_dvc.model.counting import autocast
 from llava_dvc.recipe import Recipe, versions
+from llava_dvc.serving.adapter_source import find_adapter
 from llava_dvc.serving.server import GracefulServer, bind_socket, server_config
 from llava_dvc.serving.service import build_app
 
 WARM_UP = 3
-SHAPES_PER_BATCH = 4
-"""That a compiled part sees of one batch size: prompt and last token, with room for more."""
+WAYS = ["plain", "graphs"]
 
 
 class Port(NamedTuple):
@@ -62,30 +70,95 @@ class Port(NamedTuple):
 
 def main() -> None:
     arguments = parse_arguments()
+    if arguments.memory:
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(arguments.memory * 2**30 / total)
     began = time.monotonic()
     counter = random_counter(arguments) if arguments.skeleton else adapter_counter(arguments)
+    report: dict[str, Any] = {"machine": machine(counter), "load_s": since(began)}
     bodies = frames_of(arguments.frames)
-    if arguments.compiled:
-        warm_up_batches(counter, bodies, min(counter.batch_size, max(arguments.clients)))
-    report: dict[str, Any] = {
-        "machine": machine(counter),
-        "compiled": arguments.compiled,
-        "start_s": round(time.monotonic() - began, 1),
-        "counter": direct_latency(counter, bodies, arguments.requests),
-    }
-    with redirect_stdout(sys.stderr):  # the server prints its address
-        report |= served(counter, bodies, arguments)
-    text = json.dumps(report, indent=1) + "\n"
+    for way in arguments.ways:
+        with redirect_stdout(sys.stderr):  # the server prints its address
+            report[way] = measured(counter, way, bodies, arguments)
+        text = json.dumps(report, indent=1) + "\n"
+        if arguments.out:
+            arguments.out.write_text(text)
     sys.stdout.write(text)
-    if arguments.out:
-        arguments.out.write_text(text)
+
+
+def measured(
+    counter: Counter, way: str, bodies: list[bytes], arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """Prepares the counter to count in this way, and measures it."""
+    on_gpu = counter.predictor.model.device.type == "cuda"
+    if on_gpu:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    began = time.monotonic()
+    if way == "graphs":
+        count_with_graphs(counter.predictor, counter.batch_size)
+        counter.warm_up()
+    start = since(began)
+    pictures = [upright_rgb(Image.open(io.BytesIO(body))) for body in bodies]
+    direct = direct_latency(counter, bodies, arguments.seconds)
+    rows = {
+        "start_s": start,
+        "parts_ms": parts_of_a_frame(counter, pictures),
+        "counter": direct,
+        "http": served(
+            counter, bodies, arguments.clients, 1000 * arguments.seconds / direct["p50_ms"]
+        ),
+    }
+    if on_gpu:
+        rows["peak_gib"] = round(torch.cuda.max_memory_reserved() / 2**30, 1)
+    if way == "graphs":
+        rows["recorded_differs_by"] = distance_of_replays(counter, pictures)
+    return rows
+
+
+def parts_of_a_frame(counter: Counter, pictures: list[Image.Image]) -> dict[str, float]:
+    """Returns what the parts of counting one frame take, and a batch of 8 on the device."""
+    predictor = counter.predictor
+    parts = {"encode": median_ms(lambda: next(predictor.batches(pictures[:1], 1)))}
+    for size in (1, 8):
+        batch = next(predictor.batches(pictures[:size], size))
+
+        def step(batch: Any = batch) -> None:
+            with autocast(predictor.model):
+                predictor.step(batch)[0].cpu()
+
+        parts[f"step of {size}"] = median_ms(step)
+    return parts
+
+
+def distance_of_replays(counter: Counter, pictures: list[Image.Image]) -> float:
+    """Returns the largest difference in log P(count) between a replay and the same layers without
+    a recording. Every batch has other frames.
+    """
+    predictor, found = counter.predictor, []
+    for first, size in enumerate((1, 1, 3, 5, 8, 2, 1)):
+        batch = next(predictor.batches(pictures[first : first + size], size))
+        with autocast(predictor.model):
+            padded = pad_rows(batch, padded_size(size))
+            found.append(predictor.step(batch)[0] - predictor.answer(padded)[0][:size])
+    return max(difference.abs().max().item() for difference in found)
+
+
+def median_ms(run: Callable[[], object]) -> float:
+    times = []
+    for _ in range(WARM_UP + 7):
+        began = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - began)
+    return round(1000 * float(np.median(times[WARM_UP:])), 1)
+
+
+def since(began: float) -> float:
+    return round(time.monotonic() - began, 1)
 
 
 def adapter_counter(arguments: argparse.Namespace) -> Counter:
-    counter = Counter.from_pretrained(arguments.adapter)
-    if arguments.compiled:
-        merge_and_compile(counter.predictor.model)
-    return counter
+    return Counter(*load_checked_adapter(find_adapter(arguments.adapter)))
 
 
 def random_counter(arguments: argparse.Namespace) -> Counter:
@@ -96,8 +169,6 @@ def random_counter(arguments: argparse.Namespace) -> Counter:
     tuned = get_peft_model(model, peft_config(cfg.adapter, model)).eval()
     encoder = backbone_encoder(cfg.backbone, cfg.image)
     prefer_numbers(model, encoder)
-    if arguments.compiled:
-        merge_and_compile(tuned)
     recipe = Recipe(
         backbone=cfg.backbone,
         image=cfg.image,
@@ -118,26 +189,22 @@ def frames_of(folder: Path | None) -> list[bytes]:
     return [image["bytes"] for image in column]
 
 
-def warm_up_batches(counter: Counter, bodies: list[bytes], largest: int) -> None:
-    """Compiles every batch size up to `largest`: the service makes batches of any size."""
-    torch._dynamo.config.recompile_limit = SHAPES_PER_BATCH * largest
-    for size in range(1, largest + 1):
-        counter.count([Image.open(io.BytesIO(body)) for body in islice(cycle(bodies), size)])
-        sys.stderr.write(f"compiled a batch of {size}\n")
-
-
-def direct_latency(counter: Counter, bodies: list[bytes], number: int) -> dict[str, float]:
-    """Measures `number` frames one by one through `Counter`."""
-    times = []
-    for body in islice(cycle(bodies), number + WARM_UP):
-        began = time.perf_counter()
+def direct_latency(counter: Counter, bodies: list[bytes], seconds: float) -> dict[str, float]:
+    """Measures frames one by one through `Counter`."""
+    times, began = [], time.perf_counter()
+    for body in cycle(bodies):
+        start = time.perf_counter()
         counter.count([Image.open(io.BytesIO(body))])
-        times.append(time.perf_counter() - began)
+        times.append(time.perf_counter() - start)
+        if len(times) > 2 * WARM_UP and time.perf_counter() - began > seconds:
+            break
     return quantiles(times[WARM_UP:])
 
 
-def served(counter: Counter, bodies: list[bytes], arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measures the service: one frame after the other, then rounds with several clients."""
+def served(
+    counter: Counter, bodies: list[bytes], all_clients: list[int], number: float
+) -> list[dict[str, Any]]:
+    """Measures the service in rounds: one frame after the other, then with several clients."""
     listener = bind_socket("127.0.0.1", 0)
     server = GracefulServer(server_config(build_app(counter)))
     thread = Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -146,8 +213,8 @@ def served(counter: Counter, bodies: list[bytes], arguments: argparse.Namespace)
     rounds = []
     # Spawned: a fork would copy the GPU's context and the threads' locks.
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        for clients in [1, *arguments.clients]:  # the first round is a warm-up
-            sent = list(islice(cycle(bodies), max(arguments.requests, 4 * clients)))
+        for clients, factor in [(1, 0.1), *((clients, 1.0) for clients in all_clients)]:
+            sent = list(islice(cycle(bodies), max(int(factor * number), 4 * clients)))
             seconds, latencies, statuses = pool.submit(send_all, port, sent, clients).result()
             rounds.append(
                 {
@@ -159,7 +226,7 @@ def served(counter: Counter, bodies: list[bytes], arguments: argparse.Namespace)
             )
     server.should_exit = True
     thread.join()
-    return {"http": rounds[1:]}
+    return rounds[1:]  # the first round is a warm-up
 
 
 def quantiles(seconds: list[float]) -> dict[str, float]:
@@ -183,10 +250,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--adapter", default="models/adapter")
     parser.add_argument("--skeleton", type=Path, help="measure the 7B model instead of --adapter")
     parser.add_argument("--weights", type=Path, default=Path("/tmp/llava-7b-random"))
-    parser.add_argument("--compiled", action="store_true")
+    parser.add_argument("--ways", nargs="+", default=["plain"], choices=WAYS)
     parser.add_argument("--frames", type=Path, help="a folder of JPEG files (default: made up)")
-    parser.add_argument("--requests", type=int, default=200, help="frames of each measurement")
+    parser.add_argument("--seconds", type=float, default=6.0, help="of each measurement")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16, 64])
+    parser.add_argument("--memory", type=float, help="GiB to use, to imitate a smaller card")
     parser.add_argument("--out", type=Path)
     return parser.parse_args()
 

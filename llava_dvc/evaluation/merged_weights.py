@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from bitsandbytes.nn import Linear4bit
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn.functional import linear
@@ -16,7 +17,12 @@ from transformers.models.llava.modeling_llava import LlavaModel
 
 from llava_dvc.model.fp8.fused import FusedFp8, is_fp8
 from llava_dvc.model.fused_layer import FusedLayer
-from llava_dvc.model.model_patches import blocks_read, trust_image_tokens, unpacked_weight
+from llava_dvc.model.model_patches import (
+    UnpackedLinear4bit,
+    blocks_read,
+    trust_image_tokens,
+    unpacked_weight,
+)
 
 
 class MergedLinear(nn.Module):
@@ -86,12 +92,25 @@ def round_at_random(exact: Tensor, dtype: torch.dtype) -> Tensor:
     return ((bits + noise) & -dropped).view(exact.dtype).to(dtype)
 
 
-def merge_and_compile(model: Any, backend: str = "inductor") -> None:
-    """Prepares `model` for counting alone: merges the adapters, unpacks and compiles the layers.
+def bytes_to_merge(model: nn.Module) -> int:
+    """Memory that `merge_layers` takes in addition: 4-bit weights become 16-bit ones."""
+    packed = [
+        layer
+        for layer in model.modules()
+        if isinstance(layer, Linear4bit) and not isinstance(layer, UnpackedLinear4bit)
+    ]
+    return sum(
+        layer.out_features * layer.in_features * layer.compute_dtype.itemsize - layer.weight.nbytes
+        for layer in packed
+    )
+
+
+def merge_layers(model: Any) -> list[nn.Module]:
+    """Prepares `model` for counting alone: merges the adapters and unpacks the layers.
     Adapters of FP8 layers stay beside them.
 
-    The model cannot be trained or saved afterwards. Its layers overwrite their input. Parts of one
-    kind share one compiled graph per input shape.
+    The model cannot be trained or saved afterwards. Its layers overwrite their input. Returns the
+    parts that take most of the time; those of one kind can share one compiled graph.
     """
     trust_image_tokens(model)
     llava = next(module for module in model.modules() if isinstance(module, LlavaModel))
@@ -100,5 +119,13 @@ def merge_and_compile(model: Any, backend: str = "inductor") -> None:
     for index, layer in enumerate(layers):
         layers[index] = fused = FusedLayer(layer, counted_product)
         parts += [fused.before, fused.after]
-    for part in parts:
+    return parts
+
+
+def merge_and_compile(model: Any, backend: str = "inductor") -> None:
+    """Merges the layers as `merge_layers` does, and compiles them, for one batch size.
+
+    Parts of one kind share one compiled graph per input shape.
+    """
+    for part in merge_layers(model):
         part.compile(dynamic=False, backend=backend)

@@ -170,3 +170,14 @@ def unpacked_weight(layer: Any) -> Tensor:
     elif isinstance(layer, Linear4bit):
         weight = dequantize_4bit(weight, layer.weight.quant_state).to(layer.compute_dtype)
     return weight
+
+
+def free_bytes(device: torch.device) -> int:
+    """GPU memory that this process can still use: at most its
+    `torch.cuda.set_per_process_memory_fraction`.
+    """
+    free, total = torch.cuda.mem_get_info(device)
+    allocated = torch.cuda.memory_allocated(device)
+    cached = torch.cuda.memory_reserved(device) - allocated
+    share = torch.cuda.get_per_process_memory_fraction(device)
+    return min(free + cached, int(share * total) - allocated)

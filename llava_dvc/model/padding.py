@@ -73,7 +73,8 @@ def drop_padding(model: Any, padding: DroppedPadding | None) -> None:
     """Makes `model` accept batches that `padding` has shortened, until the next call.
 
     Projects only the visible patches. Rotates every token by its position in the full sequence.
-    Does nothing for None, also not undo an earlier call.
+    Does nothing for None, also not undo an earlier call. Batches of one length use the same memory
+    in every call: a CUDA graph reads it where it was.
     """
     if padding is None:
         return
@@ -82,9 +83,17 @@ def drop_padding(model: Any, padding: DroppedPadding | None) -> None:
     if not hasattr(projector, "visible_patches"):
         projector.register_forward_pre_hook(_select)
         rotary.register_forward_pre_hook(_move, with_kwargs=True)
+        projector.buffers_by_length, rotary.buffers_by_length = {}, {}
     length = llava.config.text_config.max_position_embeddings
-    projector.visible_patches = torch.tensor(padding.visible, device=model.device)
-    rotary.kept_positions = padding.positions(length).to(model.device)
+    visible, positions = torch.tensor(padding.visible), padding.positions(length)
+    projector.visible_patches = _kept_in_place(projector.buffers_by_length, visible, model.device)
+    rotary.kept_positions = _kept_in_place(rotary.buffers_by_length, positions, model.device)
+
+
+def _kept_in_place(buffers: dict[int, Tensor], values: Tensor, device: torch.device) -> Tensor:
+    """Writes the values into the buffer of their length, or makes one. Returns the buffer."""
+    buffer = buffers.setdefault(len(values), torch.empty_like(values, device=device))
+    return buffer.copy_(values)
 
 
 def _select(projector: Any, features: tuple[Tensor]) -> tuple[Tensor]:

@@ -9,6 +9,8 @@
 The command line and the service use it too.
 """
 
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from PIL import Image
 
 from llava_dvc.checks.loading import load_checked_adapter
 from llava_dvc.data.images import read_image, upright_rgb
+from llava_dvc.evaluation.cuda_graphs import count_with_graphs, padded_sizes
 from llava_dvc.evaluation.decoding import DecodedCounts, decode_answers
 from llava_dvc.model.counting import CountPredictor
 from llava_dvc.model.encoder import Encoder
@@ -87,8 +90,24 @@ class Counter:
         (`owner/name@v1`), or `champion`, the registered model that is in use. Raises UserError when
         it is not there, or when the backbone cannot be loaded on this machine.
         """
-        folder = find_adapter(adapter)
-        return cls(*load_checked_adapter(folder))
+        counter = cls(*load_checked_adapter(find_adapter(adapter)))
+        if counter.predictor.model.device.type == "cuda":
+            count_with_graphs(counter.predictor, counter.batch_size)
+        return counter
+
+    def warm_up(self) -> None:
+        """Counts grey frames: the first batch is slow. On a GPU records every size of a batch, and
+        says on standard error how long that took.
+        """
+        on_gpu = self.predictor.model.device.type == "cuda"
+        began = time.monotonic()
+        for size in padded_sizes(self.batch_size) if on_gpu else [1]:
+            self.count([Image.new("RGB", (640, 480))] * size)
+        if on_gpu:
+            sys.stderr.write(
+                f"prepared for batches of up to {self.batch_size} frames in "
+                f"{time.monotonic() - began:.1f} s\n"
+            )
 
     def count(self, images: Sequence[Picture]) -> list[Count]:
         """One answer per image, in the order of `images`.

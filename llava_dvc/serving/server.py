@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TextIO
 
 import uvicorn
-from PIL import Image
 from starlette.types import ASGIApp
 
 from llava_dvc.errors import UserError
@@ -42,9 +41,9 @@ def serve(adapter: str | Path, host: str, port: int, allowed_hosts: Sequence[str
 
 
 def load_warm(adapter: str | Path) -> Counter:
-    """Loads `adapter` and counts a grey frame: the first batch is slow."""
+    """Loads `adapter` and prepares it for the first frame."""
     counter = Counter.from_pretrained(adapter)
-    counter.count([Image.new("RGB", (640, 480))])
+    counter.warm_up()
     return counter
 
 

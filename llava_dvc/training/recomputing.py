@@ -8,14 +8,13 @@ from functools import partial
 from math import ceil
 from typing import Any
 
-import torch
 from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import LlavaForConditionalGeneration
 
 from llava_dvc import config, errors
-from llava_dvc.model.model_patches import blocks_read
+from llava_dvc.model.model_patches import blocks_read, free_bytes
 
 FREE_SHARE = 0.9
 """Share of the free memory that is planned. The rest is for what lives shorter than a layer."""
@@ -82,17 +81,6 @@ def other_bytes(train: config.Train, model: LlavaForConditionalGeneration, rows:
         width = layer_width(vision, train.compile)
         needed += blocks_read(model.config) * tokens * width * model.dtype.itemsize
     return int(needed)
-
-
-def free_bytes(device: torch.device) -> int:
-    """GPU memory that this process can still use: at most its
-    `torch.cuda.set_per_process_memory_fraction`.
-    """
-    free, total = torch.cuda.mem_get_info(device)
-    allocated = torch.cuda.memory_allocated(device)
-    cached = torch.cuda.memory_reserved(device) - allocated
-    share = torch.cuda.get_per_process_memory_fraction(device)
-    return min(free + cached, int(share * total) - allocated)
 
 
 def recompute_layers(model: LlavaForConditionalGeneration, number: int) -> None:

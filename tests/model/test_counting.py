@@ -176,3 +176,17 @@ def test_parse_count(reply, count):
 def test_ceiling_is_above_what_was_trained_on():
     assert default_max_count([3, 40, 12]) == 80
     assert default_max_count([0, 1]) == 9
+
+
+def test_a_batch_is_what_the_encoder_makes_of_it(cfg, backbone):
+    """The prompt is tokenized once. Threads change nothing."""
+    image = cfg.image.model_copy(update={"geometry": "pad", "drop_border": True})
+    encoder = backbone_encoder(cfg.backbone, image)
+    predictor = CountPredictor(backbone, encoder, "How many?", 60)
+    for size in [(80, 30), (64, 48), (80, 30)]:
+        frames = [frame(seed, size) for seed in range(3)]
+        expected = encoder.encode(frames, [predictor.prompt] * 3)
+        for threads in (1, 3):
+            _, found = predictor._collate(frames, threads)
+            assert found.keys() == expected.keys()
+            assert all(torch.equal(found[name], expected[name]) for name in expected)

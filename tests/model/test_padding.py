@@ -100,3 +100,19 @@ def test_only_pad_has_a_border(cfg):
     values["image"] |= {"geometry": "squash", "drop_border": True}
     with pytest.raises(ValueError, match=r"image\.drop_border: is true, but .* is squash"):
         type(cfg).model_validate(values)
+
+
+def test_the_memory_of_a_length_stays_where_it_is(model, dropping):
+    """A CUDA graph reads it there. Two shapes of frames have as many tokens, but not the same."""
+
+    def memory_of(size: tuple[int, int]) -> tuple[int, int, list[int]]:
+        drop_padding(model, dropping.padding(size))
+        patches = model.model.multi_modal_projector.visible_patches
+        positions = model.model.language_model.rotary_emb.kept_positions
+        return patches.data_ptr(), positions.data_ptr(), patches.tolist()
+
+    wide, high, other, again = map(memory_of, [(400, 100), (100, 400), (640, 480), (400, 100)])
+    assert wide == again
+    assert wide[:2] == high[:2]
+    assert wide[2] != high[2]
+    assert wide[0] != other[0]
