@@ -116,8 +116,8 @@ def count_with_graphs(predictor: CountPredictor, batch_size: int) -> None:
         merge_layers(model)
     else:
         sys.stderr.write(
-            f"16-bit weights for counting need {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} "
-            "GiB are free. Counting goes on with the 4-bit weights, slower.\n"
+            f"Counting with merged layers needs {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} "
+            "GiB are free. Counting goes on with the layers as they are, slower.\n"
         )
     predictor.step = RecordedSizes(predictor.answer, CudaRecorder())
 

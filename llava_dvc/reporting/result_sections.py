@@ -74,12 +74,15 @@ def settings_section(facts: ReportFacts) -> ReportSection:
     """The settings that differ from the nearest preset."""
     if not facts.differences:
         return ReportSection("Settings", (Text(f"All settings are those of {facts.preset}."),))
-    rows = tuple((one.setting, _shown(one.preset), _shown(one.value)) for one in facts.differences)
+    rows = tuple(
+        (one.setting, _setting_text(one.preset), _setting_text(one.value))
+        for one in facts.differences
+    )
     text = Text(f"The nearest preset is {facts.preset}. These settings differ from it:")
     return ReportSection("Settings", (text, Table(("setting", facts.preset, "here"), rows)))
 
 
-def _shown(value: Any) -> str:
+def _setting_text(value: Any) -> str:
     return "null" if value is None else str(value).lower() if value in (True, False) else str(value)
 
 

@@ -73,7 +73,8 @@ def experiment_table() -> str:
     said = verdicts_of([run for _, run in pairs if run])
     committed = next((row.settings for row in experiments if row.name != WORKSPACE), {})
     pairs.sort(key=lambda pair: pair[0].metrics.get("mae", float("inf")))
-    return drawn_table([table_cells(row, run, committed, said) for row, run in pairs])
+    seconds = training_seconds(runs)
+    return drawn_table([table_cells(row, run, committed, said, seconds) for row, run in pairs])
 
 
 def drawn_table(rows: Sequence[Sequence[str]]) -> str:
@@ -156,18 +157,30 @@ def verdicts_of(runs: list[Any]) -> dict[str, str]:
         raise unreachable(error) from None
 
 
+def training_seconds(runs: list[Any]) -> dict[str, float | None]:
+    """Of each run by its id. A second evaluation of an adapter has the seconds of its training."""
+    own = {run.info.run_id: run.data.metrics.get(TRAINING_SECONDS) for run in runs}
+    trainings = {run.info.run_id: run.data.tags.get("training_run") for run in runs}
+    return {run_id: own.get(trainings[run_id] or run_id) for run_id in own}
+
+
 def table_cells(
-    row: ExperimentRow, run: Any, committed: Mapping[str, Any], said: Mapping[str, str]
+    row: ExperimentRow,
+    run: Any,
+    committed: Mapping[str, Any],
+    said: Mapping[str, str],
+    seconds: Mapping[str, float | None],
 ) -> tuple[str, ...]:
-    """`committed` are the settings of the last commit; `said` are the verdicts of runs."""
-    name, seconds, verdict = row.name, "-", ""
+    """`committed` are the settings of the last commit; `said` and `seconds` are by a run's id."""
+    name, verdict, took = row.name, "", None
     if run:
         name = name if run.info.run_name == name else f"{name}\n{run.info.run_name}"
-        seconds = _rounded(run.data.metrics.get(TRAINING_SECONDS), 0)
+        took = seconds.get(run.info.run_id)
         verdict = said.get(run.info.run_id, "")
     smoothed = _rounded(row.metrics.get("mae_smoothed"))
     last = "; ".join(filter(None, (verdict, status_note(row, run))))
-    return (name, mae_cell(row), smoothed, seconds, changed_settings(row, committed), last)
+    changed = changed_settings(row, committed)
+    return (name, mae_cell(row), smoothed, _rounded(took, 0), changed, last)
 
 
 def mae_cell(row: ExperimentRow) -> str:

@@ -97,7 +97,14 @@ def test_the_table_fits_with_long_names_and_all_figures(cfg):
         info=SimpleNamespace(run_id="1", run_name="0123456-abcdef"),
         data=SimpleNamespace(metrics={**metrics, "train/seconds": 12345.6}, tags={}),
     )
-    cells = experiments.table_cells(row, run, settings, {"1": "worse by 12.31 people (not clear)"})
+    again = SimpleNamespace(
+        info=SimpleNamespace(run_id="2"),
+        data=SimpleNamespace(metrics={}, tags={"training_run": "1"}),
+    )
+    seconds = experiments.training_seconds([run, again])
+    assert seconds == {"1": 12345.6, "2": 12345.6}
+    said = {"1": "worse by 12.31 people (not clear)"}
+    cells = experiments.table_cells(row, run, settings, said, seconds)
     text = experiments.drawn_table([cells])
     assert max(map(len, text.splitlines())) <= experiments.WIDTH
     whole = " ".join(text.split())
@@ -184,6 +191,6 @@ def test_a_commit_may_hold_any_params_and_metrics(odd):
         "error": odd,
     }
     row = experiments.parse_experiment(shown)
-    cells = experiments.table_cells(row, experiments.matching_run(row, []), {}, {})
+    cells = experiments.table_cells(row, experiments.matching_run(row, []), {}, {}, {})
     assert cells[:2] == ("1234567890", "-")
     experiments.drawn_table([cells])
