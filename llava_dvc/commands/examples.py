@@ -4,7 +4,7 @@ import argparse
 
 EXAMPLES = {
     "preset": ("llava-1.5-7b-tuned", "tiny"),
-    "doctor": ("", "--prepared elsewhere/prepared"),
+    "doctor": ("", "--report"),
     "import-mall": ("mall_dataset.zip", "mall_dataset/"),
     "import": (
         "export.zip --category person --empty skip",
@@ -13,6 +13,7 @@ EXAMPLES = {
     "frames": ("monday.mp4 tuesday.mp4", "monday.mp4 --every 60"),
     "push": ("", "elsewhere/published"),
     "runs": ("", "--relocate"),
+    "report": ("", "hot --no-frames --price 2.50 --out report-hot"),
     "predict": (
         "data/frames/seq_000300.jpg",
         "clip.mp4 --every 5 --smooth --timeline count.png",

@@ -5,11 +5,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-REPORT_EXAMPLES = """examples:
-  llava-dvc report
-  llava-dvc report hot --no-frames --price 2.50 --out report-hot
-"""
-
 
 def add_result_commands(commands: Any) -> None:
     """Adds push, runs and report."""
@@ -74,8 +69,6 @@ def _add_report(commands: Any) -> None:
     command = commands.add_parser(
         "report",
         help="write a result as report.md and as one HTML file",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=REPORT_EXAMPLES,
     )
     command.add_argument(
         "experiment",

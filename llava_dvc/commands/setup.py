@@ -9,10 +9,6 @@ from typing import Any
 from llava_dvc.errors import UserError
 
 PRESETS = Path("presets")
-DOCTOR_EXAMPLES = """examples:
-  llava-dvc doctor
-  llava-dvc doctor --report
-"""
 
 
 def add_setup_commands(commands: Any) -> None:
@@ -24,8 +20,6 @@ def add_setup_commands(commands: Any) -> None:
     command = commands.add_parser(
         "doctor",
         help="check params.yaml, the machine and the model; reckon time and memory of a training",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=DOCTOR_EXAMPLES,
     )
     command.add_argument(
         "--prepared",
