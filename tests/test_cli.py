@@ -33,7 +33,8 @@ def test_preset_replaces_params(run, tmp_path):
 def test_an_unknown_preset_lists_the_known_ones(run):
     with pytest.raises(
         SystemExit,
-        match=r"no such preset\. Choose one of: llava-1\.5-7b, llava-1\.5-7b-fp8, llava-1\.5-7b-tuned, tiny",
+        match=r"no such preset\. Choose one of: "
+        r"llava-1\.5-7b, llava-1\.5-7b-fp8, llava-1\.5-7b-tuned, tiny",
     ):
         run("preset", "huge")
 
