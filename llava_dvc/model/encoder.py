@@ -97,7 +97,8 @@ class Encoder:
         return x, y
 
     def save(self, folder: Path) -> None:
-        """Writes the processor and its chat template."""
+        """Writes the processor and its chat template. What was encoded before changes no byte."""
+        self.processor.tokenizer.backend_tokenizer.no_padding()  # else that of the last call
         self.processor.save_pretrained(folder)
 
     def _image_start(self) -> int:
