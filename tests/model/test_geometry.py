@@ -51,3 +51,14 @@ def test_the_square_of_a_long_frame_is_never_in_memory(encoder):
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert most < 10_000_000
+
+
+def test_an_encoder_is_saved_as_the_same_bytes_whatever_it_encoded(encoder, tmp_path):
+    prompts = [encoder.prompt("How many?"), encoder.prompt("How many people are there?")]
+    saved = []
+    for times in range(2):
+        for _ in range(times):  # two prompts of different lengths are padded
+            encoder.encode([Image.new("RGB", (64, 48))] * 2, prompts)
+        encoder.save(tmp_path / str(times))
+        saved.append({p.name: p.read_bytes() for p in (tmp_path / str(times)).iterdir()})
+    assert saved[0] == saved[1]
