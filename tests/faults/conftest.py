@@ -19,6 +19,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from llava_dvc.recipe import adapter_sha256
+from llava_dvc.tracking.run import TRAINING_SECONDS
 from tests.pipeline.test_pipeline import call, repo, set_param  # noqa: F401 a fixture
 
 STAGES = ("prepare", "baseline", "train", "evaluate", "publish")
@@ -116,8 +117,13 @@ def query(repo: Path, sql: str) -> list[tuple]:  # noqa: F811
 
 
 def mlflow_curve(repo: Path) -> Curve:  # noqa: F811
-    """Of the one run that has a training's loss: points of every metric of training, by step."""
-    found = query(repo, "select run_uuid, key, step, value from metrics order by step")
+    """Of the one run that has a training's loss: points of every metric of training, by step.
+    Not how long it took: that differs.
+    """
+    columns = "run_uuid, key, step, value"
+    found = query(
+        repo, f"select {columns} from metrics where key <> '{TRAINING_SECONDS}' order by step"
+    )
     (run,) = {run for run, key, _, _ in found if key == "train/loss"}
     curve: Curve = {}
     for where, key, step, value in found:
