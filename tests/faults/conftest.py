@@ -138,7 +138,7 @@ def board_curve(repo: Path) -> Curve:  # noqa: F811
     for folder in {file.parent for file in (repo / "runs").rglob("events.*")}:
         board = EventAccumulator(str(folder)).Reload()
         for tag in board.Tags()["scalars"]:
-            if tag.split("/")[0] in {"train", "val"}:
+            if tag.split("/")[0] in {"train", "val"} and tag != TRAINING_SECONDS:
                 assert tag not in found, "two runs"
                 found[tag] = [(event.step, event.value) for event in board.Scalars(tag)]
     return found
