@@ -1,6 +1,7 @@
 """The arithmetic of a step and of a card, to compare speeds with."""
 
 import os
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
@@ -40,15 +41,20 @@ def positions(config: LlavaConfig) -> int:
 def matmul_rate(side: int = 8192) -> float:
     """Returns the operations per second of a bf16 product of random matrices."""
     a, b = (torch.randn(side, side, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    return 2 * side**3 / gpu_seconds(lambda: a @ b)
+
+
+def gpu_seconds(work: Callable[[], Any]) -> float:
+    """Returns the median seconds of `work` on the GPU: of 20 runs, after 10 to warm up."""
     times = []
     for _ in range(30):
         start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
-        a @ b
+        work()
         stop.record()
         torch.cuda.synchronize()
         times.append(start.elapsed_time(stop) / 1000)
-    return float(2 * side**3 / np.median(times[10:]))
+    return float(np.median(times[10:]))
 
 
 def machine() -> dict[str, str]:

@@ -9,14 +9,13 @@ product's time.
 """
 
 import sys
-from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from benchmarks.arithmetic import gpu_seconds
 from llava_dvc.model.fp8.products import Fp8Product, multiply_rows, quantize_rows, transposed_copy
 
 TOKENS = 8 * 605
@@ -76,23 +75,10 @@ def speeds(width: int, outputs: int) -> list[str]:
     rows, rounded = quantize_rows(x), quantize_rows(weight)
     rounding: Any = torch.compile(quantize_rows, dynamic=False)
     operations = 2 * TOKENS * width * outputs
-    plain = seconds(lambda: linear(x, weight))
-    fp8 = seconds(lambda: multiply_rows(*rows, *rounded, torch.bfloat16))
-    share = seconds(lambda: rounding(x)) / fp8
+    plain = gpu_seconds(lambda: linear(x, weight))
+    fp8 = gpu_seconds(lambda: multiply_rows(*rows, *rounded, torch.bfloat16))
+    share = gpu_seconds(lambda: rounding(x)) / fp8
     return [f"{operations / plain / 1e12:.0f}", f"{operations / fp8 / 1e12:.0f}", f"{share:.0%}"]
-
-
-def seconds(work: Callable[[], Any]) -> float:
-    """Returns the median seconds of `work` on the GPU."""
-    times = []
-    for _ in range(30):
-        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        work()
-        stop.record()
-        torch.cuda.synchronize()
-        times.append(start.elapsed_time(stop) / 1000)
-    return float(np.median(times[10:]))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 from datasets import Dataset
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from transformers import TrainerCallback
 
 from llava_dvc.checks.check import Check
 from llava_dvc.config import Config
@@ -103,8 +103,6 @@ def time_steps(trainer: CountTrainer) -> TimedSteps:
     start = time.time() - psutil.Process().create_time()
     trainer.args.max_steps, trainer.args.save_strategy = STEPS, "no"
     trainer.args.eval_strategy = trainer.args.logging_strategy = "no"
-    for printing in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(printing)
     trainer.add_callback(clock)
     trainer.train()
     frames = trainer.spec.val["image"][:VAL_FRAMES]

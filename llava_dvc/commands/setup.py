@@ -8,8 +8,6 @@ from typing import Any
 
 from llava_dvc.errors import UserError
 
-PRESETS = Path("presets")
-
 
 def add_setup_commands(commands: Any) -> None:
     """Adds preset and doctor."""
@@ -39,6 +37,7 @@ def add_setup_commands(commands: Any) -> None:
 
 def preset_command(arguments: argparse.Namespace) -> None:
     """Copies a preset over params.yaml."""
+    from llava_dvc.checks.presets import PRESETS
     from llava_dvc.config import PARAMS, load_config
     from llava_dvc.files import new_file
 
