@@ -36,18 +36,21 @@ MEMORY_BYTES = 3 * 2**30
 ANSWER_SECONDS = 60.0
 CLIENTS = 4
 LIMITS = {
-    Path("/sys/fs/cgroup/memory/llava-dvc-soak"): "memory.limit_in_bytes",
-    Path("/sys/fs/cgroup/llava-dvc-soak"): "memory.max",
+    Path("/sys/fs/cgroup/memory"): "memory.limit_in_bytes",
+    Path("/sys/fs/cgroup"): "memory.max",
 }
 
 
 @contextlib.contextmanager
 def memory_group() -> Iterator[Path | None]:
     """A control group of MEMORY_BYTES; None if the machine does not allow one."""
-    for folder, limit in LIMITS.items():
+    for parent, limit in LIMITS.items():
+        folder = parent / f"llava-dvc-soak-{os.getpid()}"
         try:
             folder.mkdir()
-            (folder / limit).write_text(str(MEMORY_BYTES))
+            # Opened as it is: where this is an ordinary folder, the kernel made no file in it.
+            with (folder / limit).open("r+") as file:
+                file.write(str(MEMORY_BYTES))
         except OSError:
             with contextlib.suppress(OSError):
                 folder.rmdir()
