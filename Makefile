@@ -8,7 +8,7 @@ RUN := $(UV) run --frozen --no-sync
 # On a terminal uv shows bars. A log needs none of its lines.
 QUIET := $(shell [ -t 2 ] || echo --quiet)
 # Two processes: a test file runs in one of them, so that its tests share what they set up.
-PYTEST := pytest --numprocesses 2 --dist loadfile
+PYTEST := pytest --numprocesses 2 --dist loadfile --durations 20
 
 export UV_PROJECT_ENVIRONMENT := .venv
 # Nothing is reported to anyone. MLflow does not accept 1.

@@ -175,14 +175,14 @@ def test_a_model_merged_in_float32_is_what_peft_merges(
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("batch_size", [1, 4])
+@pytest.mark.parametrize("batch_size", [1, 2])
 def test_folded_layers_answer_alike_in_16_bits(
     batch_size: int, dtype: str, cfg: Config, encoder: Encoder, rows: Dataset
 ) -> None:
     cfg = changed(cfg, backbone={"dtype": dtype})
     plain, folded = tuned(cfg), tuned(cfg)
     merge_and_compile(folded, backend="aot_eager")
-    images, question = list(rows["image"])[:5], question_text(rows[0]["messages"])
+    images, question = list(rows["image"])[:3], question_text(rows[0]["messages"])
     one, other, without = (
         CountPredictor(model, encoder, question, 60).predict(images, batch_size).probabilities
         for model in (plain, folded, load_backbone(cfg.backbone))
