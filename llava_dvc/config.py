@@ -66,6 +66,8 @@ class Data(Section):
     """With invalid rows or files prepare stops, or leaves them out and lists them."""
     max_skipped: int = Field(ge=0)
     """prepare stops when more rows and files than this would be skipped."""
+    zone: str | None
+    """A zone of data/zones.json: only people in it are counted. null counts in the whole frame."""
 
 
 class Split(Section):

@@ -6,6 +6,7 @@ changes no stage's dependencies, and never retrains a model.
 
 import os
 import reprlib
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -183,6 +184,33 @@ def tiles_without_points(tiles: tuple[int, int]) -> UserError:
     return UserError(
         f"image.tiles: is {list(tiles)}, but data/ has no points.csv, which says how many people "
         "each tile has; add it (docs/data.md), or set image.tiles to [1, 1]"
+    )
+
+
+def unknown_zone(name: str, known: Sequence[str]) -> UserError:
+    if not known:
+        return UserError(
+            f"zone {name}: the adapter knows no zone. Train one with data.zone, or leave out the "
+            "zone."
+        )
+    return UserError(
+        f"zone {name}: the adapter does not know it. Choose one of {', '.join(known)}, or add it "
+        "to data/zones.json and train again."
+    )
+
+
+def zone_without_camera(name: str, camera: str | None, known: Sequence[str]) -> UserError:
+    for_camera = f"for the camera {camera}" if camera else "for every camera"
+    return UserError(
+        f"zone {name}: has no outline {for_camera}, only for {', '.join(known)}. Name the camera, "
+        'or add an outline for "*" to data/zones.json and train again.'
+    )
+
+
+def zone_outside_frame(name: str, corner: tuple[float, float], size: tuple[int, int]) -> UserError:
+    return UserError(
+        f"zone {name}: has a corner at {corner[0]:g}, {corner[1]:g}, but the frame has "
+        f"{size[0]} x {size[1]} pixels. Give frames of the size for which the zone was drawn."
     )
 
 

@@ -3,9 +3,9 @@
 import json
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, Strict, ValidationError, field_validator
 from safetensors import SafetensorError, safe_open
 
 from llava_dvc import config, errors
@@ -35,6 +35,14 @@ LARGEST_COUNT = 9999
 MAX_JSON = 64 * 2**20
 """Bytes of a JSON file of an adapter. A tokenizer of 260,000 words has half of it."""
 
+MAX_CORNERS = 100
+# Not strict: JSON has lists in place of tuples.
+Corner = Annotated[tuple[Annotated[float, Strict()], Annotated[float, Strict()]], Strict(False)]
+"""`x` and `y` in pixels from the left and the top of the frame."""
+Polygon = Annotated[tuple[Corner, ...], Field(min_length=3, max_length=MAX_CORNERS), Strict(False)]
+"""The corners of a zone, in order."""
+ANY_CAMERA = "*"
+
 Shapes = dict[str, tuple[int, ...]]
 """The shapes of an adapter's tensors, by their names in its file."""
 
@@ -46,6 +54,72 @@ class Smoothing(Section):
     """From a frame to the next, P(step) ~ exp(-|step| / spread). Fitted on the training labels."""
     temperature: float = Field(ge=1e-3, le=1e3)
     """Of the frames' distributions, in place of the single frame's. Fitted on validation frames."""
+
+
+class Zones(Section):
+    """The areas of data/zones.json, and the one in which training counted."""
+
+    name: str
+    """`data.zone`: of the zone that training saw."""
+    polygons: dict[str, dict[str, Polygon]]
+    """By the name of the zone, then by camera. `*` is every other camera."""
+
+    @field_validator("polygons", mode="before")
+    @classmethod
+    def _read_corners(cls, zones: Any) -> Any:
+        """Makes tuples of the lists of JSON. A recipe is validated strictly, as Python values."""
+        return _tuples(zones)
+
+    @field_validator("polygons")
+    @classmethod
+    def _check_corners(cls, zones: dict[str, dict[str, Polygon]]) -> dict[str, dict[str, Polygon]]:
+        for name, cameras in zones.items():
+            for camera, polygon in cameras.items():
+                if crosses_itself(polygon):
+                    raise ValueError(f"the outline of {name} for camera {camera} crosses itself")
+        return zones
+
+    def polygon(self, name: str | None = None, camera: str | None = None) -> Polygon:
+        """The outline of a zone for a camera. Raises UserError if there is none.
+
+        Without a name it is the zone of the training; without a camera it is that of `*`.
+        """
+        name = self.name if name is None else name
+        if name not in self.polygons:
+            raise errors.unknown_zone(name, sorted(self.polygons))
+        cameras = self.polygons[name]
+        found = cameras.get(camera or ANY_CAMERA) or cameras.get(ANY_CAMERA)
+        if found is None:
+            raise errors.zone_without_camera(name, camera, list(cameras))
+        return found
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _tuples(part) for key, part in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def crosses_itself(polygon: Polygon) -> bool:
+    """Whether two sides of the outline that are no neighbours meet."""
+    sides = list(zip(polygon, polygon[1:] + polygon[:1], strict=True))
+    last = len(sides) - 1
+    return any(
+        _meet(*sides[one], *sides[other])
+        for one in range(len(sides))
+        for other in range(one + 2, len(sides))
+        if (one, other) != (0, last)
+    )
+
+
+def _meet(a: Corner, b: Corner, c: Corner, d: Corner) -> bool:
+    """Whether the lines from a to b and from c to d cross."""
+    return _side(a, b, c) * _side(a, b, d) < 0 and _side(c, d, a) * _side(c, d, b) < 0
+
+
+def _side(a: Corner, b: Corner, c: Corner) -> float:
+    """Above 0 if c is on one side of the line from a to b, below 0 on the other."""
+    return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
 
 
 class Recipe(Section):
@@ -64,6 +138,8 @@ class Recipe(Section):
     """Calibrates the distribution over counts. Fitted on the validation frames."""
     smoothing: Smoothing | None = None
     """None if the training or the validation frames had no neighbours in time."""
+    zones: Zones | None = None
+    """None if people in the whole frame are counted."""
     recomputed_layers: int | None = Field(default=None, ge=0)
     """Layers that training recomputed, as `train.checkpointing` asked. None in old recipes."""
     versions: dict[str, str]

@@ -19,6 +19,7 @@ from llava_dvc.data.prepare import (
     split_summary,
 )
 from llava_dvc.data.split import split_frames
+from llava_dvc.data.zones import frames_in_zone
 from llava_dvc.dataset import write_splits
 from llava_dvc.files import new_folder, state_root, write_json
 from llava_dvc.stage_runner import run_stage
@@ -31,11 +32,14 @@ def main(cfg: Config, data: Path, prepared: Path) -> None:
     with report_on_failure(prepared):
         frames, conversations, problems = scan_data(data, cfg.data.exclude, cache)
         skipped = skippable_problems(problems, cfg.data.on_error, cfg.data.max_skipped)
+        frames, zones = frames_in_zone(frames, data, cfg.data.zone)
     if cfg.prompt.phrasings == "first":
         conversations = conversations[:1]
     cameras = [frame.camera for frame in frames]
     split = split_frames(frame_numbers(frames), cameras, cfg.split, cfg.seed)
     report = build_report(frames, split, data, skipped)
+    if zones:
+        report["zones"] = zones.model_dump()
     with new_folder(prepared) as folder:
         write_splits(folder, split_rows(frames, conversations, split, cfg.seed))
         write_json(folder / "report.json", report)

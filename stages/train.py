@@ -24,7 +24,8 @@ from llava_dvc.training.count_trainer import CountTrainer, TrainingSpec, TunedAd
 
 def main(cfg: Config, prepared: Path, adapter: Path) -> None:
     train, val = load_split(prepared, "train"), load_split(prepared, "val")
-    data_md5 = read_json(prepared / "report.json")["data_md5"]
+    report = read_json(prepared / "report.json")
+    data_md5 = report["data_md5"]
     require_label_range(cfg, prepared)
     require_hardware(cfg.backbone)
     backbone = load_backbone(cfg.backbone)
@@ -54,6 +55,7 @@ def main(cfg: Config, prepared: Path, adapter: Path) -> None:
             max_count=min(default_max_count(train["count"]), LARGEST_COUNT),
             temperature=tuned.temperature,
             smoothing=tuned.smoothing,
+            zones=report.get("zones"),
             recomputed_layers=tuned.recomputed_layers,
             versions=versions(),
         )

@@ -24,11 +24,12 @@ def add_counting_commands(commands: Any) -> None:
 
 def predict_command(arguments: argparse.Namespace) -> None:
     """Counts the people in image files and videos."""
-    from llava_dvc.serving.predict import Outputs, count_files
+    from llava_dvc.serving.predict import Outputs, Where, count_files
 
     outputs = Outputs(arguments.format, arguments.annotate, arguments.timeline)
+    where = Where(arguments.zone, arguments.camera)
     count_files(
-        arguments.paths, arguments.adapter, outputs, every=arguments.every, smooth=arguments.smooth
+        arguments.paths, arguments.adapter, outputs, arguments.every, arguments.smooth, where
     )
 
 
@@ -80,6 +81,17 @@ def _add_predict(commands: Any) -> None:
         action="store_true",
         help="smooth over time: combine the count of a frame with those of its neighbours in a "
         "video, or in files whose names have consecutive numbers",
+    )
+    command.add_argument(
+        "--zone",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="count in this zone, and name it in the rows; may be repeated (default: the zone for "
+        "which the adapter was tuned)",
+    )
+    command.add_argument(
+        "--camera", metavar="NAME", help="take this camera's outline of the zone (default: *)"
     )
     command.add_argument(
         "--annotate", type=Path, metavar="FOLDER", help="write the frames with their counts here"

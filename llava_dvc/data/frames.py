@@ -19,6 +19,7 @@ from llava_dvc.data.images import ImageError, decode_image, read_image_bytes
 from llava_dvc.data.labels import Label, scan_labels
 from llava_dvc.data.messages import scan_conversations
 from llava_dvc.data.points import POINTS, Points, PointTable
+from llava_dvc.recipe import Polygon
 
 CHUNK = 512
 """Frames given to the threads at once. Memory does not grow with the number of frames."""
@@ -34,6 +35,8 @@ class Frame:
     camera: str | None
     points: Points | None = None
     """Where each of the people is; None if `data` has no points."""
+    zone: Polygon | None = None
+    """The outline of the area in which people are counted; None is the whole frame."""
 
 
 class DataScan(NamedTuple):

@@ -17,6 +17,7 @@ from llava_dvc.data.data_errors import DataError, DataProblem, count_kinds, prob
 from llava_dvc.data.frames import Frame
 from llava_dvc.data.images import stored_bytes
 from llava_dvc.data.split import FrameSplit, interpolate_labels
+from llava_dvc.data.zones import painted_bytes
 from llava_dvc.dataset import FEATURES, Row
 from llava_dvc.files import new_folder, sha256, write_json
 from llava_dvc.metrics import baseline_metrics
@@ -185,9 +186,14 @@ def _rows_of(
         yield {
             "frame": frame.name,
             # The bytes and a bare name: an absolute path would make two clones differ.
-            "image": {"path": frame.path.name, "bytes": stored_bytes(frame.path.read_bytes())},
+            "image": {"path": frame.path.name, "bytes": _image_bytes(frame)},
             "count": frame.count,
             "camera": frame.camera,
             "points": None if frame.points is None else [{"x": x, "y": y} for x, y in frame.points],
             "messages": conversation.messages(frame.count),
         }
+
+
+def _image_bytes(frame: Frame) -> bytes:
+    content = frame.path.read_bytes()
+    return stored_bytes(content) if frame.zone is None else painted_bytes(content, frame.zone)

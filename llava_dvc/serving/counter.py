@@ -14,18 +14,20 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 from peft import PeftModel
 from PIL import Image
 
 from llava_dvc.checks.loading import load_checked_adapter
 from llava_dvc.data.images import read_image, upright_rgb
+from llava_dvc.data.zones import paint_outside
+from llava_dvc.errors import unknown_zone
 from llava_dvc.evaluation.cuda_graphs import count_with_graphs, padded_sizes
 from llava_dvc.evaluation.decoding import DecodedCounts, decode_answers
 from llava_dvc.model.counting import CountPredictor
 from llava_dvc.model.encoder import Encoder
-from llava_dvc.recipe import Recipe
+from llava_dvc.recipe import Polygon, Recipe
 from llava_dvc.serving.adapter_source import find_adapter
 
 BATCH = 8  # frames in one pass: what a card of 12 GB has room for
@@ -102,28 +104,47 @@ class Counter:
         on_gpu = self.predictor.model.device.type == "cuda"
         began = time.monotonic()
         for size in padded_sizes(self.batch_size) if on_gpu else [1]:
-            self.count([Image.new("RGB", (640, 480))] * size)
+            self.count_in([Image.new("RGB", (640, 480))] * size, zone=None)
         if on_gpu:
             sys.stderr.write(
                 f"prepared for batches of up to {self.batch_size} frames in "
                 f"{time.monotonic() - began:.1f} s\n"
             )
 
-    def count(self, images: Sequence[Picture]) -> list[Count]:
+    def count(
+        self, images: Sequence[Picture], zone: str | None = None, camera: str | None = None
+    ) -> list[Count]:
         """One answer per image, in the order of `images`.
 
-        A picture is a Pillow image, or a path that is read when its turn comes. Raises UserError
-        when one cannot be read, and TypeError for one picture that is not in a list.
+        A picture is a Pillow image, or a path that is read when its turn comes. An adapter that was
+        tuned for a zone counts in it, or in `zone`; `camera` says whose outline is taken. Raises
+        UserError when a picture cannot be read or the zone is not known, and TypeError for one
+        picture that is not in a list.
         """
+        return self.count_in(images, self.find_zone(zone, camera))
+
+    def count_in(self, images: Sequence[Picture], zone: "Zone | None") -> list[Count]:
+        """As `count`, in a zone that `find_zone` found; None is the whole of the images."""
         if isinstance(images, str | Path | Image.Image):
             raise TypeError(f"expected a list of images, got one: {images!r}. Put it into a list.")
+        pictures = Pictures(images, zone)
         found: dict[int, Count] = {}
-        pictures = Pictures(images)
         for alike in self._of_one_size(pictures):
             answers = self.predictor.predict(pictures.only(alike), self.batch_size)
             decoded = decode_answers(answers, self.recipe.temperature, self.recipe.decode)
             found |= zip(alike, _counts(decoded), strict=True)
         return [found[place] for place in range(len(images))]
+
+    def find_zone(self, name: str | None = None, camera: str | None = None) -> "Zone | None":
+        """The zone `name`, or that of the training. None if the adapter has none: then the whole
+        frame is counted. Raises UserError when there is no such zone.
+        """
+        zones = self.recipe.zones
+        if zones is None:
+            if name is not None:
+                raise unknown_zone(name, [])
+            return None
+        return Zone(zones.name if name is None else name, zones.polygon(name, camera))
 
     def _of_one_size(self, pictures: "Pictures") -> list[list[int]]:
         """Positions of images that can be counted together: those of one size if padding is
@@ -137,11 +158,22 @@ class Counter:
         return list(by_size.values())
 
 
+class Zone(NamedTuple):
+    """The area of a frame in which people are counted."""
+
+    name: str
+    polygon: Polygon
+
+    def paint(self, image: Image.Image) -> Image.Image:
+        """The RGB image without what is outside. Raises UserError when it is too small."""
+        return paint_outside(image, self.polygon, self.name)
+
+
 class Pictures(Sequence[Image.Image]):
     """Images as the model takes them. Each is decoded when it is read."""
 
-    def __init__(self, images: Sequence[Picture]) -> None:
-        self._images = images
+    def __init__(self, images: Sequence[Picture], zone: Zone | None = None) -> None:
+        self._images, self._zone = images, zone
 
     def __len__(self) -> int:
         return len(self._images)
@@ -152,14 +184,13 @@ class Pictures(Sequence[Image.Image]):
     def __getitem__(self, place: slice) -> "Pictures": ...
     def __getitem__(self, place: int | slice) -> "Image.Image | Pictures":
         if isinstance(place, slice):
-            return Pictures(self._images[place])
+            return Pictures(self._images[place], self._zone)
         image = self._images[place]
-        if isinstance(image, Image.Image):
-            return upright_rgb(image)
-        return read_image(Path(image))
+        rgb = upright_rgb(image) if isinstance(image, Image.Image) else read_image(Path(image))
+        return self._zone.paint(rgb) if self._zone else rgb
 
     def only(self, places: Sequence[int]) -> "Pictures":
-        return Pictures([self._images[place] for place in places])
+        return Pictures([self._images[place] for place in places], self._zone)
 
 
 def _counts(decoded: DecodedCounts) -> list[Count]:

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from PIL import Image, ImageDraw, ImageFont
 
 from llava_dvc.errors import UserError
-from llava_dvc.serving.counter import Count
+from llava_dvc.serving.counter import Count, Zone
 from llava_dvc.serving.sources import SourceFrame
 
 matplotlib.use("Agg")
@@ -47,7 +47,7 @@ class AnnotatedFolder:
         """
         path = self._folder / self._file_name(frame)
         with _explained(path):
-            draw_count(frame.image, count).save(path, quality=92)
+            draw_count(frame.image, count, frame.zone).save(path, quality=92)
         return path
 
     def _file_name(self, frame: SourceFrame) -> str:
@@ -71,10 +71,13 @@ class AnnotatedFolder:
         return name
 
 
-def draw_count(image: Image.Image, count: Count) -> Image.Image:
-    """Returns a copy of `image` with its count in the corner."""
+def draw_count(image: Image.Image, count: Count, zone: Zone | None = None) -> Image.Image:
+    """Returns a copy of `image` with its count in the corner, and with the outline of the zone."""
     annotated = image.copy()
     pen = ImageDraw.Draw(annotated, "RGBA")
+    if zone:
+        corners = [*zone.polygon, zone.polygon[0]]
+        pen.line(corners, fill=(255, 200, 0, 255), width=max(2, annotated.height // 160))
     size = max(14, annotated.height // 16)
     font = ImageFont.load_default(size)
     text = f"{count.count} people  ({count.low} to {count.high})"

@@ -3,6 +3,7 @@
 import math
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +32,15 @@ MAX_CALL_PIXELS = 64_000_000
 SHOWN_ERRORS = 20
 
 
+class Where(NamedTuple):
+    """In which part of the frames people are counted."""
+
+    zones: Sequence[str] = ()
+    """Names of zones that the adapter knows; without one, that of its training."""
+    camera: str | None = None
+    """Whose outlines are taken."""
+
+
 class Outputs(NamedTuple):
     """What `count_files` writes."""
 
@@ -48,8 +58,9 @@ def count_files(
     outputs: Outputs,
     every: float = 1.0,
     smooth: bool = False,
+    where: Where = Where(),  # noqa: B008, it cannot change
 ) -> None:
-    """Writes one row per frame to standard output.
+    """Writes one row per frame to standard output, or one per frame and zone.
 
     `every` is the time in seconds between two frames of a video. `smooth` combines the counts of
     neighbouring frames. Raises UserError after the last row when a file is unreadable or read only
@@ -57,6 +68,11 @@ def count_files(
     """
     row_format, annotated, timeline = outputs
     _prepare_outputs(every, annotated, timeline)
+    if len(where.zones) > 1 and (annotated or timeline or smooth):
+        raise UserError(
+            f"--zone: is given {len(where.zones)} times. Give one with --annotate, --timeline or "
+            "--smooth."
+        )
     sources = find_sources(patterns)
     drawn = AnnotatedFolder(annotated) if annotated else None
     folder = find_adapter(adapter)
@@ -65,11 +81,13 @@ def count_files(
     counter = Counter.from_pretrained(folder)
     errors: list[UserError] = []
     points: list[TimelinePoint] = []
-    writer = RowWriter(row_format or ("table" if sys.stdout.isatty() else "csv"), sources)
-    counted = count_paths(counter, sources, every, errors)
+    row_format = row_format or ("table" if sys.stdout.isatty() else "csv")
+    writer = RowWriter(row_format, sources, with_zone=bool(where.zones))
+    counted = count_paths(counter, sources, every, errors, where)
     if smooth:
         counted = smooth_counts(counted, counter.recipe, sources, every)
-    with tqdm(total=estimate_total(sources, every), unit="frame", disable=None) as progress:
+    total = estimate_total(sources, every) * max(1, len(where.zones))
+    with tqdm(total=total, unit="frame", disable=None) as progress:
         for frame, count in counted:
             writer.write_row(frame, count)
             if drawn:
@@ -84,17 +102,27 @@ def count_files(
 
 
 def count_paths(
-    counter: Counter, sources: Sequence[Source], every: float, errors: list[UserError]
+    counter: Counter,
+    sources: Sequence[Source],
+    every: float,
+    errors: list[UserError],
+    where: Where = Where(),  # noqa: B008, it cannot change
 ) -> Iterator[tuple[SourceFrame, Count]]:
-    """Yields every frame of `sources` in order, with its count.
+    """Yields every frame of `sources` in order, with its count in each zone.
 
     Appends to `errors` why a file is unreadable, or read only in part.
     """
     size = counter.batch_size * BATCHES_PER_CALL[counter.recipe.backbone.device]
+    zones = [counter.find_zone(name, where.camera) for name in (where.zones or (None,))]
     frames = read_sources(sources, every, min(size, MAX_PREFETCH), errors)
     while chunk := _take_frames(frames, size):
-        yield from zip(chunk, counter.count([frame.image for frame in chunk]), strict=True)
+        images = [frame.image for frame in chunk]
+        found = [counter.count_in(images, zone) for zone in zones]
+        for frame, counts in zip(chunk, zip(*found, strict=True), strict=True):
+            for zone, count in zip(zones, counts, strict=True):
+                yield replace(frame, zone=zone), count
         chunk.clear()  # before the next frames are taken
+        images.clear()
 
 
 def _take_frames(frames: Iterator[SourceFrame], size: int) -> list[SourceFrame]:

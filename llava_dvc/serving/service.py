@@ -14,6 +14,7 @@ from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, Field
 
 from llava_dvc.data.images import ImageError
+from llava_dvc.errors import UserError
 from llava_dvc.serving.counter import Count, Counter
 from llava_dvc.serving.guards.body_limit import LimitBody
 from llava_dvc.serving.guards.browser_guard import LOCAL_HOSTS, GuardBrowsers
@@ -85,6 +86,7 @@ class CountService:
     """Decodes uploaded frames and counts them in batches."""
 
     def __init__(self, counter: Counter, metrics: ServiceMetrics) -> None:
+        counter.find_zone()  # raises UserError if only named cameras have an outline
         self._backbone = counter.recipe.backbone.name
         self._uploads = UploadBudget()
         self._decoders = DecoderPool(DECODERS)
@@ -122,6 +124,8 @@ class CountService:
         self._uploads.release(upload)
         try:
             return await asyncio.wrap_future(self._batcher.enqueue(image))
+        except UserError as error:
+            raise HTTPException(400, f"the frame cannot be counted: {error}") from None
         except Exception as error:
             logger.exception("a frame of %dx%d could not be counted", *image.size)
             kind = type(error).__name__

@@ -15,6 +15,7 @@ from llava_dvc.data.data_errors import printable_name
 from llava_dvc.data.images import IMAGE_FORMATS, read_image, stated_pixels
 from llava_dvc.data.labels import natural_key
 from llava_dvc.errors import UserError, printable_text
+from llava_dvc.serving.counter import Zone
 from llava_dvc.serving.prefetch import Reserve, map_in_order, prefetch
 from llava_dvc.serving.video.file_kind import file_kind
 from llava_dvc.serving.video.sampling import FINE_STEP, estimate_frames, sample_video
@@ -46,6 +47,8 @@ class SourceFrame:
     """Time since the first frame of the video; None for an image file."""
     stamp: str = ""
     """The time for the name of a file: names of one video sort in order. Empty for an image."""
+    zone: Zone | None = None
+    """In which people are counted; None is the whole frame."""
 
     @property
     def pixels(self) -> int:

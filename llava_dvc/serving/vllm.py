@@ -39,6 +39,8 @@ def vllm_serve_command(adapter: Path) -> str:
         reasons.append(
             "it is trained without the tokens of the border; set image.drop_border: false"
         )
+    if recipe.zones:
+        reasons.append("it counts in a zone, and vLLM shows it whole frames; set data.zone: null")
     if recipe.image.tiles != (1, 1):
         reasons.append("it counts the tiles of a frame and adds them up; set image.tiles: [1, 1]")
     if reasons:

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import av
@@ -15,6 +17,7 @@ import pytest
 from PIL import Image
 
 from llava_dvc import cli
+from llava_dvc.recipe import Recipe, Zones
 from llava_dvc.serving import request_batcher
 from llava_dvc.serving.counter import Count, Counter
 from llava_dvc.serving.server import GracefulServer, bind_socket, server_config
@@ -44,6 +47,18 @@ def images(tmp_path):
     for number in (1, 2, 10):
         frame(number).save(folder / f"{number}.png")
     (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def zoned_folder(adapter_folder, tmp_path_factory) -> Path:
+    """The adapter with two zones, of which `door` has an outline for the camera `hall` only."""
+    folder = tmp_path_factory.mktemp("zoned")
+    for file in adapter_folder.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    left = ((0, 0), (30, 0), (30, 48), (0, 48))
+    zones = Zones(name="tills", polygons={"tills": {"*": left}, "door": {"hall": left[:3]}})
+    Recipe.read(folder).model_copy(update={"zones": zones}).write(folder)
     return folder
 
 
@@ -142,12 +157,9 @@ def blocked():
     return BlockedCounter()
 
 
-@pytest.fixture
-def small_service(adapter_folder, blocked, monkeypatch):
-    """A server in this process that counts with `blocked` and has room for three frames."""
-    monkeypatch.setattr(request_batcher, "MAX_QUEUED_FRAMES", 3)
-    counter = Counter.from_pretrained(adapter_folder)
-    counter.count = blocked
+@contextmanager
+def serving(counter: Counter) -> Iterator[GracefulServer]:
+    """A server in this process, with its `port`."""
     listener = bind_socket("127.0.0.1", 0)
     server = GracefulServer(server_config(build_app(counter)))
     server.thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -155,10 +167,22 @@ def small_service(adapter_folder, blocked, monkeypatch):
     while not server.started:
         threading.Event().wait(0.01)
     server.port = listener.getsockname()[1]
-    yield server
-    blocked.release.set()
-    server.should_exit = True
-    server.thread.join(30)
+    try:
+        yield server
+    finally:
+        server.should_exit = True
+        server.thread.join(30)
+
+
+@pytest.fixture
+def small_service(adapter_folder, blocked, monkeypatch):
+    """A server in this process that counts with `blocked` and has room for three frames."""
+    monkeypatch.setattr(request_batcher, "MAX_QUEUED_FRAMES", 3)
+    counter = Counter.from_pretrained(adapter_folder)
+    counter.count = blocked
+    with serving(counter) as server:
+        yield server
+        blocked.release.set()
 
 
 @pytest.fixture(scope="module")

@@ -79,6 +79,33 @@ def test_tiles_are_counted_together(counter, counter_with):
     np.testing.assert_allclose([one.probabilities for one in found], mass, rtol=1e-5)
 
 
+def test_an_adapter_counts_in_its_zone(counter, zoned_folder):
+    zoned = Counter.from_pretrained(zoned_folder)
+    frames = [frame(seed) for seed in range(4)]
+    tills, door = zoned.find_zone(), zoned.find_zone("door", camera="hall")
+    painted = counter.count([tills.paint(one) for one in frames])
+    assert painted != counter.count(frames)
+    assert zoned.count(frames) == zoned.count(frames, "tills", camera="hall") == painted
+    assert zoned.count_in(frames, None) == counter.count(frames)
+    other = counter.count([door.paint(one) for one in frames])
+    assert zoned.count(frames, "door", camera="hall") == other
+    zoned.warm_up()  # its grey frames are no frames of the camera
+
+
+def test_a_zone_that_cannot_be_counted_is_one_line(counter, zoned_folder):
+    zoned = Counter.from_pretrained(zoned_folder)
+    for wrong, line in (
+        ({"zone": "roof"}, r"zone roof: the adapter does not know it\. Choose one of door, tills"),
+        ({"zone": "door"}, r"zone door: has no outline for every camera, only for hall\."),
+    ):
+        with pytest.raises(UserError, match=line):
+            zoned.count([frame(0)], **wrong)
+    with pytest.raises(UserError, match=r"zone tills: has a corner at 30, 48, but the frame"):
+        zoned.count([frame(0, (48, 36))])
+    with pytest.raises(UserError, match=r"zone tills: the adapter knows no zone\."):
+        counter.count([frame(0)], zone="tills")
+
+
 def test_most_likely_counts_come_first(counter):
     (found,) = counter.count([frame(3)])
     likely = found.most_likely(4)

@@ -41,6 +41,38 @@ def test_csv_has_the_counts_of_counter(predict, images, adapter_folder):
     ]
 
 
+def test_each_zone_has_a_row(run_predict, zoned_folder, images):
+    zones = ("--zone", "tills", "--zone", "door")
+    output, error = run_predict(zoned_folder, "cam", *zones, "--camera", "hall")
+    assert error is None
+    assert output.splitlines()[0] == "frame,zone,count,low,high"
+    names = [(row["frame"], row["zone"]) for row in rows(output)]
+    paths = ["cam/1.png", "cam/2.png", "cam/10.png"]
+    assert names == [(path, zone) for path in paths for zone in ("tills", "door")]
+    counter = Counter.from_pretrained(zoned_folder)
+    counts = counter.count(paths, "door", camera="hall")
+    assert [int(row["count"]) for row in rows(output)[1::2]] == [one.count for one in counts]
+    line, _ = run_predict(zoned_folder, "cam/1.png", *zones[:2], "--format", "jsonl")
+    assert json.loads(line)["zone"] == "tills"
+
+
+def test_zones_that_cannot_be_counted_are_one_line(run_predict, zoned_folder, images):
+    two = ("--zone", "tills", "--zone", "door")
+    _, error = run_predict(zoned_folder, "cam", *two, "--annotate", "out")
+    assert error == (
+        "error: --zone: is given 2 times. Give one with --annotate, --timeline or --smooth."
+    )
+    _, error = run_predict(zoned_folder, "cam", *two)
+    assert error.startswith("error: zone door: has no outline for every camera, only for hall.")
+
+
+def test_an_annotated_frame_shows_its_zone(run_predict, zoned_folder, images):
+    run_predict(zoned_folder, "cam/1.png", "--annotate", "out")
+    drawn = np.array(Image.open("out/cam_1.png.jpg")).astype(int)
+    near = abs(drawn[30:44, 28:33] - np.array([255, 200, 0])).sum(axis=2).min(axis=1)
+    assert (near < 90).all()  # a yellow line along the edge at 30
+
+
 def test_json_lines_have_the_likeliest_counts(predict, images):
     output, _ = predict("cam/2.png", "--format", "jsonl")
     row = json.loads(output)

@@ -14,10 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from llava_dvc.errors import UserError
+from llava_dvc.recipe import Zones
 from llava_dvc.serving import request_batcher, upload
 from llava_dvc.serving import service as service_module
 from llava_dvc.serving.counter import Counter
+from llava_dvc.serving.service import build_app
 from tests.conftest import frame
+from tests.serving.conftest import serving
 from tests.serving.guards.broken_images import many_scans, png, tiny_tiles
 from tests.serving.requests import FORM, JPEG, encoded, form, post
 
@@ -191,6 +195,27 @@ def wait_for_frames(server, frames: int) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", server.port)
         connection.request("GET", "/metrics")
         metrics = connection.getresponse().read()
+
+
+def test_a_service_counts_in_the_zone_of_its_adapter(zoned_folder):
+    counter = Counter.from_pretrained(zoned_folder)
+    with serving(counter) as server:
+        answers = []
+        for size in ((64, 48), (48, 36)):
+            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+            connection.request("POST", "/count", encoded(frame(1, size), "PNG"), JPEG)
+            answer = connection.getresponse()
+            answers.append((answer.status, json.loads(answer.read())))
+    (counted, found), (refused, why) = answers
+    assert (counted, found["count"]) == (200, counter.count([frame(1)])[0].count)
+    assert refused == 400
+    assert why["detail"].startswith(
+        "the frame cannot be counted: zone tills: has a corner at 30, 48"
+    )
+    zones = Zones(name="door", polygons={"door": {"hall": ((0, 0), (9, 0), (0, 9))}})
+    counter.recipe = counter.recipe.model_copy(update={"zones": zones})
+    with pytest.raises(UserError, match="zone door: has no outline for every camera"):
+        build_app(counter)
 
 
 def test_a_full_queue_is_a_503_with_retry_after(small_service, blocked):

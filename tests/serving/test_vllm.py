@@ -13,7 +13,7 @@ from llava_dvc.errors import UserError
 from llava_dvc.model.adapter import peft_config, save_adapter
 from llava_dvc.model.backbone import load_backbone
 from llava_dvc.model.encoder import image_processor
-from llava_dvc.recipe import Recipe
+from llava_dvc.recipe import Recipe, Zones
 from llava_dvc.serving.vllm import MAX_LORA_RANKS, unsupported_features, vllm_serve_command
 from llava_dvc.training.count_trainer import adapter_weights
 from tests.conftest import ROOT, frame
@@ -110,6 +110,10 @@ def test_the_command_is_refused_with_the_reason(saved, adapter_folder):
     image = recipe.image.model_copy(update={"tiles": (2, 1)})
     recipe.model_copy(update={"image": image}).write(saved)
     with pytest.raises(UserError, match="vLLM cannot serve it: it counts the tiles of a frame and"):
+        vllm_serve_command(saved)
+    zones = Zones(name="door", polygons={"door": {"*": ((0, 0), (9, 0), (0, 9))}})
+    recipe.model_copy(update={"zones": zones}).write(saved)
+    with pytest.raises(UserError, match="vLLM cannot serve it: it counts in a zone, and vLLM"):
         vllm_serve_command(saved)
 
 

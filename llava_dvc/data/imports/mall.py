@@ -26,6 +26,7 @@ from llava_dvc.data.labels import Label, read_labels, write_labels
 from llava_dvc.data.messages import format_conversation, read_conversations
 from llava_dvc.data.points import POINTS, Points, write_points
 from llava_dvc.data.table import frame_name
+from llava_dvc.data.zones import ZONES
 from llava_dvc.errors import UserError
 
 QUESTIONS = (
@@ -38,7 +39,7 @@ QUESTIONS = (
 )
 
 _FRAME = re.compile(r"seq_([0-9]{6})\.jpg")
-_REPLACEABLE = ("frames", "labels.csv", "messages.txt", POINTS)
+_REPLACEABLE = ("frames", "labels.csv", "messages.txt", POINTS, ZONES)
 
 
 def default_messages() -> str:
@@ -51,7 +52,7 @@ def import_mall(source: Path, data: Path) -> int:
     """Replaces the frames and labels in `data` by those in `source`; returns the number of frames.
 
     `source` is a folder or a .zip. It has the form of Mall, or any other form that `data` may
-    have. An existing messages.txt is kept; else that of `source` is taken, if it has one. `data` is
+    have. Existing messages.txt and zones.json are kept; else that of `source` is taken, if it has one. `data` is
     replaced in one step after all checks. Raises UserError with the reason. Call `dvc_add` next.
     """
     with import_folder(data) as folder:
@@ -72,7 +73,11 @@ def import_mall(source: Path, data: Path) -> int:
 
 
 def stage_messages(root: Path, data: Path, staged: Path) -> None:
-    """Copies messages.txt from `data`, else from below `root`, else writes the default."""
+    """Copies messages.txt from `data`, else from below `root`, else writes the default. Copies
+    zones.json from `data`.
+    """
+    if (data / ZONES).is_file():
+        shutil.copyfile(data / ZONES, staged / ZONES)
     kept = data / "messages.txt"
     given = kept if kept.is_file() else _find_one(root, "messages.txt")
     if given:

@@ -3,9 +3,13 @@
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
-from llava_dvc.serving.counter import Counter
+from PIL.Image import Image
+
+from llava_dvc.serving.counter import Count, Counter, Zone
 from llava_dvc.serving.request_batcher import RequestBatcher
 from llava_dvc.serving.watch.camera.address import CameraAddress
 from llava_dvc.serving.watch.camera.camera_counter import CameraCounter
@@ -23,7 +27,10 @@ CLOSE_SECONDS = 15.0
 
 
 class CameraWatch:
-    """Two threads for each camera: one decodes, one counts. A model that all share."""
+    """Two threads for each camera: one decodes, one counts. A model that all share.
+
+    Raises UserError when the adapter's zone has no outline for a camera.
+    """
 
     def __init__(
         self,
@@ -49,12 +56,15 @@ class CameraWatch:
             lambda: sink.lost_rows,
         )
         self._batcher = RequestBatcher(
-            counter.count, counter.batch_size, self.metrics.batches.observe, GATHER_SECONDS
+            partial(counter.count_in, zone=None),
+            counter.batch_size,
+            self.metrics.batches.observe,
+            GATHER_SECONDS,
         )
         self._counters = [
             CameraCounter(
                 reader,
-                self._batcher.enqueue,
+                partial(self._enqueue, zone=counter.find_zone(camera=reader.camera.name)),
                 pace.smoothing(counter.recipe),
                 self._take,
                 self._stop,
@@ -90,6 +100,10 @@ class CameraWatch:
         for counter in self._counters:
             counter.join()
         self.on_end()
+
+    def _enqueue(self, image: Image, zone: Zone | None) -> "Future[Count]":
+        """Raises UserError when the zone is larger than the frame."""
+        return self._batcher.enqueue(zone.paint(image) if zone else image)
 
     def _take(self, reading: Reading, came: float) -> None:
         try:

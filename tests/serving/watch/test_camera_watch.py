@@ -9,6 +9,9 @@ from PIL import Image
 from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from llava_dvc.data.zones import OUTSIDE
+from llava_dvc.errors import UserError
+from llava_dvc.serving.counter import Counter
 from llava_dvc.serving.watch.alerts import Alert, parse_alerts
 from llava_dvc.serving.watch.camera import pacing
 from llava_dvc.serving.watch.camera.address import parse_cameras
@@ -58,7 +61,7 @@ def watching(counter, caplog, monkeypatch):
     caplog.set_level(logging.INFO)
     started = []
 
-    def start(*sources, stall=5.0):
+    def start(*sources, stall=5.0, counter=counter):
         rows = Rows()
         pace = Pace(every=EVERY, stall=stall)
         started.append(CameraWatch(counter, parse_cameras(sources, True), pace, rows))
@@ -110,19 +113,40 @@ def test_good_cameras_are_counted_beside_bad_ones_and_no_password_is_shown(
     assert "geheim" not in shown
 
 
+def test_a_camera_is_counted_in_its_zone(watching, zoned_folder, monkeypatch):
+    """Each camera has its own outline, in one batch."""
+    zoned, seen = Counter.from_pretrained(zoned_folder), []
+    zones = zoned.recipe.zones.model_copy(update={"name": "door"})
+    zones.polygons["door"]["yard"] = ((0, 0), (64, 0), (64, 48), (0, 48))
+    zoned.recipe = zoned.recipe.model_copy(update={"zones": zones})
+    count = zoned.count_in
+    monkeypatch.setattr(
+        zoned, "count_in", lambda images, zone: seen.extend(images) or count(images, zone)
+    )
+    grey = MjpegCamera([Image.new("L", (64, 48), 250)])
+    _, rows = watching(f"hall={grey.url}", f"yard={grey.url}", counter=zoned)
+    rows.wait_for(3, "hall")
+    rows.wait_for(3, "yard")
+    grey.stop()
+    corners = {(image.getpixel((2, 2))[0], image.getpixel((60, 40))) for image in seen}
+    assert corners == {(250, (250, 250, 250)), (250, OUTSIDE)}
+    with pytest.raises(UserError, match=r"zone door: has no outline for the camera roof, only"):
+        watching(f"roof={grey.url}", counter=zoned)
+
+
 def test_a_reading_is_of_the_newest_frame(watching, counter, monkeypatch):
     """While the model is busy with the first frame, twenty come. The last of them is counted."""
     camera = MjpegCamera([Image.new("L", (64, 48), level) for level in range(250)])
-    count, seen, watched = counter.count, [], threading.Event()
+    count, seen, watched = counter.count_in, [], threading.Event()
 
-    def count_slowly(images):
+    def count_slowly(images, zone):
         seen.append(images[0].getpixel((9, 9))[0])
         watched.wait(20)
         while watch.readers["hall"].newest.dropped < 20:
             time.sleep(0.001)
-        return count(images)
+        return count(images, zone)
 
-    monkeypatch.setattr(counter, "count", count_slowly)
+    monkeypatch.setattr(counter, "count_in", count_slowly)
     watch, rows = watching(f"hall={camera.url}")
     watched.set()
     rows.wait_for(2, "hall")

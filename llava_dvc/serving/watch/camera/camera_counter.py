@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from PIL.Image import Image
 
+from llava_dvc.errors import UserError
 from llava_dvc.serving.counter import Count
 from llava_dvc.serving.watch.camera.camera_reader import CameraReader
 from llava_dvc.serving.watch.camera.forward_smoothing import ForwardSmoothing
@@ -63,6 +64,11 @@ class CameraCounter:
         try:
             image = live.image()
             count = self._enqueue(image).result()
+        except UserError as error:
+            if not self._failing:
+                logger.error("%s: %s", self.reader.camera.name, error)
+            self._failing = True
+            return
         except Exception:  # one frame; the next one may be counted
             if not self._failing:
                 logger.exception("%s: a frame could not be counted", self.reader.camera.name)
