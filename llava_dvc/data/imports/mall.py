@@ -52,8 +52,8 @@ def import_mall(source: Path, data: Path) -> int:
     """Replaces the frames and labels in `data` by those in `source`; returns the number of frames.
 
     `source` is a folder or a .zip. It has the form of Mall, or any other form that `data` may
-    have. Existing messages.txt and zones.json are kept; else that of `source` is taken, if it has one. `data` is
-    replaced in one step after all checks. Raises UserError with the reason. Call `dvc_add` next.
+    have. An existing messages.txt is kept; else that of `source` is taken, if it has one. An
+    existing zones.json is kept. `data` is replaced in one step after all checks. Raises UserError with the reason. Call `dvc_add` next.
     """
     with import_folder(data) as folder:
         require_replaceable(data)

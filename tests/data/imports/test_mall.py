@@ -125,8 +125,10 @@ def test_frames_and_labels_are_replaced_but_messages_are_kept(source, data):
     copys_labels(data, [9])
     phrasing = mall.default_messages().splitlines()[3]
     (data / "messages.txt").write_text(phrasing, encoding="utf-8")
+    (data / "zones.json").write_text("{}")
     mall.import_mall(source, data)
     assert len(read_frames(data, exclude=())) == 4
+    assert (data / "zones.json").read_text() == "{}"
     assert (data / "messages.txt").read_text(encoding="utf-8") == phrasing
 
 
