@@ -53,7 +53,8 @@ def import_mall(source: Path, data: Path) -> int:
 
     `source` is a folder or a .zip. It has the form of Mall, or any other form that `data` may
     have. An existing messages.txt is kept; else that of `source` is taken, if it has one. An
-    existing zones.json is kept. `data` is replaced in one step after all checks. Raises UserError with the reason. Call `dvc_add` next.
+    existing zones.json is kept. `data` is replaced in one step after all checks. Raises UserError
+    with the reason. Call `dvc_add` next.
     """
     with import_folder(data) as folder:
         require_replaceable(data)
