@@ -1,6 +1,8 @@
 // Two charts: the distribution of one count, and the counts of a video over time.
 import {clock} from "./media.js";
 
+const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600];  // seconds between ticks
+
 export const percent = share => share >= 0.995 ? "> 99 %" : (100 * share).toFixed(share < 0.1 ? 1 : 0) + " %";
 
 function draw(svg, width, height, parts) {
@@ -27,7 +29,7 @@ export function drawDistribution(svg, {distribution, low, high}) {
 
 // The line is the count, the band its 80 % interval. `frames` are in order of time.
 export function drawTimeline(svg, frames) {
-  const width = 1000, height = 170, left = 34, right = 20, base = height - 24;
+  const width = svg.clientWidth, height = 170, left = 34, right = 20, base = height - 24;
   const most = Math.max(1, ...frames.map(frame => frame.answer.high));
   const end = Math.max(1, frames.at(-1).seconds);
   const x = frame => left + (width - left - right) * frame.seconds / end;
@@ -37,8 +39,9 @@ export function drawTimeline(svg, frames) {
   const parts = [0, Math.ceil(most / 2), most].map(count =>
     `<line x1="${left}" x2="${width - right}" y1="${y(count)}" y2="${y(count)}"/>` +
     `<text class="left" x="${left - 8}" y="${y(count) + 4}">${count}</text>`);
-  for (let n = 0; n <= 5; n++)
-    parts.push(`<text x="${left + (width - left - right) * n / 5}" y="${height - 4}">${clock(end * n / 5)}</text>`);
+  const step = STEPS.find(step => end / step <= 6) ?? end;
+  for (let seconds = 0; seconds <= end; seconds += step)
+    parts.push(`<text x="${x({seconds})}" y="${height - 4}">${clock(seconds)}</text>`);
   parts.push(`<polygon points="${band.join(" ")}"/><polyline points="${line(frames, "count").join(" ")}"/>`);
   for (const frame of frames)
     parts.push(`<circle cx="${x(frame)}" cy="${y(frame.answer.count)}" r="4"><title>${frame.name}: ` +

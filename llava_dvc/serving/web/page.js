@@ -27,15 +27,27 @@ async function* framesOf(files) {
     else yield {name: file.name, blob: file};
 }
 
-async function countFiles(files) {
-  if (!files.length) return;
-  hideCamera();
-  const own = ++run, several = files.length > 1 || files[0].type.startsWith("video/");
+// Forgets all frames, and stops the run that counts them.
+function clear() {
+  run++;
   frames = [];
   byId("rows").replaceChildren();
   byId("timelines").replaceChildren();
-  byId("several").hidden = !several;
-  const total = [...files].some(file => file.type.startsWith("video/")) ? null : Math.min(files.length, MAX_FRAMES);
+  byId("several").hidden = true;
+  show({});
+  byId("count").classList.remove("waiting");
+  byId("range").textContent = say("empty");
+  document.querySelector("main").classList.add("empty");
+  scrollTo(0, 0);
+}
+
+async function countFiles(files) {
+  if (!files.length) return;
+  hideCamera();
+  clear();
+  const own = run, hasVideo = files.some(file => file.type.startsWith("video/"));
+  const total = hasVideo ? null : Math.min(files.length, MAX_FRAMES);
+  byId("several").hidden = files.length === 1 && !hasVideo;
   showProgress(total);
   const source = framesOf(files), workers = [];
   for (let n = 0; n < AT_ONCE; n++) workers.push(countNext(source, own, total));
@@ -75,7 +87,7 @@ async function answerFrame(frame) {
 function show(frame) {
   shown = frame;
   document.querySelector("main").classList.remove("empty");
-  for (const {row} of frames) row?.classList.toggle("shown", row === frame.row);
+  for (const {row} of frames) row.classList.toggle("shown", row === frame.row);
   showPicture(frame.blob);
   const {answer, refusal} = frame;
   byId("count").classList.toggle("waiting", !answer && !refusal);
@@ -108,6 +120,7 @@ byId("frame").addEventListener("error", () => showPicture(null));
 function showRefusal(refusal) {
   const [words, detail] = byId("error").children;
   byId("error").hidden = !refusal;
+  if (refusal) document.querySelector("main").classList.remove("empty");
   words.textContent = refusal ? say(refusal.word) : "";
   detail.textContent = refusal?.message ?? "";
 }
@@ -139,13 +152,14 @@ function showTimeline(name) {
   const counts = counted.map(frame => frame.answer.count);
   figure.firstChild.textContent = say("timeline", {name, least: Math.min(...counts), most: Math.max(...counts)});
   drawTimeline(figure.lastChild, counted.sort((one, other) => one.seconds - other.seconds));
+  figure.querySelectorAll("circle").forEach((point, n) => point.addEventListener("click", () => show(counted[n])));
 }
 
 function addRow(frame) {
   const button = make("button", frame.name);
   button.addEventListener("click", () => {
     show(frame);
-    byId("result").scrollIntoView({block: "nearest"});
+    scrollTo(0, 0);
   });
   frame.row = make("tr", "", make("td"), make("td", "", button), make("td", "…"), make("td"));
   byId("rows").append(frame.row);
@@ -153,9 +167,11 @@ function addRow(frame) {
 
 async function fillRow({row, blob, answer, refusal}) {
   const [picture, , count, interval] = row.children;
-  count.textContent = answer ? answer.count : "–";
+  count.textContent = answer?.count;
   interval.textContent = answer ? say("ends", answer) : say(refusal.word);
   row.classList.toggle("bad", Boolean(refusal));
+  count.hidden = Boolean(refusal);
+  interval.colSpan = refusal ? 2 : 1;
   const bitmap = blob && await createImageBitmap(blob, {resizeWidth: THUMBNAIL}).catch(() => null);
   if (!bitmap) return;  // the browser cannot show it
   const canvas = Object.assign(document.createElement("canvas"), {width: bitmap.width, height: bitmap.height});
@@ -165,6 +181,7 @@ async function fillRow({row, blob, answer, refusal}) {
 }
 
 async function showCamera() {
+  clear();
   if (!window.isSecureContext) {
     if (matchMedia("(pointer: coarse)").matches) byId("photo").click();  // a phone opens its own camera
     else showRefusal(new Refusal("cameraInsecure"));
@@ -173,11 +190,9 @@ async function showCamera() {
   try {
     await openCamera(byId("viewfinder"));
   } catch (error) {
-    document.querySelector("main").classList.remove("empty");
     showRefusal(error);
     return;
   }
-  showRefusal(null);
   byId("choose").hidden = true;
   byId("live").hidden = false;
 }

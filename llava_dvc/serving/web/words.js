@@ -75,7 +75,7 @@ export const WORDS = {
     empty: "아직 사진이 없습니다",
     counting: "세는 중…",
     notCounted: "세지 못했습니다",
-    range: "{noun}, 80 % 구간 {low}~{high}",
+    range: "80 % 구간 {low}~{high}{noun}",
     person: "명",
     people: "명",
     mean: "평균 {mean}",
