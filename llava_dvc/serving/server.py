@@ -52,6 +52,8 @@ def serve(
     app = build_app(counter, hosts, allowed_hosts, model, corrections)
     with suppress(KeyboardInterrupt):  # Uvicorn raises it again after the shutdown
         GracefulServer(server_config(app)).run(sockets=[listener])
+    if corrections:
+        corrections.close()
 
 
 def load_warm(adapter: str | Path) -> Counter:

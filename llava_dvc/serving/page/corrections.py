@@ -105,11 +105,15 @@ class CorrectionFolder:
         files = {path.name for path in self._frames.iterdir() if not path.name.startswith(".")}
         others = sorted(name for name in files | counts.keys() if not _NAME.fullmatch(name))
         alone = sorted(files - counts.keys())
-        if others or len(alone) > 1:
-            reason = f"has {others[0]!r}" if others else f"has no row for {len(alone)} frames"
+        if others:
             raise UserError(
-                f"--keep-corrections: {self._folder} {reason}, which `llava-dvc serve` did not "
-                "write. Name an empty folder."
+                f"--keep-corrections: {self._folder} has {others[0]!r}, which `llava-dvc serve` "
+                "did not write. Name an empty folder."
+            )
+        if len(alone) > 1:  # a kill leaves at most one
+            raise UserError(
+                f"--keep-corrections: {self._frames} has {len(alone)} frames without a row in "
+                "labels.csv. Delete them, or name an empty folder."
             )
         for name in alone:
             (self._frames / name).unlink()

@@ -239,6 +239,10 @@ async function countExample(image) {
 }
 
 writeWords();
+if (matchMedia("(pointer: coarse)").matches) {  // nothing can be dropped on a phone
+  byId("invitation").firstChild.textContent = say("choose");
+  byId("invitation").lastChild.textContent = "";
+}
 byId("range").textContent = say("empty");
 showModel();
 for (const id of ["file", "photo"])
