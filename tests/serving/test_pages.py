@@ -16,13 +16,14 @@ from llava_dvc.serving import service as service_module
 from llava_dvc.serving.page import web_files
 from tests.conftest import ROOT, frame
 from tests.serving.conftest import wait_until
-from tests.serving.requests import encoded
+from tests.serving.requests import JPEG, encoded
 
 CSP = "Content-Security-Policy"
 WEB = web_files.WEB
 EXAMPLE = WEB / "examples" / "people_12.jpg"
 PHONE = {"width": 390, "height": 664, "deviceScaleFactor": 1, "mobile": True}
 """What the browser of a phone of 390 x 844 leaves to the page."""
+SENT = "performance.getEntriesByType('resource').filter(e => e.name.endsWith('/count')).length"
 DONE = "!document.getElementById('details').hidden"
 POLICY = {
     "default-src": "'none'",
@@ -103,8 +104,8 @@ def test_the_page_shows_an_error_and_then_the_next_frame(service, browser, tmp_p
     frame(2).save(good)
     browser.get(f"http://127.0.0.1:{service.port}/")
     drop(browser, bad, "image/jpeg")
-    wait_until(browser, "document.getElementById('error').textContent !== ''")
-    assert text(browser, "error").startswith(" This file cannot be read as a picture. Save it as")
+    wait_until(browser, "!document.getElementById('error').hidden")
+    assert text(browser, "error").startswith("This file cannot be read as a picture. Save it as")
     assert "is not in a known image format" in text(browser, "error")
     assert text(browser, "count") == "–"
     if folder := os.environ.get("SCREENSHOTS"):
@@ -163,15 +164,7 @@ def test_a_video_has_a_timeline_and_only_its_frames_are_sent(service, browser, c
         "return [...document.querySelectorAll('#timelines circle')].map(one => one.textContent)"
     )
     assert points == [f"{row[0]}: {row[1]} ({row[2].replace(' to ', '–')})" for row in found]
-    assert sent_kinds(browser) == ["image"] * 5
-
-
-def sent_kinds(browser) -> list[str]:
-    """What the page has sent to /count, by the answers that it got: each is of a picture."""
-    return browser.execute_script(
-        "return performance.getEntriesByType('resource')"
-        ".filter(one => one.name.endsWith('/count')).map(() => 'image')"
-    )
+    assert browser.execute_script(f"return {SENT}") == 5
 
 
 def test_a_video_that_the_browser_cannot_play_is_said(service, browser, tmp_path):
@@ -219,21 +212,24 @@ def test_a_server_that_is_gone_is_said(service, browser):
         browser.execute_cdp_cmd("Network.emulateNetworkConditions", network | {"offline": False})
 
 
-def test_the_page_waits_while_the_server_is_busy(small_service, blocked, browser, monkeypatch):
+def test_the_page_waits_for_a_busy_server_and_keeps_nothing_by_default(
+    small_service, blocked, browser, monkeypatch
+):
     monkeypatch.setattr(request_batcher, "MAX_QUEUED_FRAMES", 0)
     monkeypatch.setattr(service_module, "RETRY_SECONDS", 0.2)
     blocked.release.set()
     browser.get(f"http://127.0.0.1:{small_service.port}/")
     drop(browser, EXAMPLE, "image/jpeg")
-    wait_until(browser, f"({sent_number}) > 1")
+    wait_until(browser, f"{SENT} > 1")
     assert text(browser, "error").strip() == ""
-    request_batcher.MAX_QUEUED_FRAMES = 3
+    monkeypatch.setattr(request_batcher, "MAX_QUEUED_FRAMES", 3)
     wait_until(browser, DONE)
-
-
-sent_number = (
-    "performance.getEntriesByType('resource').filter(one => one.name.endsWith('/count')).length"
-)
+    assert text(browser, "kept") == "Nothing is stored."
+    assert not browser.find_element("id", "correct").is_displayed()
+    assert "not known here how well it counts" in text(browser, "model")
+    connection = http.client.HTTPConnection("127.0.0.1", small_service.port, timeout=30)
+    connection.request("POST", "/corrections?count=3", EXAMPLE.read_bytes(), JPEG)
+    assert connection.getresponse().status == 404
 
 
 def test_the_page_says_how_well_the_model_counts(service, browser):
@@ -264,15 +260,6 @@ def test_an_example_is_counted_and_corrected(service, browser):
 def corrected(service) -> list:
     table = service.corrections / "labels.csv"
     return read_labels(table) if table.exists() else []
-
-
-def test_without_the_option_the_page_cannot_keep_a_frame(small_service, blocked, browser):
-    blocked.release.set()
-    browser.get(f"http://127.0.0.1:{small_service.port}/")
-    browser.find_element("css selector", ".example").click()
-    wait_until(browser, DONE)
-    assert text(browser, "kept") == "Nothing is stored."
-    assert not browser.find_element("id", "correct").is_displayed()
 
 
 def test_examples_are_drawn_frames_of_the_sample():
@@ -320,7 +307,6 @@ def test_both_languages_say_everything(service, browser):
     assert words["en"].keys() == words["ko"].keys()
     for name, english in words["en"].items():
         holes = [sorted(re.findall(r"\{\w+\}", one)) for one in (english, words["ko"][name])]
-        # "1 person" and "2 people" are one word in Korean.
         assert holes[0] == holes[1], name
     source = "".join(path.read_text() for path in WEB.glob("*.*") if path.name != "words.js")
     unused = [name for name in words["en"] if not re.search(rf"[\"']{name}[\"']", source)]

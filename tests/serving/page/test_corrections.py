@@ -1,6 +1,5 @@
 """Frames that users corrected: kept as a whole, within limits, for the importer."""
 
-import http.client
 import json
 import sys
 
@@ -77,14 +76,6 @@ def test_a_bad_correction_is_a_4xx_and_nothing_is_kept(service, count, body, sta
 def test_a_page_of_another_site_cannot_add_frames(service):
     headers = JPEG | {"Origin": "http://evil.example"}
     assert service.ask("POST", "/corrections?count=3", encoded(frame(9)), headers)[0] == 403
-
-
-def test_without_the_option_nothing_is_kept(small_service):
-    connection = http.client.HTTPConnection("127.0.0.1", small_service.port, timeout=30)
-    connection.request("POST", "/corrections?count=3", encoded(frame(1)), JPEG)
-    assert connection.getresponse().read() == b'{"detail":"Not Found"}'
-    connection.request("GET", "/model")
-    assert json.loads(connection.getresponse().read())["keeps_corrections"] is False
 
 
 def test_a_frame_that_is_kept_gets_the_new_count(folder, tmp_path):
