@@ -212,4 +212,6 @@ def browser(tmp_path_factory):
 def wait_until(browser, script: str) -> None:
     from selenium.webdriver.support.ui import WebDriverWait
 
-    WebDriverWait(browser, 30).until(lambda driver: driver.execute_script(f"return {script}"))
+    WebDriverWait(browser, 30, poll_frequency=0.05).until(
+        lambda driver: driver.execute_script(f"return {script}")
+    )
