@@ -79,9 +79,15 @@ def test_a_page_of_another_site_cannot_add_frames(service):
 
 
 def test_a_frame_that_is_kept_gets_the_new_count(folder, tmp_path):
-    one, other = encoded(frame(1)), encoded(frame(2))
-    assert [folder.keep(one, 4), folder.keep(other, 5), folder.keep(one, 6)] == [1, 2, 2]
-    assert sorted(imported(tmp_path / "kept", tmp_path / "data").values()) == [5, 6]
+    one, other, kept = encoded(frame(1)), encoded(frame(2)), tmp_path / "kept"
+    assert folder.keep(one, 4) == 1
+    (name,) = kept_files(kept)
+    earlier = "2025" + name[4:]
+    (kept / "frames" / name).rename(kept / "frames" / earlier)
+    (kept / "labels.csv").write_text(f"frame,count\n{earlier},4\n")
+    assert [folder.keep(other, 5), folder.keep(one, 6)] == [2, 2]
+    found = imported(kept, tmp_path / "data")
+    assert (len(found), found[earlier]) == (2, 6)
 
 
 def test_an_edit_of_the_operator_stays(folder, tmp_path):
