@@ -88,6 +88,13 @@ CORRECTION_ERRORS: dict[int | str, dict[str, Any]] = {
     507: {"model": ErrorResponse, "description": "The folder of corrections is full"},
 }
 
+COUNT_PARAMETER = {
+    "name": "count",
+    "in": "query",
+    "required": True,
+    "schema": {"type": "integer", "minimum": 0, "maximum": MAX_COUNT},
+}
+
 
 class CountService:
     """Decodes uploaded frames and counts them in batches."""
@@ -110,10 +117,10 @@ class CountService:
         return CountResponse(**count.summary(), distribution=distribution)
 
     async def keep_correction(
-        self, folder: CorrectionFolder, request: Request, count: str
+        self, folder: CorrectionFolder, request: Request
     ) -> CorrectionResponse:
         """Keeps a frame, sent as for /count, with the right `count` of people in it."""
-        number = _whole_number(count)
+        number = _whole_number(request.query_params.get("count", ""))
         with _answers_with_errors(), self._uploads.admit() as upload:
             await read_upload(request, self._uploads, upload)
             with self._batcher.reserve() as hold_pixels:
@@ -253,12 +260,12 @@ def _add_pages(app: FastAPI, model: ServedModel) -> None:
 
 
 def _add_corrections(app: FastAPI, service: CountService, folder: CorrectionFolder) -> None:
-    async def keep(request: Request, count: str = "") -> CorrectionResponse:
+    async def keep(request: Request) -> CorrectionResponse:
         """Keeps a frame, sent as for /count, with the right `count` of people in it."""
-        return await service.keep_correction(folder, request, count)
+        return await service.keep_correction(folder, request)
 
     app.post(
         "/corrections",
         responses=CORRECTION_ERRORS,
-        openapi_extra={"requestBody": REQUEST_BODY},
+        openapi_extra={"requestBody": REQUEST_BODY, "parameters": [COUNT_PARAMETER]},
     )(keep)

@@ -134,7 +134,7 @@ function likelyItem({count, probability}) {
 }
 
 function showProgress(total) {
-  const done = frames.filter(frame => frame.answer || frame.refusal).length;
+  const done = frames.filter(frame => frame.answer).length;
   byId("progress").textContent = say(total === null ? "progressOpen" : "progress", {done, total});
   for (const name of new Set(frames.filter(frame => frame.video).map(frame => frame.video))) showTimeline(name);
 }
