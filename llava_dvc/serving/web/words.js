@@ -53,7 +53,7 @@ export const WORDS = {
     offline: "The server cannot be reached. Check that it runs and that you are connected.",
     full: "The server has no room for more corrections. Tell the operator.",
     video: "This browser cannot play this video. Convert it to MP4 (H.264), or use llava-dvc predict.",
-    cameraRefused: "The browser may not use the camera. Allow it in the browser's settings for this page.",
+    cameraRefused: "This page may not use the camera. Allow it in the browser's settings.",
     cameraMissing: "No camera was found, or another program uses it.",
     cameraInsecure: "The browser gives the camera only to pages with https, or on the server's own machine " +
       "(localhost).",
@@ -110,7 +110,7 @@ export const WORDS = {
     offline: "서버에 연결할 수 없습니다. 서버가 켜져 있는지, 네트워크가 이어져 있는지 확인하세요.",
     full: "서버에 더 저장할 자리가 없습니다. 운영자에게 알려 주세요.",
     video: "이 브라우저는 이 동영상을 재생하지 못합니다. MP4(H.264)로 바꾸거나 llava-dvc predict를 쓰세요.",
-    cameraRefused: "브라우저가 카메라를 쓸 수 없습니다. 브라우저 설정에서 이 페이지에 카메라를 허용하세요.",
+    cameraRefused: "이 페이지가 카메라를 쓸 수 없습니다. 브라우저 설정에서 허용하세요.",
     cameraMissing: "카메라가 없거나 다른 프로그램이 쓰고 있습니다.",
     cameraInsecure: "브라우저는 https 페이지나 서버가 도는 컴퓨터(localhost)에서만 카메라를 내줍니다.",
   },
