@@ -13,6 +13,13 @@ def add_counting_commands(commands: Any) -> None:
     command = commands.add_parser("serve", help="count over HTTP, with a page to drop frames on")
     _add_adapter_option(command)
     _add_server_options(command, 8000)
+    command.add_argument(
+        "--keep-corrections",
+        type=Path,
+        metavar="DIR",
+        help="keep the frames that users correct on the page here, with the right count, for "
+        "`llava-dvc import DIR` (default: keep nothing)",
+    )
     command.set_defaults(run=serve_command)
 
     command = commands.add_parser("vllm", help="print the command that serves an adapter with vLLM")
@@ -48,7 +55,13 @@ def serve_command(arguments: argparse.Namespace) -> None:
     """Counts over HTTP until SIGTERM or Ctrl-C."""
     from llava_dvc.serving.server import serve
 
-    serve(arguments.adapter, arguments.host, arguments.port, arguments.allowed_host)
+    serve(
+        arguments.adapter,
+        arguments.host,
+        arguments.port,
+        arguments.allowed_host,
+        arguments.keep_corrections,
+    )
 
 
 def vllm_command(arguments: argparse.Namespace) -> None:

@@ -22,7 +22,7 @@ EXAMPLES = {
         "hall=rtsp://camera.local/stream --out counts --alert 'hall > 40 for 60s'",
         "clip.mp4 --realtime --every 1",
     ),
-    "serve": ("", "--adapter champion --host 0.0.0.0 --port 8080"),
+    "serve": ("--keep-corrections corrections", "--adapter champion --host 0.0.0.0 --port 8080"),
     "vllm": ("published", "elsewhere/published"),
 }
 """What follows the command's name."""

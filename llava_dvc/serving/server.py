@@ -13,9 +13,12 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from llava_dvc.errors import UserError
+from llava_dvc.serving.adapter_source import find_adapter
 from llava_dvc.serving.counter import Counter
 from llava_dvc.serving.guards.browser_guard import check_allowed_hosts, own_hosts
 from llava_dvc.serving.guards.connection_limit import LimitedConnection
+from llava_dvc.serving.page.corrections import CorrectionFolder
+from llava_dvc.serving.page.served_model import describe_model
 from llava_dvc.serving.service import build_app
 
 ACCEPTED_AT_ONCE = 16
@@ -26,18 +29,31 @@ GRACE_SECONDS = 1.0
 """Time after SIGTERM in which a request on an open connection is still accepted."""
 
 
-def serve(adapter: str | Path, host: str, port: int, allowed_hosts: Sequence[str] = ()) -> None:
+def serve(
+    adapter: str | Path,
+    host: str,
+    port: int,
+    allowed_hosts: Sequence[str] = (),
+    keep_corrections: Path | None = None,
+) -> None:
     """Loads `adapter` and serves it until SIGTERM or Ctrl-C.
 
-    `allowed_hosts` are names of the service beside those of this machine. Raises UserError when one
-    of them is not a name, the port cannot be bound or the adapter cannot be loaded.
+    `allowed_hosts` are names of the service beside those of this machine. Frames that users correct
+    go to the folder `keep_corrections`. Raises UserError when a name is none, the port cannot be
+    bound, the folder cannot be used or the adapter cannot be loaded.
     """
     check_allowed_hosts(allowed_hosts)
     listener = bind_socket(host, port)  # before the model is loaded, which takes long
-    counter = load_warm(adapter)
-    app = build_app(counter, own_hosts(host, listener.getsockname()[0]), allowed_hosts)
+    corrections = CorrectionFolder(keep_corrections) if keep_corrections else None
+    folder = find_adapter(adapter)
+    counter = load_warm(folder)
+    model = describe_model(adapter, folder, counter.recipe)
+    hosts = own_hosts(host, listener.getsockname()[0])
+    app = build_app(counter, hosts, allowed_hosts, model, corrections)
     with suppress(KeyboardInterrupt):  # Uvicorn raises it again after the shutdown
         GracefulServer(server_config(app)).run(sockets=[listener])
+    if corrections:
+        corrections.close()
 
 
 def load_warm(adapter: str | Path) -> Counter:

@@ -1,26 +1,29 @@
-"""The HTTP service: `POST /count`, health, metrics, and two pages."""
+"""The HTTP service: `POST /count`, corrections, health, metrics, and two pages."""
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
-from fastapi.responses import HTMLResponse
+from PIL.Image import Image
 from pydantic import BaseModel, Field
 
 from llava_dvc.data.images import ImageError
+from llava_dvc.data.labels import MAX_COUNT
 from llava_dvc.errors import UserError
 from llava_dvc.serving.counter import Count, Counter
 from llava_dvc.serving.guards.body_limit import LimitBody
-from llava_dvc.serving.guards.browser_guard import LOCAL_HOSTS, GuardBrowsers
+from llava_dvc.serving.guards.browser_guard import LOCAL_HOSTS, GuardBrowsers, shortened
 from llava_dvc.serving.guards.decoders import DecoderPool
 from llava_dvc.serving.guards.free_memory import return_memory_forever
 from llava_dvc.serving.guards.upload_budget import Upload, UploadBudget, UploadEnded
+from llava_dvc.serving.page.corrections import CorrectionFolder, CorrectionsFull
+from llava_dvc.serving.page.served_model import ServedModel
+from llava_dvc.serving.page.web_files import WebFiles, page_response
 from llava_dvc.serving.request_batcher import QueueFull, RequestBatcher
 from llava_dvc.serving.service_metrics import MeasureRequests, ServiceMetrics
 from llava_dvc.serving.upload import (
@@ -37,12 +40,7 @@ DECODERS = 4
 
 logger = logging.getLogger("uvicorn.error")
 
-WEB = Path(__file__).with_name("web")
 PAGES = {"/": "index.html", "/docs": "docs.html"}
-# The browser sends frames to this server only, and loads nothing from other hosts.
-PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'self' 'unsafe-inline'; img-src 'self' blob: data:"
-}
 
 
 class CountProbability(BaseModel):
@@ -54,11 +52,17 @@ class CountResponse(BaseModel):
     """The adapter's answer for one frame."""
 
     count: int = Field(description="People in the frame")
-    low: int = Field(description="Lower end of the central 80 % of the distribution")
-    high: int = Field(description="Upper end of the central 80 % of the distribution")
+    low: int = Field(description="Lower end of the 80 % interval")
+    high: int = Field(description="Upper end of the 80 % interval")
     expected: float = Field(description="Mean of the distribution")
     most_likely: list[CountProbability] = Field(description="The five most likely counts")
     distribution: list[float] = Field(description="P(0), P(1), ... up to the largest count")
+
+
+class CorrectionResponse(BaseModel):
+    """A frame is kept with its right count."""
+
+    kept: int = Field(description="Corrections in the folder")
 
 
 class ErrorResponse(BaseModel):
@@ -80,6 +84,17 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         "description": "Too many frames wait; Retry-After has the seconds to wait",
     },
 }
+CORRECTION_ERRORS: dict[int | str, dict[str, Any]] = {
+    **{status: error for status, error in ERRORS.items() if status != 500},
+    507: {"model": ErrorResponse, "description": "The folder of corrections is full"},
+}
+
+COUNT_PARAMETER = {
+    "name": "count",
+    "in": "query",
+    "required": True,
+    "schema": {"type": "integer", "minimum": 0, "maximum": MAX_COUNT},
+}
 
 
 class CountService:
@@ -96,31 +111,37 @@ class CountService:
 
     async def count_upload(self, request: Request) -> CountResponse:
         """Counts the people in one frame, sent as the body or as the `file` of a form."""
-        try:
-            with self._uploads.admit() as upload:
-                await read_upload(request, self._uploads, upload)
-                with self._batcher.reserve() as hold_pixels:
-                    count = await asyncio.wait_for(self._count(upload, hold_pixels), ANSWER_SECONDS)
-        except ImageError as error:
-            status = 413 if error.kind == "too large" else 400
-            raise HTTPException(status, f"the image {error}") from None
-        except (QueueFull, UploadEnded, TimeoutError):
-            raise HTTPException(
-                503,
-                f"too many frames wait; retry after {RETRY_SECONDS} s",
-                {"Retry-After": str(RETRY_SECONDS)},
-            ) from None
+        with _answers_with_errors(), self._uploads.admit() as upload:
+            await read_upload(request, self._uploads, upload)
+            with self._batcher.reserve() as hold_pixels:
+                count = await asyncio.wait_for(self._count(upload, hold_pixels), ANSWER_SECONDS)
         distribution = [round(share, 6) for share in count.probabilities]
         return CountResponse(**count.summary(), distribution=distribution)
 
-    async def _count(self, upload: Upload, hold_pixels: Callable[[int], None]) -> Count:
+    async def keep_correction(
+        self, folder: CorrectionFolder, request: Request
+    ) -> CorrectionResponse:
+        """Keeps a frame, sent as for /count, with the right `count` of people in it."""
+        number = _whole_number(request.query_params.get("count", ""))
+        with _answers_with_errors(), self._uploads.admit() as upload:
+            await read_upload(request, self._uploads, upload)
+            with self._batcher.reserve() as hold_pixels:
+                await asyncio.wait_for(self._decode(upload, hold_pixels), ANSWER_SECONDS)
+            loop = asyncio.get_running_loop()
+            keep = partial(folder.keep, upload.content, number)
+            return CorrectionResponse(kept=await loop.run_in_executor(self._threads, keep))
+
+    async def _decode(self, upload: Upload, hold_pixels: Callable[[int], None]) -> Image:
         def accept(pixels: int) -> None:
             require_frame_size(pixels)
             hold_pixels(pixels)
 
         loop = asyncio.get_running_loop()
         decode = partial(self._decoders.decode, upload.content, accept)
-        image = await loop.run_in_executor(self._threads, decode)
+        return await loop.run_in_executor(self._threads, decode)
+
+    async def _count(self, upload: Upload, hold_pixels: Callable[[int], None]) -> Count:
+        image = await self._decode(upload, hold_pixels)
         self._uploads.release(upload)
         try:
             return await asyncio.wrap_future(self._batcher.enqueue(image))
@@ -148,14 +169,50 @@ class CountService:
         self._decoders.close()
 
 
+@contextmanager
+def _answers_with_errors() -> Iterator[None]:
+    """Turns what may go wrong with an upload into an HTTPException."""
+    try:
+        yield
+    except ImageError as error:
+        status = 413 if error.kind == "too large" else 400
+        raise HTTPException(status, f"the image {error}") from None
+    except CorrectionsFull as error:
+        logger.error("a correction could not be kept: %s", error)
+        raise HTTPException(
+            507, "the correction could not be kept: its folder or disk is full"
+        ) from None
+    except (QueueFull, UploadEnded, TimeoutError):
+        raise HTTPException(
+            503,
+            f"too many frames wait; retry after {RETRY_SECONDS} s",
+            {"Retry-After": str(RETRY_SECONDS)},
+        ) from None
+
+
+def _whole_number(text: str) -> int:
+    """The count of a correction; raises HTTPException with status 400."""
+    if text.isascii() and text.isdecimal() and len(text) <= 4 and int(text) <= MAX_COUNT:
+        return int(text)
+    raise HTTPException(
+        400, f"count is {shortened(text)!r}; send a whole number from 0 to {MAX_COUNT}"
+    )
+
+
 def build_app(
-    counter: Counter, own_hosts: Sequence[str] = LOCAL_HOSTS, allowed_hosts: Sequence[str] = ()
+    counter: Counter,
+    own_hosts: Sequence[str] = LOCAL_HOSTS,
+    allowed_hosts: Sequence[str] = (),
+    model: ServedModel | None = None,
+    corrections: CorrectionFolder | None = None,
 ) -> FastAPI:
     """Returns the service as an ASGI application.
 
     It starts threads and processes, and ends them at shutdown. A request must name one of the hosts
-    in its Host header; pages of `allowed_hosts` may send frames too.
+    in its Host header; pages of `allowed_hosts` may send frames too. `model` is what the page says
+    of the adapter. Without `corrections` nothing of a frame is kept.
     """
+    model = model or ServedModel(adapter="", backbone=counter.recipe.backbone.name)
     metrics = ServiceMetrics()
     service = CountService(counter, metrics)
     app = FastAPI(
@@ -171,6 +228,9 @@ def build_app(
     app.add_middleware(LimitBody)
     app.add_middleware(MeasureRequests, metrics=metrics)
     _add_routes(app, service, metrics)
+    _add_pages(app, model.model_copy(update={"keeps_corrections": corrections is not None}))
+    if corrections:
+        _add_corrections(app, service, corrections)
     return app
 
 
@@ -181,11 +241,35 @@ def _add_routes(app: FastAPI, service: CountService, metrics: ServiceMetrics) ->
     count(service.count_upload)
     app.get("/health", responses={503: {"model": ErrorResponse}})(service.health)
     app.head("/health", include_in_schema=False)(service.health)
-    hidden = partial(app.add_api_route, methods=["GET", "HEAD"], include_in_schema=False)
-    hidden("/metrics", metrics.exposition, response_class=Response)
+    app.add_api_route(
+        "/metrics",
+        metrics.exposition,
+        methods=["GET", "HEAD"],
+        include_in_schema=False,
+        response_class=Response,
+    )
+
+
+def _add_pages(app: FastAPI, model: ServedModel) -> None:
+    async def describe() -> ServedModel:
+        """Names the adapter, and says how well it counted in its evaluation."""
+        return model
+
+    app.get("/model")(describe)
+    app.head("/model", include_in_schema=False)(describe)
     for path, file in PAGES.items():
-        hidden(path, partial(page_response, file))
+        page = partial(page_response, file)
+        app.add_api_route(path, page, methods=["GET", "HEAD"], include_in_schema=False)
+    app.mount("/web", WebFiles())
 
 
-def page_response(file: str) -> HTMLResponse:
-    return HTMLResponse((WEB / file).read_text(encoding="utf-8"), headers=PAGE_HEADERS)
+def _add_corrections(app: FastAPI, service: CountService, folder: CorrectionFolder) -> None:
+    async def keep(request: Request) -> CorrectionResponse:
+        """Keeps a frame, sent as for /count, with the right `count` of people in it."""
+        return await service.keep_correction(folder, request)
+
+    app.post(
+        "/corrections",
+        responses=CORRECTION_ERRORS,
+        openapi_extra={"requestBody": REQUEST_BODY, "parameters": [COUNT_PARAMETER]},
+    )(keep)

@@ -17,9 +17,18 @@ import pytest
 from PIL import Image
 
 from llava_dvc import cli
-from llava_dvc.recipe import Recipe, Zones
+from llava_dvc.files import write_json
+from llava_dvc.recipe import (
+    MANIFEST,
+    Recipe,
+    Zones,
+    adapter_sha256,
+    backbone_digest,
+    manifest_entry,
+)
 from llava_dvc.serving import request_batcher
 from llava_dvc.serving.counter import Count, Counter
+from llava_dvc.serving.page.served_model import EVALUATION
 from llava_dvc.serving.server import GracefulServer, bind_socket, server_config
 from llava_dvc.serving.service import build_app
 from tests.conftest import frame
@@ -36,8 +45,11 @@ FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--use-fake-device-for-media-stream",
     "--window-size=1200,900",
 ]
+MEASURED = {"mae": 2.0167, "mae_ci_low": 1.4167, "mae_ci_high": 2.634, "frames": 60}
+"""What the made-up evaluation of the service's adapter says."""
 
 
 @pytest.fixture
@@ -97,9 +109,12 @@ def clip(tmp_path):
 class ServiceProcess:
     """`llava-dvc serve` in a process of its own."""
 
-    def __init__(self, adapter: Path, prefix: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, adapter: Path, prefix: tuple[str, ...] = (), options: tuple[str | Path, ...] = ()
+    ) -> None:
         """`prefix` is a command that starts the service."""
         command = [*prefix, Path(sys.executable).with_name("llava-dvc"), "serve", "--port", "0"]
+        command += options
         self.process = subprocess.Popen(
             [*command, "--adapter", adapter], stdout=subprocess.PIPE, text=True
         )
@@ -124,8 +139,28 @@ class ServiceProcess:
 
 
 @pytest.fixture(scope="session")
-def service(adapter_folder):
-    running = ServiceProcess(adapter_folder)
+def published_adapter(adapter_folder, cfg, tmp_path_factory):
+    """The adapter with an evaluation and the manifest that lists it."""
+    folder = tmp_path_factory.mktemp("shared") / "published"
+    shutil.copytree(adapter_folder, folder)
+    write_json(folder / EVALUATION, MEASURED | {"rmse": 3.0})
+    names = [path.name for path in folder.iterdir() if path.is_file()]
+    manifest = {
+        "adapter_sha256": adapter_sha256(folder),
+        "inputs_md5": {"backbone": backbone_digest(cfg.backbone)},
+        "evaluate": {},
+        "files": [manifest_entry(folder, name) for name in [*names, EVALUATION]],
+    }
+    write_json(folder / MANIFEST, manifest)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def service(published_adapter, tmp_path_factory):
+    """A service that keeps corrections in the folder `corrections`."""
+    corrections = tmp_path_factory.mktemp("corrections") / "kept"
+    running = ServiceProcess(published_adapter, options=("--keep-corrections", corrections))
+    running.corrections = corrections
     yield running
     running.process.send_signal(signal.SIGINT)
     assert running.process.wait(60) == 0  # Ctrl-C is a usual end, without a traceback
@@ -207,4 +242,6 @@ def browser(tmp_path_factory):
 def wait_until(browser, script: str) -> None:
     from selenium.webdriver.support.ui import WebDriverWait
 
-    WebDriverWait(browser, 30).until(lambda driver: driver.execute_script(f"return {script}"))
+    WebDriverWait(browser, 30, poll_frequency=0.05).until(
+        lambda driver: driver.execute_script(f"return {script}")
+    )

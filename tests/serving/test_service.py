@@ -141,6 +141,10 @@ def test_health_metrics_and_description(service):
     api = json.loads(service.ask("GET", "/openapi.json")[1])
     responses = api["paths"]["/count"]["post"]["responses"]
     assert set(responses) >= {"200", "400", "408", "413", "415", "503"}
+    correction = api["paths"]["/corrections"]["post"]
+    assert set(correction["responses"]) >= {"200", "400", "408", "413", "415", "503", "507"}
+    assert "422" not in correction["responses"]  # its body would not be as the others
+    assert [one["name"] for one in correction["parameters"]] == ["count"]
 
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/health", "/metrics", "/openapi.json"])

@@ -11,7 +11,7 @@ from fastapi.responses import HTMLResponse, StreamingResponse
 from llava_dvc.serving.guards.body_limit import LimitBody
 from llava_dvc.serving.guards.browser_guard import GuardBrowsers
 from llava_dvc.serving.guards.free_memory import return_memory_forever
-from llava_dvc.serving.service import page_response
+from llava_dvc.serving.page.web_files import WebFiles, page_response
 from llava_dvc.serving.service_metrics import metrics_response
 from llava_dvc.serving.watch.camera_watch import CameraWatch
 
@@ -69,4 +69,5 @@ def build_watch_app(
     for path, answer in answers.items():
         app.add_api_route(path, answer, methods=["GET", "HEAD"], response_model=None)
     app.add_api_route("/events", pages.events, response_model=None)
+    app.mount("/web", WebFiles())
     return app

@@ -85,6 +85,10 @@ def test_the_page_shows_each_camera_and_follows_it(server, browser):
     count = "document.querySelector('#camera-hall .count')?.textContent"
     wait_until(browser, f"/^[0-9]+$/.test({count})")
     wait_until(browser, "document.querySelector('#camera-hall polyline') !== null")
+    shown = browser.execute_script(
+        "return document.querySelector('#camera-hall .range').textContent"
+    )
+    assert re.fullmatch(r"80 % interval: \d+ to \d+", shown)
     browser.execute_script(f"window.before = {count}")
     wait_until(browser, f"{count} !== window.before")
     text = browser.execute_script("return document.querySelector('#camera-gone').textContent")

@@ -1,0 +1,1 @@
+"""What the pages of the service and of `watch` need: files, facts about the model, corrections."""

@@ -1,0 +1,58 @@
+"""Which adapter the service counts with, and how well it counted when it was evaluated."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from llava_dvc import errors
+from llava_dvc.recipe import MANIFEST, Recipe, manifest_entry, read_manifest, read_object
+
+EVALUATION = "metrics/evaluate.json"
+"""In a published folder. Its manifest lists it."""
+
+
+class MeasuredError(BaseModel):
+    """The error of an adapter in its evaluation."""
+
+    mae: float = Field(description="Mean absolute error in people")
+    mae_ci_low: float = Field(description="Lower end of its 95 % interval")
+    mae_ci_high: float = Field(description="Upper end of its 95 % interval")
+    frames: int = Field(description="Frames of the evaluation. Training has not seen them")
+
+
+class ServedModel(BaseModel):
+    """What `GET /model` returns."""
+
+    adapter: str = Field(description="Name of its folder, or its id on the Hub")
+    backbone: str = Field(description="Folder or Hub id of the backbone")
+    measured: MeasuredError | None = Field(
+        default=None, description="null for a folder that the publish stage has not built"
+    )
+    keeps_corrections: bool = Field(
+        default=False, description="Whether POST /corrections keeps frames"
+    )
+
+
+def describe_model(adapter: str | Path, folder: Path, recipe: Recipe) -> ServedModel:
+    """Describes the adapter in `folder`, which the user named as `adapter`.
+
+    Raises UserError when the manifest is not ours, or the evaluation is not the one it lists.
+    """
+    name = Path(adapter).resolve().name if Path(adapter).is_dir() else str(adapter)
+    return ServedModel(
+        adapter=name, backbone=recipe.backbone.name, measured=_measured_error(folder)
+    )
+
+
+def _measured_error(folder: Path) -> MeasuredError | None:
+    if not (folder / MANIFEST).is_file() or not (folder / EVALUATION).is_file():
+        return None
+    listed = {entry["path"]: entry for entry in read_manifest(folder)["files"]}
+    if listed.get(EVALUATION) != manifest_entry(folder, EVALUATION):
+        raise errors.adapter_file_differs(folder / EVALUATION, "changed")
+    metrics: dict[str, Any] = read_object(folder / EVALUATION)
+    wanted = MeasuredError.model_fields
+    if any(metrics.get(name) is None for name in wanted):  # of an older version
+        return None
+    return MeasuredError(**{name: metrics[name] for name in wanted})

@@ -1,0 +1,51 @@
+const cards = new Map();
+
+function card(name) {
+  if (cards.has(name)) return cards.get(name);
+  const section = document.createElement("section");
+  section.innerHTML = `<h2></h2><div class="count"></div><div class="range"></div>
+    <svg viewBox="0 0 59 40" preserveAspectRatio="none" role="img" aria-label="the last hour"></svg>
+    <div class="state"></div>`;
+  section.querySelector("h2").textContent = name;
+  section.id = `camera-${name}`;
+  document.getElementById("cameras").append(section);
+  cards.set(name, section);
+  return section;
+}
+
+function sparkline(svg, hour) {
+  const most = Math.max(1, ...hour.filter(mean => mean !== null));
+  const lines = [[]];
+  hour.forEach((mean, minute) => {
+    if (mean === null) lines.push([]);
+    else lines.at(-1).push(`${minute},${38 - 36 * mean / most}`);
+  });
+  svg.replaceChildren(...lines.filter(points => points.length).map(points => {
+    const line = document.createElementNS("http://www.w3.org/2000/svg", "polyline");
+    if (points.length === 1) points.push(points[0].replace(/^\d+/, minute => +minute - 1));
+    line.setAttribute("points", points.join(" "));
+    return line;
+  }));
+}
+
+function show(name, camera) {
+  const section = card(name), people = camera.people;
+  section.querySelector(".count").textContent = people ? people.count : "–";
+  section.querySelector(".range").textContent = people ? `80 % interval: ${people.low} to ${people.high}` : " ";
+  section.classList.toggle("bad", camera.state !== "live");
+  const age = camera.age === null ? "" : `, newest frame ${Math.round(camera.age)} s ago`;
+  section.querySelector(".state").textContent =
+    camera.state + (camera.reason ? `: ${camera.reason}` : "") + age;
+  sparkline(section.querySelector("svg"), camera.hour);
+}
+
+const events = new EventSource("events");
+const lost = document.getElementById("lost");
+events.onmessage = event => {
+  lost.textContent = "";
+  for (const [name, camera] of Object.entries(JSON.parse(event.data))) show(name, camera);
+};
+events.onerror = () => {
+  lost.textContent = "The connection to llava-dvc watch is lost. Trying again.";
+  for (const section of cards.values()) section.querySelector(".count").textContent = "–";
+};
