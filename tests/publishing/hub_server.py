@@ -34,6 +34,7 @@ class Commit:
     oid: str
     files: dict[str, bytes]
     message: str
+    description: str = ""
 
 
 @dataclass
@@ -45,10 +46,12 @@ class Repo:
     def __post_init__(self) -> None:
         self.add({".gitattributes": GITATTRIBUTES}, "initial commit")
 
-    def add(self, files: dict[str, bytes], message: str) -> Commit:
+    def add(self, files: dict[str, bytes], message: str, description: str = "") -> Commit:
         number = len(self.commits)
         named = json.dumps([number, {n: sha256(c) for n, c in sorted(files.items())}])
-        self.commits.append(Commit(hashlib.sha1(named.encode()).hexdigest(), files, message))
+        self.commits.append(
+            Commit(hashlib.sha1(named.encode()).hexdigest(), files, message, description)
+        )
         return self.commits[-1]
 
     def at(self, revision: str) -> Commit | None:
@@ -300,7 +303,7 @@ def make_commit(handler: Handler, body: bytes, name: str, revision: str) -> Answ
                 files[value["path"]] = handler.hub.objects[value["oid"]]
             case "deletedFile":
                 del files[value["path"]]
-    made = repo.add(files, header["value"]["summary"])
+    made = repo.add(files, header["value"]["summary"], header["value"]["description"])
     address = f"{handler.hub.url}/{name}/commit/{made.oid}"
     return answer({"commitUrl": address, "commitOid": made.oid, "success": True})
 
