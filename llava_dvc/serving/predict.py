@@ -3,6 +3,7 @@
 import math
 import sys
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from llava_dvc.serving.sources import (
     find_sources,
     read_sources,
 )
-from llava_dvc.serving.video.sampling import DamagedVideo
+from llava_dvc.serving.video.sampling import DamagedVideo, recording_start
 
 BATCHES_PER_CALL = {"cpu": 4, "cuda": 16}
 """Batches counted in one call. On a GPU each call starts worker processes that resize frames."""
@@ -40,6 +41,8 @@ class Outputs(NamedTuple):
     """A folder for the frames with their counts drawn on them."""
     timeline: Path | None = None
     """A PNG file for a plot of the count over time."""
+    start: datetime | None = None
+    """When the video began, for the plot; None is what its file says."""
 
 
 def count_files(
@@ -55,31 +58,34 @@ def count_files(
     neighbouring frames. Raises UserError after the last row when a file is unreadable or read only
     in part.
     """
-    row_format, annotated, timeline = outputs
-    _prepare_outputs(every, annotated, timeline)
+    _prepare_outputs(every, outputs.annotated, outputs.timeline)
     sources = find_sources(patterns)
-    drawn = AnnotatedFolder(annotated) if annotated else None
+    _require_one_video(sources, outputs.start)
     folder = find_adapter(adapter)
     if smooth:
         require_smoothing(folder, adapter)
     counter = Counter.from_pretrained(folder)
     errors: list[UserError] = []
     points: list[TimelinePoint] = []
-    writer = RowWriter(row_format or ("table" if sys.stdout.isatty() else "csv"), sources)
+    writer = RowWriter(outputs.row_format or ("table" if sys.stdout.isatty() else "csv"), sources)
     counted = count_paths(counter, sources, every, errors)
     if smooth:
         counted = smooth_counts(counted, counter.recipe, sources, every)
-    with tqdm(total=estimate_total(sources, every), unit="frame", disable=None) as progress:
+    with (
+        tqdm(total=estimate_total(sources, every), unit="frame", disable=None) as progress,
+        AnnotatedFolder(outputs.annotated or Path()) as drawn,
+    ):
         for frame, count in counted:
             writer.write_row(frame, count)
-            if drawn:
+            if outputs.annotated:
                 drawn.save(frame, count)
             points.append(TimelinePoint(frame.seconds, count.low, count.count, count.high))
             progress.update()
             del frame  # before the next frames are taken
-    if timeline and points:
+    if outputs.timeline and points:
         name = sources[0].path.name if len(sources) == 1 else f"{len(sources)} files"
-        save_timeline(points, timeline, printable_text(name))
+        start = outputs.start or (recording_start(sources[0].path) if len(sources) == 1 else None)
+        save_timeline(points, outputs.timeline, printable_text(name), start)
     _raise_unreadable(errors, len(sources))
 
 
@@ -121,6 +127,14 @@ def _prepare_outputs(every: float, annotated: Path | None, timeline: Path | None
             raise UserError(
                 f"{folder}: cannot be created ({error.strerror}). Choose another folder."
             ) from None
+
+
+def _require_one_video(sources: Sequence[Source], start: datetime | None) -> None:
+    """Raises UserError if a start is given and it is not clear of which video."""
+    if start and not (len(sources) == 1 and sources[0].is_video):
+        raise UserError(
+            f"--start: is {start}, but is for one video alone. Name one video, or leave it out."
+        )
 
 
 def _raise_unreadable(errors: Sequence[UserError], files: int) -> None:
