@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 from datasets import Image
@@ -28,7 +28,8 @@ class TrainingFrames:
     """Whether data/ had a points.csv."""
 
 
-class Example(NamedTuple):
+@dataclass(frozen=True)
+class Example:
     """A held-out frame with its row in predictions/eval.csv."""
 
     name: str

@@ -186,8 +186,10 @@ def _explained(path: Path) -> Iterator[None]:
 def _show_clock(axes: Axes, start: datetime, seconds: float) -> None:
     """Writes the time of day below the x axis of `seconds`, and its day and time zone."""
     text = "%H:%M:%S" if seconds < 600 else "%H:%M" if seconds < 86_400 else "%m-%d %H:%M"
-    axes.xaxis.set_major_locator(AutoDateLocator(tz=start.tzinfo, maxticks=8))
-    axes.xaxis.set_major_formatter(DateFormatter(text, tz=start.tzinfo))
+    locator: Any = AutoDateLocator
+    formatter: Any = DateFormatter
+    axes.xaxis.set_major_locator(locator(tz=start.tzinfo, maxticks=8))
+    axes.xaxis.set_major_formatter(formatter(text, tz=start.tzinfo))
     zone = f", {start.tzname()}" if start.tzinfo else ""
     axes.set_xlabel(f"time, begins {start:%Y-%m-%d}{zone}")
 
