@@ -13,7 +13,6 @@ from typing import Any
 from huggingface_hub import ModelCard, SpaceCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-import llava_dvc
 from llava_dvc.errors import UserError
 from llava_dvc.files import BYTECODE, new_folder
 from llava_dvc.publishing.folder import EXAMPLES, verify_manifest
@@ -25,6 +24,8 @@ PACKAGES = (
     "pyyaml", "safetensors", "scipy", "tokenizers", "torch", "tqdm", "transformers",
 )  # fmt: skip
 """What counting imports. Pillow is missing: Gradio allows only an older one than training has."""
+PACKAGE = Path(__file__).parents[1]
+"""The folder llava_dvc."""
 TEMPLATES = Path(__file__).with_name("space_files")
 FILES = ("app.py", "README.md", "requirements.txt")
 HARDWARE = {"cpu": "cpu-basic", "cuda": "a10g-small"}
@@ -52,7 +53,7 @@ def write_space(published: Path, folder: Path) -> None:
         if backbone:
             shutil.copytree(backbone, space / backbone)
         code = shutil.ignore_patterns(BYTECODE)
-        shutil.copytree(Path(llava_dvc.__file__).parent, space / "llava_dvc", ignore=code)
+        shutil.copytree(PACKAGE, space / "llava_dvc", ignore=code)
         _write_files(published, space, backbone)
 
 
@@ -110,7 +111,7 @@ def _description(published: Path) -> str:
 
 def _card_data(card: Any, title: str, recipe: Recipe) -> SpaceCardData:
     """The head of README.md, which the Hub reads."""
-    of_hub = {"models": [recipe.backbone.name]} if recipe.backbone.revision else {}
+    of_hub: dict[str, Any] = {"models": [recipe.backbone.name]} if recipe.backbone.revision else {}
     return SpaceCardData(
         title=title,
         emoji="👥",

@@ -161,7 +161,7 @@ def _worst_links(facts: ReportFacts) -> tuple[Links, ...]:
     links = tuple(
         (
             f"{row['frame']}: {row['count']} people, counted {row['predicted']}",
-            f"{facts.frames}/{quote(row['frame'])}",
+            f"{facts.frames}/{quote(str(row['frame']))}",
         )
         for row in rows
     )

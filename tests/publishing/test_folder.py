@@ -397,6 +397,14 @@ def test_a_difference_says_how_sure_it_is(cfg, tmp_path, improvement, words):
     assert sentence in (folder / "README.md").read_text()
 
 
+def test_ridge_is_compared_even_if_it_is_not_the_best_baseline(cfg, tmp_path):
+    known = {"ridge_features": UNCLEAR, "zero_shot": Improvement(1.0, 0.5, 1.5, 60)}
+    better = {**BASELINE, "zero_shot": {**BASELINE["zero_shot"], "mae": 2.0}}
+    text = (publish(cfg, tmp_path, improvements=known, baseline=better) / "README.md").read_text()
+    assert "Against zero shot, the best of these baselines, it is better by 1.00 people" in text
+    assert f"Against ridge features, it is {UNCLEAR}." in text
+
+
 def test_a_half_written_file_is_named(tmp_path):
     path = tmp_path / "evaluate.json"
     path.write_text('{"mae": 1')
