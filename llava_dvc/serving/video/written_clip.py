@@ -36,10 +36,10 @@ class WrittenClip:
 
     def add(self, image: Image, seconds: float) -> None:
         """Shows `image` from `seconds` on. The seconds rise."""
-        cropped = image.crop((0, 0, *(length // 2 * 2 for length in image.size)))
-        frame = VideoFrame.from_image(
-            cropped if cropped.size == self._size else image.resize(self._size)
-        )
+        width, height = (length // 2 * 2 for length in image.size)
+        fits = (width, height) == self._size
+        picture = image.crop((0, 0, width, height)) if fits else image.resize(self._size)
+        frame: Any = VideoFrame.from_image(picture)  # type: ignore[no-untyped-call]
         frame.pts, frame.time_base = round(seconds / MILLISECONDS), MILLISECONDS
         self._file.mux(self._stream.encode(frame))
         self._step = seconds - self._last or LAST_SHOWN
