@@ -64,12 +64,15 @@ def main(cfg: Config, *paths: Path) -> None:
 
 def card_facts(cfg: Config, path: Paths) -> CardFacts:
     from llava_dvc.evaluation.improvement import read_improvements  # imports pandas
+    from llava_dvc.publishing.training_frames import drawn_examples, read_training_frames
 
-    metrics = read_json(path.metrics)
+    metrics, report = read_json(path.metrics), read_json(path.prepared / "report.json")
     return CardFacts(
         repo=cfg.publish.repo,
         recipe=evaluated_recipe(Recipe.read(path.adapter), cfg.evaluate, metrics),
-        report=read_json(path.prepared / "report.json"),
+        report=report,
+        frames=read_training_frames(path.prepared),
+        examples=drawn_examples(path.prepared, path.predictions, report["data_md5"]),
         baseline=read_json(path.baseline),
         metrics=metrics,
         improvements=read_improvements(path.predictions, path.answers),

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,22 @@ def predict_command(arguments: argparse.Namespace) -> None:
     """Counts the people in image files and videos."""
     from llava_dvc.serving.predict import Outputs, Where, count_files
 
-    outputs = Outputs(arguments.format, arguments.annotate, arguments.timeline)
+    start = _parse_start(arguments.start)
+    outputs = Outputs(arguments.format, arguments.annotate, arguments.timeline, start)
     where = Where(arguments.zone, arguments.camera)
     count_files(
         arguments.paths, arguments.adapter, outputs, arguments.every, arguments.smooth, where
     )
+
+
+def _parse_start(text: str | None) -> datetime | None:
+    """The value of --start as a time. Raises UserError if it is none."""
+    from llava_dvc.errors import UserError
+
+    try:
+        return datetime.fromisoformat(text) if text else None
+    except ValueError:
+        raise UserError(f"--start: is {text}. Write a time such as 2026-11-26T08:30.") from None
 
 
 def watch_command(arguments: argparse.Namespace) -> None:
@@ -107,10 +119,18 @@ def _add_predict(commands: Any) -> None:
         "--camera", metavar="NAME", help="take this camera's outline of the zone (default: *)"
     )
     command.add_argument(
-        "--annotate", type=Path, metavar="FOLDER", help="write the frames with their counts here"
+        "--annotate",
+        type=Path,
+        metavar="FOLDER",
+        help="write the frames with their counts here, and those of a video as an MP4 file too",
     )
     command.add_argument(
         "--timeline", type=Path, metavar="FILE.png", help="plot the count over time into this file"
+    )
+    command.add_argument(
+        "--start",
+        metavar="TIME",
+        help="when the video began, for the plot: 2026-11-26T08:30 (default: as its file says)",
     )
     command.set_defaults(run=predict_command)
 

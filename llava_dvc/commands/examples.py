@@ -12,6 +12,7 @@ EXAMPLES = {
     ),
     "frames": ("monday.mp4 tuesday.mp4", "monday.mp4 --every 60"),
     "push": ("", "elsewhere/published"),
+    "space": ("space", "space --adapter elsewhere/published"),
     "runs": ("", "--relocate"),
     "report": ("", "hot --no-frames --price 2.50 --out report-hot"),
     "predict": (

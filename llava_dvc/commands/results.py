@@ -1,4 +1,4 @@
-"""The commands `push`, `runs` and `report`: what is done with results."""
+"""The commands `push`, `space`, `runs` and `report`: what is done with results."""
 
 import argparse
 import sys
@@ -7,8 +7,9 @@ from typing import Any
 
 
 def add_result_commands(commands: Any) -> None:
-    """Adds push, runs and report."""
+    """Adds push, space, runs and report."""
     _add_report(commands)
+    _add_space(commands)
     command = commands.add_parser("push", help="upload a published folder to the Hub")
     command.add_argument(
         "folder",
@@ -40,6 +41,14 @@ def push_command(arguments: argparse.Namespace) -> None:
     sys.stdout.write(push_folder(arguments.folder, load_config().publish))
 
 
+def space_command(arguments: argparse.Namespace) -> None:
+    """Writes a Hugging Face Space around a published adapter."""
+    from llava_dvc.publishing.space import write_space
+
+    write_space(arguments.adapter, arguments.folder)
+    sys.stdout.write(f"{arguments.folder}: a Space. docs/publishing.md says how to upload it.\n")
+
+
 def runs_command(arguments: argparse.Namespace) -> None:
     """Prints experiments, the best first, or repairs the store of a moved repository."""
     if arguments.relocate:
@@ -63,6 +72,21 @@ def report_command(arguments: argparse.Namespace) -> None:
     make_report(arguments.experiment, arguments.out, choices)
     files = f"{arguments.out / MARKDOWN} and {arguments.out / HTML}"
     sys.stdout.write(f"{files}. The HTML file needs no other file.\n")
+
+
+def _add_space(commands: Any) -> None:
+    command = commands.add_parser(
+        "space", help="write a Hugging Face Space, a page around a published adapter"
+    )
+    command.add_argument("folder", type=Path, metavar="FOLDER", help="a new folder for the Space")
+    command.add_argument(
+        "--adapter",
+        type=Path,
+        default=Path("published"),
+        metavar="FOLDER",
+        help="output of the publish stage (default: published)",
+    )
+    command.set_defaults(run=space_command)
 
 
 def _add_report(commands: Any) -> None:

@@ -21,7 +21,7 @@ class DecodedCounts:
     """The one number that is read from it."""
     low: Counts
     high: Counts
-    """`low` to `high` is the central 80 % interval, both included."""
+    """`low` to `high` is the 80 % interval, both included."""
     expected: Floats
     """The mean count."""
     replies: list[str]

@@ -163,19 +163,25 @@ def reliability(predictions: pd.DataFrame, metrics: dict[str, Any]) -> Any:
     return figure
 
 
-def worst_frames(predictions: pd.DataFrame, images: Sequence[Image]) -> Any:
-    """The frames with the largest errors, largest first."""
+def worst_places(predictions: pd.DataFrame) -> list[int]:
+    """The rows of the frames on the sheet: those with the largest errors, largest first."""
     errors = (predictions["predicted"] - predictions["count"]).abs()
     worst = errors.sort_values(ascending=False, kind="stable").index[: SHEET[0] * SHEET[1]]
+    return [int(place) for place in worst]
+
+
+def worst_frames(predictions: pd.DataFrame, images: Sequence[Image]) -> Any:
+    """The frames with the largest errors, largest first."""
+    worst = worst_places(predictions)
     rows = -(-len(worst) // SHEET[0])
-    height = FRAME_WIDTH * images[int(worst[0])].height / images[int(worst[0])].width + 0.6
+    height = FRAME_WIDTH * images[worst[0]].height / images[worst[0]].width + 0.6
     size = (SHEET[0] * FRAME_WIDTH, rows * height)
     figure, axes = plt.subplots(rows, SHEET[0], figsize=size, layout="constrained", squeeze=False)
     for cell in axes.flat:
         cell.axis("off")
     for cell, place in zip(axes.flat, worst, strict=False):
         row = predictions.loc[place]
-        cell.imshow(images[int(place)])
+        cell.imshow(images[place])
         cell.set_title(
             f"{row['frame']}\n{row['count']} people, counted {row['predicted']} "
             f"({row['low']} to {row['high']})",

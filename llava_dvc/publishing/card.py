@@ -4,12 +4,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from llava_dvc import config
 from llava_dvc.recipe import Recipe
+
+if TYPE_CHECKING:
+    from llava_dvc.publishing.training_frames import Example, TrainingFrames
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 BASELINES_TO_BEAT = ("train_mean", "zero_shot", "ridge_features")
@@ -19,6 +22,8 @@ it measures how far the split leaks.
 TAGS = ["llava", "trl", "sft", "crowd-counting", "people-counting", "cctv", "llava-dvc"]
 LLAVA_1_5 = "llava-hf/llava-1.5-"
 """Start of the Hub ids of LLaVA-1.5. Its weights come from Llama 2 and have the same licence."""
+HEADLINE = ("mae", "rmse", "bias", "accuracy", "coverage_80")
+"""The figures in the head of the card. metrics/evaluate.json has all of them."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,7 @@ class CardFacts:
     recipe: Recipe
     report: dict[str, Any]
     """Content of prepared/report.json."""
+    frames: "TrainingFrames"
     baseline: dict[str, dict[str, float]]
     """Content of metrics/baseline.json."""
     metrics: dict[str, Any]
@@ -40,6 +46,8 @@ class CardFacts:
     adapter_sha256: str
     improvements: Mapping[str, Any] = field(default_factory=dict)
     """evaluation.improvement.Improvement by the name of a baseline; empty for the merged model."""
+    examples: tuple["Example", ...] = ()
+    """Empty unless the frames are drawn, and for the merged model."""
     merged: bool = False
     """True for the card of the merged model, False for the card of the adapter."""
 
@@ -49,8 +57,25 @@ class CardFacts:
         return min(BASELINES_TO_BEAT, key=lambda name: self.baseline[name]["mae"])
 
     @property
+    def compared(self) -> list[str]:
+        """The baselines whose difference to the adapter the card states: the best one, and ridge
+        regression.
+        """
+        names = dict.fromkeys([self.best_baseline, "ridge_features"])
+        return [name for name in names if name in self.improvements]
+
+    @property
+    def owner(self) -> str:
+        return self.repo.split("/")[0]
+
+    @property
     def model_name(self) -> str:
         return self.repo.split("/")[1]
+
+    @property
+    def of_llava_1_5(self) -> bool:
+        """Whether the backbone is LLaVA-1.5 itself, which asks to be cited."""
+        return self.base_model.startswith(LLAVA_1_5)
 
     @property
     def base_model(self) -> str:
@@ -118,7 +143,7 @@ def _tags(facts: CardFacts) -> list[str]:
 
 
 def _evaluation_results(facts: CardFacts) -> list[EvalResult]:
-    """Returns one result for every number in metrics/evaluate.json."""
+    """Returns one result for each headline figure."""
     return [
         EvalResult(
             task_type="image-text-to-text",
@@ -129,10 +154,9 @@ def _evaluation_results(facts: CardFacts) -> list[EvalResult]:
             dataset_revision=facts.report["data_md5"],
             metric_type=name,
             metric_name=name.replace("_", " "),
-            metric_value=value,
+            metric_value=facts.metrics[name],
         )
-        for name, value in facts.metrics.items()
-        if isinstance(value, int | float)
+        for name in HEADLINE
     ]
 
 

@@ -16,6 +16,8 @@ from llava_dvc.recipe import MANIFEST, Recipe, backbone_digest, manifest_entry, 
 
 MERGED = "merged"
 """Subfolder of the merged model. It has its own repository, card and manifest."""
+EXAMPLES = "examples"
+"""Subfolder of held-out frames, if they are drawn."""
 
 
 def merged_repo(repo: str) -> str:
@@ -42,11 +44,15 @@ def add_card_and_manifest(
     evaluate: config.Evaluate,
     inputs: Mapping[str, str],
 ) -> None:
-    """Adds plots, metrics, model card and manifest to `folder`, which holds a model and its recipe.
+    """Adds all that is published beside a model to `folder`, which holds it and its recipe: plots,
+    drawn examples, metrics, model card and manifest.
 
     `inputs` are the digests of `input_digests`.
     """
     shutil.copytree(plots, folder / "plots", ignore=shutil.ignore_patterns(WORST))
+    for example in facts.examples:
+        (folder / EXAMPLES).mkdir(exist_ok=True)
+        (folder / EXAMPLES / example.name).write_bytes(example.content)
     write_json(folder / "metrics" / "evaluate.json", facts.metrics)
     write_json(folder / "metrics" / "baseline.json", facts.baseline)
     write_card(facts, folder)

@@ -43,6 +43,8 @@ def upload(
 ) -> UploadResult:
     """Makes `repo` hold exactly `files`, given by their path in it, and tags the commit.
 
+    The first line of `message` is the commit's title, the rest its description.
+
     Raises UserError, one line without the token, when the Hub refuses or cannot be reached.
     """
     token = _read_token()
@@ -114,7 +116,14 @@ def _commit_files(
         *(CommitOperationDelete(name) for name in deleted),
     ]
     # With the parent named, a commit whose response was lost cannot land a second time.
-    made = api.create_commit(repo, operations, commit_message=message, parent_commit=latest)
+    title, _, description = message.partition("\n")
+    made = api.create_commit(
+        repo,
+        operations,
+        commit_message=title,
+        commit_description=description.strip(),
+        parent_commit=latest,
+    )
     return str(made.oid)
 
 

@@ -53,7 +53,8 @@ def publish_merged(
         merged = _merged_backbone(recipe.backbone, repo)
         # `predict --smooth` reads adapters only, and the smoothing was not fitted on this model.
         recipe.model_copy(update={"backbone": merged, "smoothing": None}).write(folder)
-        facts = replace(facts, repo=repo, recipe=recipe, metrics=figures, merged=True)
+        own = replace(facts, repo=repo, recipe=recipe, metrics=figures, merged=True)
+        facts = replace(own, improvements={}, examples=())  # they are those of the adapter
         add_card_and_manifest(folder, facts, plots=plots, evaluate=evaluate, inputs=inputs)
 
 

@@ -23,6 +23,7 @@ from llava_dvc.recipe import WEIGHTS, read_object
 from llava_dvc.tracking.mlflow_store import connect, failure_reason, is_reachable
 from llava_dvc.tracking.provenance import git_tags
 from llava_dvc.tracking.run import result_key
+from llava_dvc.tracking.run_lookup import find_trainings
 
 TRACKER_TIMEOUT = 2.0  # seconds
 
@@ -101,11 +102,36 @@ def write_receipt(uploaded: hub.UploadResult, manifest: dict[str, Any]) -> Path:
     return path
 
 
+def training_note(adapter: str) -> str:
+    """On which machine the adapter with this sha256 was trained, in which time, from MLflow.
+
+    Empty if MLflow has no such training or does not answer. It is in no file: two equal trainings
+    would differ.
+    """
+    try:
+        if not is_reachable(TRACKER_TIMEOUT):
+            return ""
+        client, experiment = connect()
+        runs = find_trainings(client, experiment, adapter)
+        tags, used = (runs[0].data.tags, runs[0].data.metrics) if runs else ({}, {})
+    except Exception:  # a tracker can raise anything; `_tag_run` says so
+        return ""
+    place = f"Trained on {tags['machine.train']}." if "machine.train" in tags else ""
+    numbers = {
+        "minutes": "{:.1f} minutes",
+        "peak_memory_gib": "{:.1f} GiB of memory",
+        "peak_gpu_memory_gib": "{:.1f} GiB of GPU memory",
+    }
+    names = {f"usage/train/{name}": text for name, text in numbers.items()}
+    needed = ", ".join(text.format(used[name]) for name, text in names.items() if name in used)
+    return " ".join(filter(None, [place, f"Training needed {needed}." if needed else ""]))
+
+
 def _push_part(folder: Path, manifest: dict[str, Any], publish: config.Publish) -> str:
     """Uploads one folder, writes its receipt, and returns the line to print."""
     repo = publish.repo if (folder / WEIGHTS).is_file() else merged_repo(publish.repo)
     files, tag = published_files(folder), version_tag(folder)
-    message = f"{folder.name} {tag}"
+    message = f"{folder.name} {tag}\n{training_note(manifest['adapter_sha256'])}"
     uploaded = hub.upload(files, repo, private=publish.private, tag=tag, message=message)
     path = write_receipt(uploaded, manifest)
     result = "uploaded" if uploaded.new else "nothing new"

@@ -25,8 +25,16 @@ class Picture(NamedTuple):
     png: bytes
 
 
+class Links(NamedTuple):
+    """A list of files beside the report."""
+
+    title: str
+    links: tuple[tuple[str, str], ...]
+    """The text of each, and its address."""
+
+
 class ReportSection(NamedTuple):
     """A heading and what is below it."""
 
     title: str
-    blocks: tuple[Text | Table | Picture, ...]
+    blocks: tuple[Text | Table | Picture | Links, ...]

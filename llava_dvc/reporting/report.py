@@ -2,11 +2,13 @@
 
 import base64
 import html
+import os
 import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 
@@ -55,13 +57,16 @@ def make_report(experiment: str | None, folder: Path, choices: ReportChoices) ->
     """
     _require_report_folder(folder)
     with result_folder(experiment) as root:
-        sections = report_sections(root, choices)
+        sections = report_sections(root, choices, folder)
     title = f"Counting people: {experiment or 'the result in the workspace'}"
     write_report(title, sections, folder)
 
 
-def report_sections(root: Path, choices: ReportChoices) -> list[ReportSection]:
-    """The sections of the result whose files are in `root`. The last one differs between runs."""
+def report_sections(root: Path, choices: ReportChoices, folder: Path) -> list[ReportSection]:
+    """The sections of the result whose files are in `root`, for a report in `folder`.
+
+    The last one differs between runs.
+    """
     stages = locked_stages(root)
     cfg = locked_config(stages, load_config().publish.model_dump())
     path = {name: root / place for name, place in declared_paths().items()}
@@ -80,6 +85,7 @@ def report_sections(root: Path, choices: ReportChoices) -> list[ReportSection]:
         answers=path["answers"],
         improvements=read_improvements(path["predictions"], path["answers"]),
         plots=path["plots"],
+        frames=_way_to_frames(Path(declared_paths()["data"]), report["data_md5"], folder),
     )
     return [
         error_section(facts),
@@ -89,6 +95,14 @@ def report_sections(root: Path, choices: ReportChoices) -> list[ReportSection]:
         plot_section(facts, choices.with_frames),
         run_section(run, choices.price),
     ]
+
+
+def _way_to_frames(data: Path, md5: str, folder: Path) -> str | None:
+    """The relative address of the frames from `folder`; None if the workspace has other data."""
+    tracked = data.with_name(f"{data.name}.dvc")
+    if not tracked.is_file() or md5 not in tracked.read_text(encoding="utf-8"):
+        return None
+    return quote(Path(os.path.relpath(data / "frames", folder)).as_posix())
 
 
 def _logged_run(keys: ResultKeys) -> LoggedRun | None:

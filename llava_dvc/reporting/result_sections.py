@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -11,9 +12,10 @@ from llava_dvc.checks.presets import Difference
 from llava_dvc.config import Config
 from llava_dvc.errors import not_found
 from llava_dvc.evaluation.improvement import RIVALS, Improvement, verdict
+from llava_dvc.evaluation.plots import worst_places
 from llava_dvc.files import WORST
 from llava_dvc.metrics import mae_interval
-from llava_dvc.reporting.blocks import Picture, ReportSection, Table, Text
+from llava_dvc.reporting.blocks import Links, Picture, ReportSection, Table, Text
 
 NONE = "-"
 PLOTS = {
@@ -43,6 +45,8 @@ class ReportFacts:
     """Of the baselines."""
     improvements: dict[str, Improvement]
     plots: Path
+    frames: str | None
+    """The way from the report to the frames; None if the workspace has other frames."""
 
 
 def data_section(facts: ReportFacts) -> ReportSection:
@@ -143,7 +147,25 @@ def _groups(metrics: dict[str, Any]) -> tuple[Table, ...]:
 def plot_section(facts: ReportFacts, with_frames: bool) -> ReportSection:
     """Every plot. The worst frames show people, and can be left out."""
     names = [name for name in PLOTS if with_frames or name != WORST]
-    return ReportSection("Plots", tuple(_picture(facts.plots / name) for name in names))
+    pictures = tuple(_picture(facts.plots / name) for name in names)
+    links = _worst_links(facts) if with_frames else ()
+    return ReportSection("Plots", (*pictures, *links))
+
+
+def _worst_links(facts: ReportFacts) -> tuple[Links, ...]:
+    """The worst frames as they are in data/frames. They are not copied into the report."""
+    if facts.frames is None:
+        return ()
+    table = pd.read_csv(facts.predictions)
+    rows = [table.loc[place] for place in worst_places(table)]
+    links = tuple(
+        (
+            f"{row['frame']}: {row['count']} people, counted {row['predicted']}",
+            f"{facts.frames}/{quote(str(row['frame']))}",
+        )
+        for row in rows
+    )
+    return (Links("The same frames at their full size, on this machine:", links),)
 
 
 def _picture(path: Path) -> Picture:

@@ -4,6 +4,7 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from tqdm import tqdm
 
 from llava_dvc.errors import UserError, printable_text
 from llava_dvc.serving.adapter_source import find_adapter
-from llava_dvc.serving.counter import Count, Counter
+from llava_dvc.serving.counter import Count, Counter, Zone
 from llava_dvc.serving.overlay import AnnotatedFolder, TimelinePoint, save_timeline
 from llava_dvc.serving.row_writer import RowFormat, RowWriter
 from llava_dvc.serving.smoothed_counts import require_smoothing, smooth_counts
@@ -22,7 +23,7 @@ from llava_dvc.serving.sources import (
     find_sources,
     read_sources,
 )
-from llava_dvc.serving.video.sampling import DamagedVideo
+from llava_dvc.serving.video.sampling import DamagedVideo, recording_start
 
 BATCHES_PER_CALL = {"cpu": 4, "cuda": 16}
 """Batches counted in one call. On a GPU each call starts worker processes that resize frames."""
@@ -50,6 +51,8 @@ class Outputs(NamedTuple):
     """A folder for the frames with their counts drawn on them."""
     timeline: Path | None = None
     """A PNG file for a plot of the count over time."""
+    start: datetime | None = None
+    """When the video began, for the plot; None is what its file says."""
 
 
 def count_files(
@@ -66,38 +69,39 @@ def count_files(
     neighbouring frames. Raises UserError after the last row when a file is unreadable or read only
     in part.
     """
-    row_format, annotated, timeline = outputs
-    _prepare_outputs(every, annotated, timeline)
-    if len(where.zones) > 1 and (annotated or timeline or smooth):
+    _prepare_outputs(every, outputs.annotated, outputs.timeline)
+    if len(where.zones) > 1 and (outputs.annotated or outputs.timeline or smooth):
         raise UserError(
             f"--zone: is given {len(where.zones)} times. Give one with --annotate, --timeline or "
             "--smooth."
         )
     sources = find_sources(patterns)
-    drawn = AnnotatedFolder(annotated) if annotated else None
+    _require_one_video(sources, outputs.start)
     folder = find_adapter(adapter)
     if smooth:
         require_smoothing(folder, adapter)
     counter = Counter.from_pretrained(folder)
     errors: list[UserError] = []
     points: list[TimelinePoint] = []
-    row_format = row_format or ("table" if sys.stdout.isatty() else "csv")
+    row_format = outputs.row_format or ("table" if sys.stdout.isatty() else "csv")
     writer = RowWriter(row_format, sources, with_zone=bool(where.zones))
     counted = count_paths(counter, sources, every, errors, where)
     if smooth:
         counted = smooth_counts(counted, counter.recipe, sources, every)
     total = estimate_total(sources, every) * max(1, len(where.zones))
-    with tqdm(total=total, unit="frame", disable=None) as progress:
+    with (
+        tqdm(total=total, unit="frame", disable=None) as progress,
+        AnnotatedFolder(outputs.annotated or Path()) as drawn,
+    ):
         for frame, count in counted:
             writer.write_row(frame, count)
-            if drawn:
+            if outputs.annotated:
                 drawn.save(frame, count)
             points.append(TimelinePoint(frame.seconds, count.low, count.count, count.high))
             progress.update()
             del frame  # before the next frames are taken
-    if timeline and points:
-        name = sources[0].path.name if len(sources) == 1 else f"{len(sources)} files"
-        save_timeline(points, timeline, printable_text(name))
+    if outputs.timeline and points:
+        _save_timeline(points, sources, outputs.timeline, outputs.start)
     _raise_unreadable(errors, len(sources))
 
 
@@ -116,13 +120,28 @@ def count_paths(
     zones = [counter.find_zone(name, where.camera) for name in (where.zones or (None,))]
     frames = read_sources(sources, every, min(size, MAX_PREFETCH), errors)
     while chunk := _take_frames(frames, size):
-        images = [frame.image for frame in chunk]
-        found = [counter.count_in(images, zone) for zone in zones]
-        for frame, counts in zip(chunk, zip(*found, strict=True), strict=True):
-            for zone, count in zip(zones, counts, strict=True):
-                yield replace(frame, zone=zone), count
+        yield from _count_in_zones(counter, chunk, zones)
         chunk.clear()  # before the next frames are taken
-        images.clear()
+
+
+def _count_in_zones(
+    counter: Counter, frames: Sequence[SourceFrame], zones: Sequence[Zone | None]
+) -> Iterator[tuple[SourceFrame, Count]]:
+    images = [frame.image for frame in frames]
+    found = [counter.count_in(images, zone) for zone in zones]
+    for frame, counts in zip(frames, zip(*found, strict=True), strict=True):
+        for zone, count in zip(zones, counts, strict=True):
+            yield replace(frame, zone=zone), count
+
+
+def _save_timeline(
+    points: Sequence[TimelinePoint], sources: Sequence[Source], path: Path, start: datetime | None
+) -> None:
+    """Plots `points` with the name of the file, or with the number of files."""
+    is_one = len(sources) == 1
+    name = sources[0].path.name if is_one else f"{len(sources)} files"
+    start = start or (recording_start(sources[0].path) if is_one else None)
+    save_timeline(points, path, printable_text(name), start)
 
 
 def _take_frames(frames: Iterator[SourceFrame], size: int) -> list[SourceFrame]:
@@ -149,6 +168,14 @@ def _prepare_outputs(every: float, annotated: Path | None, timeline: Path | None
             raise UserError(
                 f"{folder}: cannot be created ({error.strerror}). Choose another folder."
             ) from None
+
+
+def _require_one_video(sources: Sequence[Source], start: datetime | None) -> None:
+    """Raises UserError if a start is given and it is not clear of which video."""
+    if start and not (len(sources) == 1 and sources[0].is_video):
+        raise UserError(
+            f"--start: is {start}, but is for one video alone. Name one video, or leave it out."
+        )
 
 
 def _raise_unreadable(errors: Sequence[UserError], files: int) -> None:

@@ -248,7 +248,7 @@ class Run:
         """Logs how long the stage took, the memory it needed, and its machine."""
         if stage := stage_name():
             usage = {f"usage/{stage}/{name}": value for name, value in process_usage().items()}
-            tags = {"machine": machine_name()}
+            tags = dict.fromkeys(("machine", f"machine.{stage}"), machine_name())
             self._log(lambda mlflow: mlflow.log_results(usage))
             self._log(lambda mlflow: mlflow.set_tags(tags))
 

@@ -34,6 +34,7 @@ class Commit:
     oid: str
     files: dict[str, bytes]
     message: str
+    description: str = ""
 
 
 @dataclass
@@ -45,10 +46,12 @@ class Repo:
     def __post_init__(self) -> None:
         self.add({".gitattributes": GITATTRIBUTES}, "initial commit")
 
-    def add(self, files: dict[str, bytes], message: str) -> Commit:
+    def add(self, files: dict[str, bytes], message: str, description: str = "") -> Commit:
         number = len(self.commits)
         named = json.dumps([number, {n: sha256(c) for n, c in sorted(files.items())}])
-        self.commits.append(Commit(hashlib.sha1(named.encode()).hexdigest(), files, message))
+        self.commits.append(
+            Commit(hashlib.sha1(named.encode()).hexdigest(), files, message, description)
+        )
         return self.commits[-1]
 
     def at(self, revision: str) -> Commit | None:
@@ -182,6 +185,7 @@ class Handler(BaseHTTPRequestHandler):
         self.connection.close()
 
     def route(self, path: str, body: bytes) -> Answer:
+        path = path.replace("/api/spaces/", "/api/models/spaces/")  # a Space has its own names
         for (method, pattern), act in ROUTES.items():
             found = re.fullmatch(pattern, path)
             if found and self.command in method.split():
@@ -200,9 +204,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def repo(self, name: str, *, write: bool = False) -> Repo:
         repo = self.hub.repos.get(name)
-        if repo is None or (repo.private and name.split("/")[0] not in self.who()):
+        if repo is None or (repo.private and name.split("/")[-2] not in self.who()):
             raise Refused(404, "Repository not found", **{"X-Error-Code": "RepoNotFound"})
-        if write and name.split("/")[0] not in self.who():
+        if write and name.split("/")[-2] not in self.who():
             raise Refused(403, "You have no right to write here")
         return repo
 
@@ -224,7 +228,8 @@ def create(handler: Handler, body: bytes) -> Answer:
         raise Refused(404, f"Organization {owner} not found")
     if owner not in owners:
         raise Refused(403, f"You don't have the rights to create a model under {owner}")
-    name = f"{owner}/{asked['name']}"
+    kind = "spaces/" if asked.get("type") == "space" else ""
+    name = f"{kind}{owner}/{asked['name']}"
     address = {"url": f"{handler.hub.url}/{name}", "name": name}
     if name in handler.hub.repos:
         return answer({"error": "You already created this model repo", **address}, 409)
@@ -232,13 +237,23 @@ def create(handler: Handler, body: bytes) -> Answer:
     return answer(address)
 
 
+COLORS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
+SDKS = {"gradio", "docker", "static"}
+
+
 def validate_yaml(handler: Handler, body: bytes) -> Answer:
     handler.who()
-    front = json.loads(body)["content"].split("---\n")[1]
+    asked = json.loads(body)
     try:
-        base = yaml.safe_load(front).get("base_model", "")
+        head = yaml.safe_load(asked["content"].split("---\n")[1])
     except yaml.YAMLError as error:
         return answer({"errors": [{"message": str(error)}], "warnings": []}, 400)
+    if asked.get("repoType") == "space":
+        wrong = [name for name in ("colorFrom", "colorTo") if head.get(name) not in COLORS]
+        wrong += ["sdk"] * (head.get("sdk") not in SDKS)
+        errors = [{"message": f'"{name}" must be one of the known ones'} for name in wrong]
+        return answer({"errors": errors, "warnings": []}, 400 if errors else 200)
+    base = head.get("base_model", "")
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", base):
         message = f'"base_model" with value "{base}" is not valid. Use a model id.'
         return answer({"errors": [{"message": message}], "warnings": []}, 400)
@@ -300,7 +315,7 @@ def make_commit(handler: Handler, body: bytes, name: str, revision: str) -> Answ
                 files[value["path"]] = handler.hub.objects[value["oid"]]
             case "deletedFile":
                 del files[value["path"]]
-    made = repo.add(files, header["value"]["summary"])
+    made = repo.add(files, header["value"]["summary"], header["value"]["description"])
     address = f"{handler.hub.url}/{name}/commit/{made.oid}"
     return answer({"commitUrl": address, "commitOid": made.oid, "success": True})
 
@@ -343,7 +358,7 @@ def resolve(handler: Handler, _: bytes, name: str, revision: str, path: str) -> 
     return 200, {"Content-Type": "application/octet-stream", **headers}, content
 
 
-NAME, REVISION = r"(?P<name>[\w.-]+/[\w.-]+)", r"(?P<revision>[\w.-]+)"
+NAME, REVISION = r"(?P<name>(spaces/)?[\w.-]+/[\w.-]+)", r"(?P<revision>[\w.-]+)"
 ROUTES: dict[tuple[str, str], Callable[..., Answer]] = {
     ("POST", "/api/repos/create"): create,
     ("POST", "/api/validate-yaml"): validate_yaml,

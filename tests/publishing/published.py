@@ -10,6 +10,7 @@ from llava_dvc.evaluation.plots import draw_all
 from llava_dvc.evaluation.predictions import score_predictions
 from llava_dvc.publishing.card import CardFacts
 from llava_dvc.publishing.folder import add_card_and_manifest, evaluated_recipe, input_digests
+from llava_dvc.publishing.training_frames import TrainingFrames
 from llava_dvc.recipe import WEIGHTS, Recipe, adapter_sha256
 from tests.conftest import frame
 from tests.recipes import recipe
@@ -51,6 +52,7 @@ def facts(cfg: Config, adapter: Path) -> CardFacts:
         repo=cfg.publish.repo,
         recipe=evaluated_recipe(Recipe.read(adapter), cfg.evaluate, FIGURES),
         report={"data_md5": "abc.dir", "splits": {"train": {"frames": 20, "mean": 15.0}}},
+        frames=TrainingFrames(("640x480",), 3, 40, have_points=True),
         baseline=BASELINE,
         metrics=FIGURES,
         split=cfg.split,

@@ -19,7 +19,14 @@ from llava_dvc.files import WORST, read_json
 from llava_dvc.publishing import card
 from llava_dvc.publishing.folder import verify_manifest, version_tag
 from llava_dvc.publishing.push import baseline_warnings
+from llava_dvc.publishing.training_frames import (
+    SAMPLE,
+    TrainingFrames,
+    drawn_examples,
+    read_training_frames,
+)
 from llava_dvc.recipe import Recipe
+from tests.conftest import ROOT
 from tests.publishing.published import BASELINE, FIGURES, facts, publish, write_adapter
 
 
@@ -139,7 +146,8 @@ def test_the_hub_can_read_the_card(folder):
     assert data.base_model_relation == "adapter"
     assert {"lora", "qlora", "cctv"} <= set(data.tags)
     found = {r.metric_type: r.metric_value for r in data.eval_results}
-    assert found == {name: v for name, v in FIGURES.items() if not isinstance(v, dict)}
+    assert found == {name: FIGURES[name] for name in card.HEADLINE}
+    assert len(found) == 5
     assert {r.dataset_revision for r in data.eval_results} == {"abc.dir"}
 
 
@@ -157,6 +165,81 @@ def test_the_text_of_the_card_states_the_facts(folder):
     ):
         assert words in text
     assert "Do not rely on it" not in text
+
+
+POINTED = {
+    (False, 1.0, ()): "nobody marked where the people stand",
+    (True, 1.0, ()): "training learned from these points too (`train.points` 1)",
+    (True, 0.0, ("splice",)): "The points say how many people the parts of a frame have",
+    (True, 0.0, ()): "but training did not use the points",
+}
+
+
+@pytest.mark.parametrize("case", POINTED)
+def test_the_card_says_what_the_frames_are(cfg, tmp_path, case):
+    have_points, weight, augment = case
+    train = cfg.train.model_copy(update={"points": weight, "augment": augment})
+    frames = TrainingFrames(("320x240", "640x480"), 3, 40, have_points)
+    known = replace(facts(cfg, write_adapter(tmp_path / "a", cfg)), train=train, frames=frames)
+    text = card.build_card(known).text
+    assert "- Frames: 20 for training, of 320x240 and 640x480 pixels.\n" in text
+    assert "- People in a training frame: 3 to 40, 15.0 on average.\n" in text
+    assert "Who counted the people, and how, is not recorded.\n" in text
+    assert [words for words in POINTED.values() if words in text] == [POINTED[case]]
+
+
+def test_the_card_can_be_cited(cfg, tmp_path):
+    known = facts(cfg, write_adapter(tmp_path / "a", cfg))
+    text = card.build_card(known).text
+    assert "*Community* tab of this repository, which `your-name` owns" in text
+    assert "@misc{llava-people-counter,\n  author = {your-name},\n" in text
+    assert f"{{Weights with the sha256 {known.adapter_sha256[:12]}}}" in text
+    assert "liu2024improved" not in text
+    hub = cfg.backbone.model_copy(update={"name": "llava-hf/llava-1.5-7b-hf", "revision": "b"})
+    other = replace(known, recipe=known.recipe.model_copy(update={"backbone": hub}))
+    assert "@inproceedings{liu2024improved," in card.build_card(other).text
+
+
+@pytest.fixture
+def prepared(rows, tmp_path):
+    for name in ("train", "eval"):
+        rows.save_to_disk(tmp_path / "prepared" / name)
+    return tmp_path / "prepared"
+
+
+@pytest.fixture
+def csv(rows, tmp_path):
+    table = rows.select_columns(["frame", "count"]).to_pandas()
+    table["predicted"] = table["count"] + 1
+    table.assign(low=table["count"] - 2, high=table["count"] + 2).to_csv(tmp_path / "eval.csv")
+    return tmp_path / "eval.csv"
+
+
+def test_size_and_counts_come_from_the_training_frames(prepared):
+    assert read_training_frames(prepared) == TrainingFrames(("64x48",), 3, 40, have_points=False)
+
+
+def test_only_frames_of_the_sample_are_published(prepared, csv, cfg, tmp_path):
+    assert drawn_examples(prepared, csv, "abc.dir") == ()
+    examples = drawn_examples(prepared, csv, SAMPLE)  # of 3, 7, 8, 12, 19, 25, 31, 40
+    assert [(one.name, one.count) for one in examples] == [
+        ("seq_000000.jpg", 3), ("seq_000007.jpg", 19), ("seq_000003.jpg", 40),
+    ]  # fmt: skip
+    assert (examples[1].predicted, examples[1].low, examples[1].high) == (20, 17, 21)
+    own, drawn = publish(cfg, tmp_path), publish(cfg, tmp_path, "drawn", examples=examples)
+    assert not (own / "examples").exists()
+    assert "This repository holds no frame:" in (own / "README.md").read_text()
+    assert {path.name for path in (drawn / "examples").iterdir()} == {one.name for one in examples}
+    text = (drawn / "README.md").read_text()
+    assert "| ![seq_000000.jpg](examples/seq_000000.jpg) |" in text
+    assert "| 3 people, counted 4 (1 to 5) | 19 people, counted 20 (17 to 21) |" in text
+    assert "holds no frame except the drawn ones" in text
+    assert "True counts: the program that drew the frames knows them." in text
+    verify_manifest(drawn)
+
+
+def test_the_sample_is_the_drawn_one_of_this_repository():
+    assert f"md5: {SAMPLE}\n" in (ROOT / "data.dvc").read_text()
 
 
 def test_a_folders_backbone_is_named_without_its_path(folder, tiny_folder):
@@ -312,6 +395,14 @@ def test_a_difference_says_how_sure_it_is(cfg, tmp_path, improvement, words):
     folder = publish(cfg, tmp_path, improvements=known)
     sentence = f"Against ridge features, the best of these baselines, it is {words}."
     assert sentence in (folder / "README.md").read_text()
+
+
+def test_ridge_is_compared_even_if_it_is_not_the_best_baseline(cfg, tmp_path):
+    known = {"ridge_features": UNCLEAR, "zero_shot": Improvement(1.0, 0.5, 1.5, 60)}
+    better = {**BASELINE, "zero_shot": {**BASELINE["zero_shot"], "mae": 2.0}}
+    text = (publish(cfg, tmp_path, improvements=known, baseline=better) / "README.md").read_text()
+    assert "Against zero shot, the best of these baselines, it is better by 1.00 people" in text
+    assert f"Against ridge features, it is {UNCLEAR}." in text
 
 
 def test_a_half_written_file_is_named(tmp_path):

@@ -16,7 +16,7 @@ from huggingface_hub import constants
 from llava_dvc.errors import UserError
 from llava_dvc.publishing import hub, hub_errors, push
 from llava_dvc.publishing.folder import published_files, version_tag
-from llava_dvc.tracking.run import open_result
+from llava_dvc.tracking.run import open_result, open_run
 from tests.conftest import ROOT
 from tests.publishing import hub_server
 from tests.publishing.published import FIGURES, publish
@@ -132,7 +132,11 @@ def test_a_repository_is_private_unless_asked_otherwise(server, folder):
 
 def test_the_receipt_names_the_run_of_the_result(server, folder, asked, cfg, root):
     manifest = json.loads((folder / "manifest.json").read_text())
-    with open_result(cfg, manifest["adapter_sha256"], "abc.dir") as run:
+    adapter = manifest["adapter_sha256"]
+    with open_run("train", cfg, {"train"}, "k", {}) as run:
+        run.tags({"adapter": adapter, "machine.train": "2 cores of a test, 8 GiB"})
+        run.metrics({"usage/train/minutes": 3.44, "usage/train/peak_memory_gib": 1.25})
+    with open_result(cfg, adapter, "abc.dir") as run:
         run.metrics({"mae": 1.0})
     before = contents(folder)
     push.push_folder(folder, asked)
@@ -144,6 +148,9 @@ def test_the_receipt_names_the_run_of_the_result(server, folder, asked, cfg, roo
     tags = store.get_run(run.run_id).data.tags
     assert (tags["hub.commit"], tags["hub.tag"]) == (commit, version_tag(folder))
     assert contents(folder) == before
+    assert server.repos[REPO].commits[-1].description == (
+        "Trained on 2 cores of a test, 8 GiB. Training needed 3.4 minutes, 1.2 GiB of memory."
+    )
 
 
 def test_an_upload_succeeds_without_a_tracker(server, folder, asked, monkeypatch, capsys):

@@ -31,6 +31,7 @@ from llava_dvc.model.adapter import peft_config, save_adapter
 from llava_dvc.model.backbone import backbone_encoder, load_backbone
 from llava_dvc.model.counting import CountPredictor
 from llava_dvc.publishing import hub, push
+from llava_dvc.publishing.card import HEADLINE
 from llava_dvc.publishing.folder import verify_manifest
 from llava_dvc.publishing.reload_check import compare_answers, read_predictions
 from llava_dvc.recipe import WEIGHTS
@@ -302,7 +303,9 @@ def test_the_merged_model_is_one_of_its_own(evaluated, pictures):
     assert own["nll"] != adapters["nll"]
     card = ModelCard.load(merged / "README.md")
     figures = {r.metric_type: r.metric_value for r in card.data.eval_results}
-    assert figures == {n: v for n, v in own.items() if not isinstance(v, dict)}
+    assert figures == {name: own[name] for name in HEADLINE}
+    assert "Against ridge features" not in card.text  # those are the answers of the adapter
+    assert "Against ridge features" in (folder / "README.md").read_text()
     assert (card.data.library_name, card.data.base_model_relation) == ("transformers", "finetune")
     assert f"| this model | {own['mae']:.2f} |" in card.text
     assert "peft" not in card_script_imports(merged)

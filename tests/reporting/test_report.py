@@ -129,6 +129,27 @@ def test_both_files_say_the_same_and_need_nothing_else(result, tmp_path):
     )
 
 
+def test_worst_frames_are_linked_and_not_copied(result, tmp_path):
+    (tmp_path / "data" / "frames").mkdir(parents=True)
+    (tmp_path / "data.dvc").write_text(f"outs:\n- md5: {DATA}\n")
+    make_report(None, tmp_path / "deep" / "report", ReportChoices())
+    markdown, page = written(tmp_path / "deep" / "report")
+    links = re.findall(r"^- \[(.*): (\d+) people, counted (\d+)\]\((.*)\)$", markdown, re.M)
+    errors = [abs(int(count) - int(counted)) for _, count, counted, _ in links]
+    assert len(links) == 12
+    assert errors == sorted(errors, reverse=True)
+    assert errors[0] > errors[-1]
+    folder = (tmp_path / "deep" / "report").resolve()
+    for name, *_, address in links:
+        assert (folder / address).resolve() == tmp_path / "data" / "frames" / name
+        assert f'<a href="{address}">{name}: ' in page
+    make_report(None, tmp_path / "deep" / "report", ReportChoices(with_frames=False))
+    assert "frames/" not in "".join(written(tmp_path / "deep" / "report"))
+    (tmp_path / "data.dvc").write_text("outs:\n- md5: of other frames\n")
+    make_report(None, tmp_path / "deep" / "report", ReportChoices())
+    assert "frames/" not in "".join(written(tmp_path / "deep" / "report"))
+
+
 def test_equal_results_differ_in_the_last_section_only(result, tmp_path, empty_store):
     texts = []
     for minutes in (3.0, 9.0):

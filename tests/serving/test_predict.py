@@ -177,6 +177,7 @@ def test_annotate_draws_the_count_on_the_frame(predict, images, clip):
     predict("cam/white.png", "clip.mp4", "--annotate", "seen")
     seen = images.with_name("seen")
     names = ["cam_white.png.jpg", *(f"clip.mp4_{second:08.2f}s.jpg" for second in range(5))]
+    names.append("clip.mp4_counted.mp4")
     assert sorted(path.name for path in seen.iterdir()) == names
     drawn = np.asarray(Image.open(seen / "cam_white.png.jpg"))
     assert drawn.shape == (240, 320, 3)
@@ -252,9 +253,16 @@ def test_a_full_disk_leaves_no_half_picture(predict, images, option, partial, fi
             "clip.mp4: cannot be created (File exists). Choose another folder.",
         ),
         (["--timeline", "clip.mp4/a.png"], "clip.mp4: cannot be created"),
+        (["--start", "noon"], "--start: is noon. Write a time such as 2026-11-26T08:30."),
+        (
+            ["cam/1.png", "--start", "2026-11-26"],
+            "--start: is 2026-11-26 00:00:00, but is for one video alone. Name one video, or",
+        ),
     ],
 )
-def test_bad_options_are_refused_before_the_model_is_loaded(predict, clip, arguments, error):
+def test_bad_options_are_refused_before_the_model_is_loaded(
+    predict, clip, images, arguments, error
+):
     output, message = predict("clip.mp4", *arguments)
     assert output == ""
     assert message.startswith(f"error: {error}")

@@ -3,6 +3,8 @@
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,6 +35,10 @@ MAX_FRAME_PIXELS = 36_000_000
 """Of a video: 8K has 33 million. A decoder holds up to 17 frames at once."""
 SHOWN_SPANS = 5
 HDR = {16: "PQ", 18: "HLG"}  # by the number of the transfer function in ITU-T H.273
+START_TAGS = ("com.apple.quicktime.creationdate", "creation_time")
+"""Of a file. The first has the camera's time zone, the second is in UTC."""
+FIRST_YEAR = 1990
+"""Before, a clock was never set: it begins in 1904 or 1970."""
 MIN_INTACT = 1.0  # seconds between two spans of damage
 
 
@@ -168,6 +174,21 @@ def estimate_frames(path: Path, every: float) -> int:
             return max(0, math.ceil((container.duration or 0) / av.time_base / every))
     except (av.FFmpegError, OSError):
         return 0
+
+
+def recording_start(path: Path) -> datetime | None:
+    """When the first frame was recorded, as the file says, with its time zone; None if unknown."""
+    try:
+        with open_video(path) as container:
+            said = container.metadata
+    except (av.FFmpegError, OSError):
+        return None
+    for name in START_TAGS:
+        with suppress(ValueError):
+            start = datetime.fromisoformat(said.get(name, ""))
+            if start.tzinfo and start.year >= FIRST_YEAR:
+                return start
+    return None
 
 
 def _with_following(items: Iterable[T], count: int) -> Iterator[tuple[T, list[T]]]:

@@ -6,7 +6,12 @@ import pytest
 
 from llava_dvc.errors import UserError
 from llava_dvc.serving.video import sampling
-from llava_dvc.serving.video.sampling import DamagedVideo, estimate_frames, sample_video
+from llava_dvc.serving.video.sampling import (
+    DamagedVideo,
+    estimate_frames,
+    recording_start,
+    sample_video,
+)
 from tests.serving.video.clips import moving, write_clip
 
 
@@ -91,3 +96,25 @@ def test_a_frame_larger_than_the_header_says_is_an_error(tmp_path, monkeypatch):
 
 def set_size(stream, size):
     stream.width, stream.height = size
+
+
+@pytest.mark.parametrize(
+    ("tags", "start"),
+    [
+        ({}, None),
+        ({"creation_time": "2026-11-26T08:29:00Z"}, "2026-11-26T08:29:00+00:00"),
+        ({"creation_time": "1970-01-01T00:00:00Z"}, None),
+        ({"com.apple.quicktime.creationdate": "2026-11-26T08:29:00+0100",
+          "creation_time": "2026-11-26T09:00:00Z"}, "2026-11-26T08:29:00+01:00"),
+    ],
+)  # fmt: skip
+def test_the_file_says_when_it_was_recorded(tmp_path, tags, start):
+    with av.open(str(tmp_path / "a.mov"), "w", options={"movflags": "use_metadata_tags"}) as out:
+        out.metadata.update(tags)
+        stream = out.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        out.mux(stream.encode(av.VideoFrame(64, 48, "yuv420p")))
+        out.mux(stream.encode())
+    found = recording_start(tmp_path / "a.mov")
+    assert (found and found.isoformat()) == start
+    assert recording_start(tmp_path / "gone.mov") is None
