@@ -40,6 +40,7 @@ from llava_dvc.data.frames import read_frames
 from llava_dvc.data.imports.mall import import_mall
 from llava_dvc.data.messages import read_conversations
 from llava_dvc.data.prepare import build_dataset
+from llava_dvc.data.split import FrameSplit
 from llava_dvc.errors import UserError
 from llava_dvc.exit_line import exit_with_one_line
 from llava_dvc.files import new_file, write_json
@@ -81,13 +82,11 @@ def measure(arguments: argparse.Namespace) -> None:
     data, out = imported(arguments.folder, arguments.out), arguments.out / arguments.preset
     blocks = arguments.block or [(TUNED, FRAMES)]
     frames = read_frames(data, ())
-    require_frames(len(frames), blocks, is_protocol=not arguments.block)
+    require_frames(len(frames), blocks)
     conversations = read_conversations(data)
-    tuning = FRAMES if not arguments.block else TUNED
 
     def rows(task: Task) -> DatasetDict:
-        gap = GAP if arguments.block else 0
-        split = split_around(task.block, min(tuning, len(frames)), gap, cfg.split.val)
+        split = mall_split(task.block, cfg.split.val)
         return build_dataset(frames, conversations, split, task.seed)
 
     files = {task: out / file_name(cfg, task) for task in tasks(arguments.seeds, blocks)}
@@ -124,18 +123,29 @@ def imported(source: Path, out: Path) -> Path:
     return data
 
 
-def require_frames(frames: int, blocks: Sequence[tuple[int, int]], is_protocol: bool) -> None:
-    if is_protocol and frames != FRAMES:
-        raise UserError(
-            f"FOLDER: has {frames} frames, and Mall's protocol needs {FRAMES}. Give all of them. "
-            "Or test blocks of the first 800 with --block 0:100."
-        )
-    for start, stop in blocks:
-        if not (is_protocol or 0 <= start < stop <= min(TUNED, frames)):
+def require_frames(frames: int, blocks: Sequence[tuple[int, int]]) -> None:
+    if blocks == [(TUNED, FRAMES)]:
+        if frames != FRAMES:
             raise UserError(
-                f"--block: is {start}:{stop}, but blocks are among the frames "
-                f"0:{min(TUNED, frames)}. Name one like 0:100."
+                f"FOLDER: has {frames} frames, and Mall's protocol needs {FRAMES}. Give all of "
+                "them. Or test blocks of the first 800 with --block 0:100."
             )
+        return
+    if frames < TUNED:
+        raise UserError(f"FOLDER: has {frames} frames, and --block needs the first {TUNED}.")
+    for start, stop in blocks:
+        if not 0 <= start < stop <= TUNED:
+            raise UserError(
+                f"--block: is {start}:{stop}, but blocks lie in the frames 0:{TUNED}. Name one "
+                "like 0:100."
+            )
+
+
+def mall_split(block: tuple[int, int], val: float) -> FrameSplit:
+    """Tests `block`. The last of the other frames up to 800 validate, the rest of them train."""
+    is_protocol = block == (TUNED, FRAMES)
+    frames, gap = (FRAMES, 0) if is_protocol else (TUNED, GAP)
+    return split_around(block, frames, gap, val)
 
 
 def tasks(seeds: Sequence[int], blocks: Sequence[tuple[int, int]]) -> list[Task]:

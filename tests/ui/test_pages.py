@@ -215,7 +215,7 @@ def test_tensorboard_shows_scalars(page, tensorboard):
 
 def test_tensorboard_shows_curves_alone_at_the_address_of_make_ui(page, tensorboard):
     page.open(addresses("1")["Curves"][0].replace(TENSORBOARD, tensorboard))
-    page.shows("Tags matching filter", "3 cards", "train/loss")  # not those of result/, not images
+    page.shows("Tags matching filter", "3 cards", "/loss")  # not those of result/, not images
 
 
 def test_tensorboard_has_a_table_of_settings_and_figures(page, tensorboard):
