@@ -103,8 +103,11 @@ def test_a_runtime_that_ends_in_a_training_loses_nothing(origin, colab):
     shutil.rmtree(colab / "llava-dvc")  # the runtime's own disk
 
     second = start_session(colab, origin)
-    assert second.wait(timeout=PATIENCE) == 0, (colab / "said.txt").read_text()[-3000:]
-    end(second)  # MLflow's server, which the notebook leaves running
+    try:
+        code = second.wait(timeout=PATIENCE)
+    finally:
+        end(second)  # with MLflow's server, which the notebook leaves running
+    assert code == 0, (colab / "said.txt").read_text()[-3000:]
     said = (colab / "said.txt").read_text()
     for stage in ("prepare", "baseline"):
         assert f"Running stage '{stage}'" not in said
