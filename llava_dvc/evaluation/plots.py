@@ -137,11 +137,15 @@ def confusion(predictions: pd.DataFrame) -> Any:
     table = pd.crosstab(tens["count"], tens["predicted"])
     table = table.reindex(index=ranges, columns=ranges, fill_value=0)
     names = [f"{10 * ten}-{10 * ten + 9}" for ten in ranges]
-    figure, axes = plt.subplots(figsize=(5.5, 5), layout="constrained")
+    side = max(3.2, 0.65 * len(names))  # small: TensorBoard shows it 300 pixels wide
+    figure, axes = plt.subplots(figsize=(side, side), layout="constrained")
     axes.imshow(table, cmap="Blues", origin="lower")
     for (row, column), frames in np.ndenumerate(table.to_numpy()):
         dark = frames > table.to_numpy().max() / 2
-        axes.text(column, row, frames or "", ha="center", va="center", color="w" if dark else INK)
+        axes.text(
+            column, row, frames or "", ha="center", va="center", size=14,
+            color="w" if dark else INK,
+        )  # fmt: skip
     axes.set_xticks(range(len(names)), names)
     axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="people counted", ylabel="people in the frame", title="Frames by range")

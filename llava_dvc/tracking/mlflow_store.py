@@ -38,7 +38,7 @@ VIEW_STATE = {
     "modelVersionFilter": "All Runs",
     "datasetsFilter": [],
     "selectedColumns": [
-        "attributes.`Models`",
+        *(f"attributes.`{name}`" for name in ("Description", "Models")),
         *(f"metrics.`{name}`" for name in ("mae", "mae_ci_low", "mae_ci_high", "rmse", "accuracy")),
         *(f"params.`{name}`" for name in ("train.learning_rate", "evaluate.decode")),
     ],

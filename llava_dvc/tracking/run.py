@@ -14,6 +14,7 @@ from typing import Any
 from llava_dvc.config import Config, flatten
 from llava_dvc.recipe import adapter_sha256
 from llava_dvc.tracking.background_queue import BackgroundQueue
+from llava_dvc.tracking.description import describe_ended, describe_run
 from llava_dvc.tracking.mlflow_run import SOURCE_TAGS, MlflowRun, metric_names
 from llava_dvc.tracking.mlflow_store import connect
 from llava_dvc.tracking.provenance import backbone_revision, dvc_md5, git_tags, version_tags
@@ -44,6 +45,14 @@ TRAINER_METRICS = {  # transformers' names and ours
     "epoch": "train/epoch",
     "eval_mae": "val/mae",
 }
+
+# TensorBoard's table (HParams) has these figures and settings; MLflow has all of them.
+HEADLINE = ("mae", "mae_smoothed", "rmse", "accuracy", "coverage_80")
+SETTINGS = (
+    *("seed", "backbone.name", "image.geometry", "image.tiles", "adapter.method", "adapter.r"),
+    *("train.learning_rate", "train.epochs", "train.batch_size", "train.loss", "train.points"),
+    *("train.augment", "evaluate.decode"),
+)
 
 TRAINING_SECONDS = "train/seconds"
 """The metric of how long a training took, since it was last resumed."""
@@ -77,11 +86,12 @@ def open_run(
     that run already has a key of this stage, a new run is made.
     """
     git = git_tags()
-    source = {"stage": stage, f"key.{stage}": key, **SOURCE_TAGS, **git, **version_tags()}
+    source = {"stage": stage, **git, **tags}  # MLflow's page shows the first tags first
     if "backbone" in sections:
         source["backbone_revision"] = backbone_revision(cfg.backbone)
+    source |= {f"key.{stage}": key, **SOURCE_TAGS, **version_tags()}
     name = run_name(stage, key, git.get("git_revision", "no-git"))
-    run = Run(RunIdentity(stage, key, name, {**source, **tags}, adapter))
+    run = Run(RunIdentity(stage, key, name, source, adapter))
     run.params(flatten(cfg.model_dump(include=sections, mode="json")))
     try:
         yield run
@@ -116,6 +126,7 @@ class Run:
         self._mlflow: MlflowRun | None = None  # until the background thread has opened it
         self._held: list[Callable[[MlflowRun], None]] | None = None  # by a repeated training
         self._tensorboard = TensorboardRun(identity)
+        self._params: dict[str, Any] = {}
         self._system = SystemMetrics()
         self.queue = BackgroundQueue(self._log_system_metrics, self._system.seconds_until_due)
         self.queue.submit(self._open)
@@ -126,6 +137,7 @@ class Run:
         return self._mlflow.run_id if self._mlflow else None
 
     def params(self, values: Mapping[str, Any]) -> None:
+        self._params |= values
         self._log(lambda mlflow: mlflow.log_params(values))
 
     def tags(self, values: Mapping[str, str]) -> None:
@@ -138,10 +150,12 @@ class Run:
         self._log(lambda mlflow: mlflow.set_tags(values))
 
     def metrics(self, values: Mapping[str, float]) -> None:
-        """Logs the metrics of a result."""
+        """Logs metrics without steps. TensorBoard gets a row of its table, of a result only."""
         self._log(lambda mlflow: mlflow.log_results(values))
-        grouped = {n if "/" in n else f"result/{n}": v for n, v in metric_names(values).items()}
-        self._draw(lambda events: events.add_scalars(grouped, 0))
+        if self._identity.stage == "result":
+            shown = {f"result/{name}": values[name] for name in HEADLINE if name in values}
+            settings = {name: self._params[name] for name in SETTINGS if name in self._params}
+            self._draw(lambda events: events.add_table_row(settings, shown))
 
     def step(self, values: Mapping[str, float], step: int) -> None:
         """Adds a point to each curve of a training. Skips steps that are logged already."""
@@ -183,6 +197,7 @@ class Run:
             mlflow.set_tags({"adapter_md5": dvc_md5(folder)})
             mlflow.log_adapter(folder, adapter_sha256(folder))
             registry.register_candidate(mlflow.client, mlflow.run_id, predictions, result)
+            describe_run(mlflow.client, mlflow.run_id)
 
         self._log(register, is_upload=True)
 
@@ -242,6 +257,8 @@ class Run:
 
     def _finish(self, mlflow: MlflowRun, status: str) -> None:
         mlflow.finish(status)
+        if self._identity.stage != "result":
+            describe_ended(mlflow.client, mlflow.run_id)
         mlflow.tag_folders(self._tensorboard.folder_names)
 
     def _log_usage(self) -> None:

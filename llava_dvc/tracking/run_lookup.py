@@ -76,7 +76,7 @@ def search_runs(client: Any, experiment: str, query: str) -> list[Any]:
 
 def create_run(client: Any, experiment: str, identity: RunIdentity) -> Any:
     """A new run; when it evaluates an adapter again, it is tagged with the training's run id."""
-    tags = {**identity.tags, "tensorboard": identity.name}
+    tags = {"stage": identity.stage, "tensorboard": identity.name, **identity.tags}
     if identity.adapter:
         trainings = find_trainings(client, experiment, identity.adapter)
         if trainings:

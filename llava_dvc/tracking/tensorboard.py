@@ -46,6 +46,18 @@ class EventWriter:
             points = [Summary.Value(tag=tag, simple_value=v) for tag, v in new.items()]
             self._write_event(step=step, summary=Summary(value=points))
 
+    def add_table_row(self, settings: Mapping[str, Any], figures: Mapping[str, float]) -> None:
+        """Adds a row to TensorBoard's table of hyperparameters and metrics (HParams). It takes the
+        figures from scalars of one step.
+        """
+        from tensorboard.plugins.hparams.summary_v2 import hparams_pb  # takes a second
+
+        self.add_scalars(figures, 0)
+        plain = (bool, int, float, str)
+        values = {n: v if isinstance(v, plain) else str(v) for n, v in settings.items()}
+        row = hparams_pb(values, trial_id=self._folder.name)
+        self._write_event(step=0, summary=Summary.FromString(row.SerializeToString()))
+
     def add_image(self, tag: str, png: bytes, width: int, height: int) -> None:
         """Adds a PNG; width and height are in pixels."""
         self._create_file()

@@ -4,6 +4,7 @@ import ast
 import re
 
 import nbformat
+import pytest
 
 from llava_dvc.cli import _parser
 from tests.conftest import ROOT
@@ -37,3 +38,23 @@ def test_commands_are_ours():
 
 def test_ci_runs_it():
     assert f"jupyter execute notebooks/{PATH.name}" in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.parametrize(
+    ("memory", "capability", "settings"),
+    [
+        (0.0, 0.0, ("tiny", "float32")),  # no card
+        (15.36, 7.5, ("llava-1.5-7b", "float16")),  # T4
+        (16.3, 8.9, ("llava-1.5-7b", "bfloat16")),
+        (23.0, 8.9, ("llava-1.5-7b-tuned", "bfloat16")),  # L4
+        (32.5, 7.0, ("llava-1.5-7b", "float16")),  # V100
+    ],
+)
+def test_the_card_chooses_a_preset_that_there_is(memory, capability, settings):
+    (source,) = [cell for cell in CELLS if "def settings_for" in cell]
+    functions = source.partition("\n\n\nrun(")[0]
+    scope = {}
+    exec(functions, scope)
+    assert scope["settings_for"](memory, capability) == settings
+    text = (ROOT / "presets" / f"{settings[0]}.yaml").read_text()
+    assert f"dtype: {settings[1]}" in text or "dtype: bfloat16" in text  # what the cell replaces

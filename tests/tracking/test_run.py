@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.metadata import parse_session_start_info_plugin_data
 
 from llava_dvc.config import flatten
 from llava_dvc.evaluation.plots import plt
@@ -75,7 +76,7 @@ CAMERAS = (
 )
 
 
-def test_every_camera_has_its_own_metric_and_is_logged_once(store, cfg, tmp_path, capfd):
+def test_every_camera_has_its_own_metric_and_is_logged_once(store, cfg, capfd):
     values = {f"cameras.{name}.mae": float(n) for n, name in enumerate(CAMERAS)}
     for _ in range(2):
         with open_train(cfg) as run:
@@ -90,8 +91,26 @@ def test_every_camera_has_its_own_metric_and_is_logged_once(store, cfg, tmp_path
     assert all(name.startswith("cameras.") and name.endswith(".mae") for name in logged)
     for name in logged:
         assert len(store().get_metric_history(found.info.run_id, name)) == 1
-    board = EventAccumulator(str(tmp_path / "runs" / found.info.run_name)).Reload()
-    assert len(board.Tags()["scalars"]) == len(CAMERAS)
+
+
+def test_tensorboard_has_curves_and_a_row_of_its_table(store, cfg, tmp_path):
+    """Of the figures without steps it gets the headline of a result. MLflow has all."""
+    with open_train(cfg) as run:
+        run.step({"train/loss": 1.0}, 1)
+        run.metrics({TRAINING_SECONDS: 9.0})
+        run.tags({"adapter": "sha"})
+    with open_result(cfg, "sha", "d") as run:
+        run.metrics({"mae": 2.0, "rmse": 3.0, "cameras.gate.mae": 1.0, "ridge_features.mae": 2.5})
+    (folder,) = (tmp_path / "runs").iterdir()
+    board = EventAccumulator(str(folder)).Reload()
+    assert board.Tags()["scalars"] == ["train/loss", "result/mae", "result/rmse"]
+    content = board.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    row = parse_session_start_info_plugin_data(content)
+    assert row.group_name == folder.name
+    assert row.hparams["train.learning_rate"].number_value == cfg.train.learning_rate
+    assert row.hparams["train.augment"].string_value == "['flip']"
+    (found,) = all_runs(store())
+    assert {"ridge_features.mae", "cameras.gate.mae", TRAINING_SECONDS} <= found.data.metrics.keys()
 
 
 def test_pictures_are_in_mlflow_and_tensorboard(store, cfg, tmp_path):

@@ -19,6 +19,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from llava_dvc.tracking.mlflow_store import EXPERIMENT, VIEW
 from llava_dvc.tracking.registry import CHALLENGER, CHAMPION, MODEL
+from llava_dvc.tracking.start_page import MLFLOW, TENSORBOARD, addresses, page_text
 from tests.ui.conftest import PATIENCE, RESULTS, Logged, free_port, running
 
 pytestmark = pytest.mark.ui
@@ -166,6 +167,22 @@ def test_a_runs_curves_are_shown(page, logged, experiment, runs):
     assert page.until(lambda: page.all(".js-plotly-plot .scatterlayer path.js-line"))
 
 
+def test_a_run_says_in_words_what_it_is(page, logged, experiment, runs):
+    run = runs["calm-owl"]
+    page.open(f"{logged.server}/#/experiments/{experiment}/runs/{run.info.run_id}")
+    page.shows(f"MAE {run.data.metrics['mae']:.2f} people (95 %:", "champion", "lora of rank")
+
+
+def test_the_start_page_leads_to_the_results(page, logged, experiment, runs, tmp_path):
+    best = min(runs.values(), key=lambda run: run.data.metrics["mae"])
+    file = tmp_path / "results.html"
+    file.write_text(page_text(experiment, [best]).replace(MLFLOW, logged.server))
+    page.open(file.as_uri())
+    page.shows("Results", "Model", "Curves", best.info.run_name, "Adapter: lora of rank")
+    page.click("a[href*=experiments]")
+    page.shows(*RESULTS, "4 matching runs", "Description")
+
+
 def test_a_run_shows_its_provenance(page, logged, experiment, runs):
     run = runs["calm-owl"].info.run_id
     page.open(f"{logged.server}/#/experiments/{experiment}/runs/{run}")
@@ -194,6 +211,16 @@ def test_tensorboard_shows_scalars(page, tensorboard):
     page.shows(*(f"{name}/runs/{name}" for name in RESULTS), "tag: result/accuracy")
     # The axis ends at the last step: the curve is drawn.
     page.until(lambda: re.search(r"tag: train/loss\n[^a-z]*\n60\n", page.text()))
+
+
+def test_tensorboard_shows_curves_alone_at_the_address_of_make_ui(page, tensorboard):
+    page.open(addresses("1")["Curves"][0].replace(TENSORBOARD, tensorboard))
+    page.shows("Tags matching filter", "3 cards", "/loss")  # not those of result/, not images
+
+
+def test_tensorboard_has_a_table_of_settings_and_figures(page, tensorboard):
+    page.open(f"{tensorboard}/#hparams")
+    page.shows(*(f"{name}/runs/{name}" for name in RESULTS), "train.learning_rate", "result/mae")
 
 
 def test_tensorboard_shows_images(page, tensorboard):

@@ -1,0 +1,74 @@
+from llava_dvc.tracking.description import NOTE, describe_all, describe_run
+from llava_dvc.tracking.run import open_run
+from llava_dvc.tracking.start_page import page_file, write_page
+from tests.results import DATA, log_result, predictions
+
+
+def notes(client):
+    """The descriptions by the name of a run's stage, or of the run of a result."""
+    experiment = client.get_experiment_by_name("llava-dvc").experiment_id
+    return [(run, run.data.tags.get(NOTE)) for run in client.search_runs([experiment])]
+
+
+def test_a_result_says_its_error_its_champion_its_adapter_and_its_data(store, cfg, tmp_path):
+    log_result(cfg, tmp_path, 1, predictions(1, 2.0))
+    log_result(cfg, tmp_path, 2, predictions(2, 8.0))
+    (_, worse), (run, best) = notes(store())
+    adapter = f"Adapter: lora of rank 4 on {cfg.backbone.name.rpartition('/')[2]}, learning rate"
+    assert best.startswith(f"MAE {run.data.metrics['mae']:.2f} people.\n\n")
+    assert "\n\nIt counts best so far: it is the champion.\n\n" in best
+    assert f"{adapter} 0.001, epochs 1, loss ce, seed 17.\n\nData: " in best
+    assert DATA[:7] in best
+    assert "\n\nAgainst the champion: worse by " in worse
+
+
+def test_each_other_stage_and_its_end_are_described(store, cfg):
+    figures = {"prepare": {"frames": 300, "skipped": 2}, "baseline": {"train_mean.mae": 6.366}}
+    for stage, values in figures.items():
+        with open_run(stage, cfg, {"split"}, stage, {}) as run:
+            run.metrics(values)
+    try:
+        with open_run("train", cfg, {"adapter", "train"}, "k", {}) as run:
+            run.step({"val/mae": 3.0}, 1)
+            raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        pass
+    said = {run.data.tags["stage"]: text for run, text in notes(store())}
+    assert said == {
+        "prepare": "Prepared data: 300 frames, 2 skipped, split temporal.",
+        "baseline": "Baselines on the held-out frames, MAE: train mean 6.37.",
+        "train": "Training: lora of rank 4, learning rate 0.001, epochs 1, loss ce. MAE on "
+        "validation frames: 3.00. Not evaluated yet. It was stopped before its end.",
+    }
+
+
+def test_what_somebody_has_written_stays(store, cfg, tmp_path):
+    log_result(cfg, tmp_path, 1, predictions(1, 2.0))
+    client = store()
+    ((run, text),) = notes(client)
+    for written in ("My words", f"{text}\n\nMy words"):
+        client.set_tag(run.info.run_id, NOTE, written)
+        describe_run(client, run.info.run_id)
+        assert notes(client)[0][1] == written
+
+
+def test_the_start_page_describes_older_runs_and_leads_to_each_page(store, cfg, tmp_path):
+    log_result(cfg, tmp_path, 1, predictions(1, 2.0))
+    client = store()
+    ((run, text),) = notes(client)
+    client.delete_tag(run.info.run_id, NOTE)
+    client.set_experiment_tag(run.info.experiment_id, "mlflow.sharedViewState.results", "{}")
+    write_page()
+    assert notes(client)[0][1] == text
+    experiment = client.get_experiment(run.info.experiment_id)
+    assert "Description" in experiment.tags["mlflow.sharedViewState.results"]
+    page = page_file().read_text()
+    assert text in page
+    assert page.count("<a href=") == 3
+    assert f"/#/experiments/{run.info.experiment_id}/runs?viewStateShareKey=results" in page
+
+
+def test_a_page_without_results_says_what_to_do(store):
+    write_page()
+    assert "Run <code>make repro</code>" in page_file().read_text()
+    describe_all(store(), "1")
