@@ -66,6 +66,8 @@ class Data(Section):
     """With invalid rows or files prepare stops, or leaves them out and lists them."""
     max_skipped: int = Field(ge=0)
     """prepare stops when more rows and files than this would be skipped."""
+    unlabelled: Literal["refuse", "allow"]
+    """Pictures in data/frames/ without a row in labels.csv are errors, or are only counted."""
 
 
 class Split(Section):
