@@ -86,7 +86,9 @@ def _read_answers(
 ) -> dict[str, LabelledPicture]:
     """What the importer of Label Studio makes of the tasks that have annotations, by frame."""
     export = folder / "export.json"
-    answered = [task for task in tasks if task["annotations"]]
+    answered = [task for task in tasks if any(map(_is_answer, task["annotations"]))]
+    if skipped := sum(bool(task["annotations"]) for task in tasks) - len(answered):
+        say(f"Tasks that their annotators skipped: {skipped}.\n")
     if not answered:
         return {}
     export.write_text(json.dumps(answered), encoding="utf-8")
@@ -95,14 +97,16 @@ def _read_answers(
     # Where heads are marked, an empty answer says that nobody is there.
     choices = ImportChoices(empty="zero" if asks_for_heads(source.project.config) else "skip")
     reading = read_label_studio(ImportFiles(folder, [export], index), [export], choices)
-    if not reading.records and not reading.problems:
-        return {}
     resolved = resolve_reading(reading, index, choices)
     if resolved.problems:
         raise with_user_paths(DataError(resolved.problems), {export: Path(source.server.url)})
     for note in resolved.notes:
         say(f"{note}\n")
     return {found.path.relative_to(frames).as_posix(): found for found in resolved.frames}
+
+
+def _is_answer(annotation: Mapping[str, Any]) -> bool:
+    return not annotation.get("was_cancelled")
 
 
 def _answer(source: StudioSource, task: Task, found: LabelledPicture | None) -> StudioAnswer:
@@ -163,7 +167,7 @@ def _points_of(
             f"{_named(lacking)} are only counted. Mark them, with `label --points`, or delete "
             "this file."
         )
-    return None if lacking else points
+    return None if lacking or (old is None and not any(points.values())) else points
 
 
 def _old_points(pool: LabelPool) -> dict[str, Points] | None:
@@ -186,8 +190,8 @@ def _read_record(path: Path) -> dict[str, Brought]:
         return {row["frame"]: Brought(int(row["count"]), row["time"], row["task"]) for row in rows}
     except (KeyError, ValueError, TypeError, csv.Error):
         raise UserError(
-            f"{path}: cannot be read. Take it from DVC again, or delete it: then every label counts "
-            "as made by hand."
+            f"{path}: cannot be read. Take it from DVC again, or delete it: then every label "
+            "counts as made by hand."
         ) from None
 
 

@@ -43,8 +43,8 @@ def write_task_file(pool: LabelPool, plan: LabelPlan, path: Path) -> None:
     write_tasks(names, TaskMaker(pool, guesses, plan.heads), path)
     form = path.with_suffix(".xml")
     stdout.write(
-        f"{path}: {len(names)} tasks. In Label Studio, paste {form} under Labeling Interface > Code, "
-        f"then import {path.name}.\n"
+        f"{path}: {len(names)} tasks. In Label Studio, paste {form} under Labeling Interface > "
+        f"Code, then import {path.name}.\n"
     )
 
 

@@ -13,8 +13,8 @@ NUMBER, HEADS, IMAGE = "people", "heads", "image"
 
 _FORM = """<View>
   <Header value="$note"/>
-  <Image name="image" value="$image" zoom="true" zoomControl="true"/>
 {fields}
+  <Image name="image" value="$image" zoom="true" zoomControl="true"/>
 </View>
 """
 _NUMBER = '  <Number name="people" toName="image" min="0" max="9999" step="1" {rule}/>'
