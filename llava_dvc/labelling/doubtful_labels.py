@@ -14,27 +14,17 @@ class DoubtfulLabel(NamedTuple):
     guess: Guess
 
     @property
-    def beyond(self) -> float:
-        """How far the label lies outside the interval, in widths of the interval."""
-        low, count, high = self.guess.low, self.guess.count, self.guess.high
-        side = high - count if self.label > count else count - low
-        return abs(self.label - count) / (side + 1)
-
-
-def rank_labels(labels: Mapping[str, int], guesses: Mapping[str, Guess]) -> list[DoubtfulLabel]:
-    """All labels, the most doubtful first."""
-    doubts = [DoubtfulLabel(name, labels[name], guess) for name, guess in guesses.items()]
-    return sorted(doubts, key=lambda doubt: -doubt.beyond)
+    def beyond(self) -> tuple[int, int]:
+        """How many people the label lies outside the interval; then, how far from the count."""
+        outside = max(self.guess.low - self.label, self.label - self.guess.high)
+        return outside, abs(self.label - self.guess.count)
 
 
 def doubtful_labels(pool: LabelPool, guesses: Mapping[str, Guess]) -> list[DoubtfulLabel]:
     """The labels outside the interval of the model's count, the most doubtful first."""
-    labels = {name: label.count for name, label in pool.labels.items()}
-    return [
-        doubt
-        for doubt in rank_labels(labels, guesses)
-        if not doubt.guess.low <= doubt.label <= doubt.guess.high
-    ]
+    doubts = [DoubtfulLabel(name, pool.labels[name].count, guesses[name]) for name in guesses]
+    outside = [doubt for doubt in doubts if doubt.beyond[0] > 0]
+    return sorted(outside, key=lambda doubt: doubt.beyond, reverse=True)
 
 
 def doubtful_table(doubts: Sequence[DoubtfulLabel]) -> str:

@@ -17,7 +17,7 @@ from tests.labelling.studio_talk import draw_frames, talk
 
 COMMAND = shutil.which(os.environ.get("LABEL_STUDIO", "label-studio"))
 TOKEN = "0123456789abcdef0123456789abcdef01234567"
-PATIENCE = 300  # seconds until it has made its database
+PATIENCE = 600  # seconds until it has made its database
 
 pytestmark = pytest.mark.skipif(
     COMMAND is None, reason="Label Studio is not installed: LABEL_STUDIO names no command"

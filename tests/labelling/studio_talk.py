@@ -1,4 +1,4 @@
-"""A conversation with Label Studio: had with a real server, recorded, and played back over a socket.
+"""A conversation with Label Studio: had with a real server, recorded, and played back.
 
     LABEL_STUDIO_API_KEY=TOKEN python -m tests.labelling.studio_talk http://localhost:8080
 
