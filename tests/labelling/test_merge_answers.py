@@ -32,6 +32,7 @@ def answer(count, sent=None, time=EARLY, task=TASK):
         (16, None, answer(12, sent=17), 16, "kept"),
         (17, Brought(17, EARLY, OTHER), answer(12, sent=17, time=LATE), 12, "changed"),
         (12, Brought(12, LATE, OTHER), answer(17, time=EARLY), 12, ""),  # the older of two tasks
+        (12, Brought(12, LATE, OTHER), answer(17, sent=12, time=EARLY), 12, ""),
         (12, Brought(12, LATE, OTHER), answer(None), 12, ""),
         (0, None, answer(5, sent=0), 5, "changed"),
         (None, None, answer(0), 0, "new"),
