@@ -7,6 +7,7 @@ from importlib.metadata import version
 from llava_dvc.commands.counting import add_counting_commands
 from llava_dvc.commands.data import add_data_commands
 from llava_dvc.commands.examples import EXAMPLES, FIRST, add_examples
+from llava_dvc.commands.labelling import add_labelling_command
 from llava_dvc.commands.results import add_result_commands
 from llava_dvc.commands.setup import add_setup_commands
 from llava_dvc.errors import check_endpoint
@@ -30,6 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_setup_commands(commands)
     add_data_commands(commands)
+    add_labelling_command(commands)
     add_result_commands(commands)
     add_counting_commands(commands)
     add_examples(parser, *FIRST)

@@ -68,6 +68,8 @@ class Data(Section):
     """prepare stops when more rows and files than this would be skipped."""
     zone: str | None
     """A zone of data/zones.json: only people in it are counted. null counts in the whole frame."""
+    unlabelled: Literal["refuse", "allow"]
+    """Pictures in data/frames/ without a row in labels.csv are errors, or are only counted."""
 
 
 class Split(Section):

@@ -8,7 +8,7 @@ from typing import Any
 from llava_dvc.config import Config
 from llava_dvc.data.data_errors import DataProblem, skippable_problems, summarize_kinds
 from llava_dvc.data.decode_cache import DecodeCache
-from llava_dvc.data.frames import scan_data
+from llava_dvc.data.frames import scan_data, take_unlabelled
 from llava_dvc.data.prepare import (
     build_report,
     camera_warning,
@@ -31,13 +31,16 @@ def main(cfg: Config, data: Path, prepared: Path) -> None:
     cache = DecodeCache.in_repository(state_root())
     with report_on_failure(prepared):
         frames, conversations, problems = scan_data(data, cfg.data.exclude, cache)
+        unlabelled = None
+        if cfg.data.unlabelled == "allow":
+            unlabelled, problems = take_unlabelled(problems)
         skipped = skippable_problems(problems, cfg.data.on_error, cfg.data.max_skipped)
         frames, zones = frames_in_zone(frames, data, cfg.data.zone)
     if cfg.prompt.phrasings == "first":
         conversations = conversations[:1]
     cameras = [frame.camera for frame in frames]
     split = split_frames(frame_numbers(frames), cameras, cfg.split, cfg.seed)
-    report = build_report(frames, split, data, skipped)
+    report = build_report(frames, split, data, skipped, unlabelled)
     if zones:
         report["zones"] = zones.model_dump()
     with new_folder(prepared) as folder:
@@ -64,6 +67,7 @@ def log(cfg: Config, report: dict[str, Any], prepared: Path) -> None:
     key = digest(report, cfg.model_dump(include=sections))
     with open_run("prepare", cfg, sections, key, {"data_md5": report["data_md5"]}) as run:
         figures = {"frames": report["frames"], "skipped": len(report["rejected"])}
+        figures |= {"unlabelled": report["unlabelled"]} if "unlabelled" in report else {}
         run.metrics(figures | {"blind_mae": report["blind_interpolation"]["mae"]})
         run.artifact(prepared / "report.json")
 

@@ -11,6 +11,7 @@ EXAMPLES = {
         "counts.csv --frames recordings/ --columns frame=file,count=people",
     ),
     "frames": ("monday.mp4 tuesday.mp4", "monday.mp4 --every 60"),
+    "label": ("--to http://localhost:8080", "--doubtful --number 30"),
     "push": ("", "elsewhere/published"),
     "space": ("space", "space --adapter elsewhere/published"),
     "runs": ("", "--relocate"),

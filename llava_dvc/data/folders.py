@@ -12,6 +12,9 @@ from llava_dvc.data.labels import natural_key
 from llava_dvc.errors import UserError
 from llava_dvc.files import file_digest
 
+UNLABELLED = "unlabelled"
+"""The kind of the problem of a file without a label."""
+
 
 class FrameFiles:
     """The files in `data/frames`, without hidden files such as .DS_Store."""
@@ -43,10 +46,11 @@ class FrameFiles:
         labels = self.data / "labels.csv"
         problems = [
             DataProblem(
-                "unlabelled",
+                UNLABELLED,
                 str(self.folder / printable_name(name)),
                 f"has no label in {labels}. Add a line there, delete the file, or list "
-                f"{printable_name(name)} under data.exclude in params.yaml.",
+                f"{printable_name(name)} under data.exclude in params.yaml. To leave out all such "
+                "frames, set data.unlabelled to allow.",
                 name,
             )
             for name in sorted(self.names - set(known), key=natural_key)

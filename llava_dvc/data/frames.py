@@ -8,14 +8,21 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from llava_dvc.conversation import Conversation
 from llava_dvc.data.data_errors import DataError, DataProblem, printable_name, quoted
 from llava_dvc.data.decode_cache import DecodeCache
-from llava_dvc.data.folders import FrameFiles, is_inside, link_problem, normalized_name
+from llava_dvc.data.folders import (
+    UNLABELLED,
+    FrameFiles,
+    is_inside,
+    link_problem,
+    normalized_name,
+)
 from llava_dvc.data.images import ImageError, decode_image, read_image_bytes
+from llava_dvc.data.imports.zip_archive import IMAGE_SUFFIXES
 from llava_dvc.data.labels import Label, scan_labels
 from llava_dvc.data.messages import scan_conversations
 from llava_dvc.data.points import POINTS, Points, PointTable
@@ -59,6 +66,22 @@ def scan_data(data: Path, exclude: Sequence[str], cache: DecodeCache | None = No
         return DataScan([], [], missing if not data.is_dir() else missing + problems)
     frames, frame_problems = _scan_frames(data, exclude, cache or DecodeCache())
     return DataScan(frames, conversations, frame_problems + problems)
+
+
+def take_unlabelled(problems: Sequence[DataProblem]) -> tuple[list[str], list[DataProblem]]:
+    """The names of the pictures that have no label, and all other problems.
+
+    A file without the suffix of a picture stays a problem.
+    """
+    waiting, others = [], []
+    for problem in problems:
+        name = problem.frame or ""
+        is_picture = PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+        if problem.kind == UNLABELLED and is_picture:
+            waiting.append(name)
+        else:
+            others.append(problem)
+    return waiting, others
 
 
 def read_frames(data: Path, exclude: Sequence[str]) -> list[Frame]:

@@ -11,6 +11,9 @@ from llava_dvc.data.table import Header, Row, RowError, frame_name_in, read_rows
 MAX_COUNT = 9999
 """The largest label; evaluate.max_count has the same limit."""
 
+RECORD = "label_studio.csv"
+"""The answers that `llava-dvc label` brought last, to tell them from labels made by hand."""
+
 HEADER = Header(
     [{key, "count"} | camera for key in ("id", "frame") for camera in (set(), {"camera"})],
     "`id,count` or `frame,count`, with `,camera` for several cameras",

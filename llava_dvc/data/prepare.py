@@ -72,10 +72,15 @@ def frame_numbers(frames: Sequence[Frame]) -> list[int]:
 
 
 def build_report(
-    frames: Sequence[Frame], split: FrameSplit, data: Path, skipped: Sequence[DataProblem] = ()
+    frames: Sequence[Frame],
+    split: FrameSplit,
+    data: Path,
+    skipped: Sequence[DataProblem] = (),
+    unlabelled: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """prepared/report.json: what is in the data, what was skipped, how it was split.
 
+    `unlabelled` are the frames without a label, or None if there may be none.
     `blind_interpolation` scores `interpolate_labels`, which looks at no image: how far the split
     leaks. `best_constant` scores the median label of eval as the answer for every frame.
     """
@@ -87,6 +92,7 @@ def build_report(
     return {
         "data_md5": data_md5(data),
         "frames": len(frames),
+        **({} if unlabelled is None else {"unlabelled": len(unlabelled)}),
         **problem_report(skipped),
         "left_out": [frames[index].name for index in split.left_out],
         "histogram": {str(count): n for count, n in sorted(Counter(counts.tolist()).items())},
@@ -105,7 +111,8 @@ def split_summary(report: Mapping[str, Any]) -> str:
     parts = [f"{part['frames']} {name}" for name, part in report["splits"].items()]
     out = len(report["left_out"])
     between = f" ({out} left out between them)" if out else ""
-    return f"{report['frames']} frames -> {', '.join(parts)}{between}"
+    waiting = f"; {report['unlabelled']} without a label" if report.get("unlabelled") else ""
+    return f"{report['frames']} frames -> {', '.join(parts)}{between}{waiting}"
 
 
 def _camera_report(cameras: Sequence[str | None], split: FrameSplit) -> dict[str, Any]:

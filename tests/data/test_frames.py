@@ -10,7 +10,7 @@ import pytest
 
 from llava_dvc.data.data_errors import DataError
 from llava_dvc.data.decode_cache import DecodeCache
-from llava_dvc.data.frames import read_frames, scan_data
+from llava_dvc.data.frames import read_frames, scan_data, take_unlabelled
 from llava_dvc.data.imports.mall import default_messages
 from llava_dvc.data.labels import read_labels, write_labels
 from tests.conftest import frame
@@ -333,6 +333,21 @@ def test_all_problems_are_reported_at_once(data):
     ]
     found = problems(data, exclude=("seq_000005.jpg",))
     assert [problem[: len(start)] for problem, start in zip(found, starts, strict=True)] == starts
+
+
+def test_a_picture_without_a_label_can_be_told_from_other_files(data):
+    """With data.unlabelled: allow it is only counted; all else is still refused."""
+    save_image(data / "frames" / "door" / "000030.JPG", 3)
+    (data / "frames" / "notes.txt").touch()
+    (data / "frames" / "seq_000002.jpg").write_bytes(b"")
+    scan = scan_data(data, exclude=())
+    waiting, others = take_unlabelled(scan.problems)
+    assert waiting == ["door/000030.JPG"]
+    assert [(p.kind, p.frame) for p in others] == [
+        ("empty", "seq_000002.jpg"),
+        ("unlabelled", "notes.txt"),
+    ]
+    assert [frame.name for frame in scan.frames] == ["seq_000001.jpg", "seq_000010.jpg"]
 
 
 def test_an_excluded_frame_is_not_checked(data):

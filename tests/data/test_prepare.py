@@ -14,6 +14,7 @@ from llava_dvc.data.prepare import (
     camera_warning,
     frame_numbers,
     leak_warning,
+    split_summary,
 )
 from llava_dvc.data.split import split_frames
 from tests.conftest import frame
@@ -55,6 +56,16 @@ def test_a_split_that_leaks_is_warned_of(frames, tmp_path):
     )
     assert warning("temporal", frames) is None
     assert warning("random", [replace(row, count=4) for row in frames]) is None
+
+
+def test_the_report_counts_frames_without_a_label(frames, tmp_path):
+    """Only where they are allowed: else the report stays as it was."""
+    parts = split("temporal", frames, 0)
+    refused = build_report(frames, parts, tmp_path)
+    assert "unlabelled" not in refused
+    allowed = build_report(frames, parts, tmp_path, unlabelled=["a.jpg", "b.jpg"])
+    assert allowed == {**refused, "unlabelled": 2}
+    assert split_summary(allowed) == f"{split_summary(refused)}; 2 without a label"
 
 
 def test_the_report_has_the_frames_of_each_camera(frames, tmp_path):

@@ -273,6 +273,7 @@ EDITED = {  # stages that a change of the code in each room changes
     "tracking": set(),
     "reporting": set(),
     "serving": set(),
+    "labelling": set(),
     "terminal": set(),
     "data": {"prepare"},
     "metrics.py": {"prepare", *COUNTS},

@@ -22,7 +22,7 @@ from llava_dvc.data.imports.import_folder import import_folder, replace_data
 from llava_dvc.data.imports.named_frames import stage_named_frames
 from llava_dvc.data.imports.pairing import check_pairing
 from llava_dvc.data.imports.zip_archive import unpack_zip
-from llava_dvc.data.labels import Label, read_labels, write_labels
+from llava_dvc.data.labels import RECORD, Label, read_labels, write_labels
 from llava_dvc.data.messages import format_conversation, read_conversations
 from llava_dvc.data.points import POINTS, Points, write_points
 from llava_dvc.data.table import frame_name
@@ -39,7 +39,7 @@ QUESTIONS = (
 )
 
 _FRAME = re.compile(r"seq_([0-9]{6})\.jpg")
-_REPLACEABLE = ("frames", "labels.csv", "messages.txt", POINTS, ZONES)
+_REPLACEABLE = ("frames", "labels.csv", "messages.txt", POINTS, ZONES, RECORD)
 
 
 def default_messages() -> str:

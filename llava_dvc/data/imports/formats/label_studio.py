@@ -258,7 +258,13 @@ def _share_pair(pair: Any) -> tuple[float, float]:
 
 
 def _picture_in(data: Mapping[str, Any]) -> str:
-    """The path of the task's only picture, without server and bucket."""
+    """The path of the task's only picture, without server and bucket.
+
+    A path in `frame` goes before: `llava-dvc label` writes it there.
+    """
+    frame = data.get("frame")
+    if isinstance(frame, str) and PurePosixPath(frame).suffix.lower() in IMAGE_SUFFIXES:
+        return frame
     found = [_path_of(value) for value in data.values() if isinstance(value, str)]
     pictures = [path for path in found if PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES]
     if len(pictures) != 1:

@@ -1,0 +1,84 @@
+"""What Label Studio is given: the form that annotators fill in, and the tasks.
+
+https://labelstud.io/guide/task_format
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from xml.etree import ElementTree
+
+NUMBER, HEADS, IMAGE = "people", "heads", "image"
+"""Names in the form, and in what annotators answer."""
+
+_FORM = """<View>
+  <Header value="$note"/>
+{fields}
+  <Image name="image" value="$image" zoom="true" zoomControl="true"/>
+</View>
+"""
+_NUMBER = '  <Number name="people" toName="image" min="0" max="9999" step="1" {rule}/>'
+_HEADS = (
+    '  <KeyPointLabels name="heads" toName="image" strokeWidth="5">\n'
+    '    <Label value="head" background="#e6194b" selected="true"/>\n'
+    "  </KeyPointLabels>"
+)
+
+
+@dataclass(frozen=True)
+class Guess:
+    """The model's answer for a frame."""
+
+    count: int
+    low: int
+    high: int
+    score: float
+    """The probability of `count`."""
+    model: str
+    """The beginning of the adapter's digest."""
+
+    def __str__(self) -> str:
+        return f"The model counts {self.count} ({self.low} to {self.high})."
+
+
+def form(heads: bool) -> str:
+    """The labelling configuration: a number, or with `heads` a point on each head.
+
+    With heads the number may stay empty: it is that of the points.
+    """
+    fields = [_NUMBER.format(rule="" if heads else 'required="true"'), *([_HEADS] if heads else [])]
+    return _FORM.format(fields="\n".join(fields))
+
+
+def asks_for(config: str, heads: bool) -> bool:
+    """Whether a configuration, perhaps edited by hand, has what `form` has."""
+    try:
+        names = {(tag.tag, tag.get("name")) for tag in ElementTree.fromstring(config).iter()}
+    except ElementTree.ParseError:
+        return False
+    needed = {("Number", NUMBER), ("Image", IMAGE), *([("KeyPointLabels", HEADS)] if heads else [])}
+    return needed <= names
+
+
+def asks_for_heads(config: str) -> bool:
+    return asks_for(config, heads=True)
+
+
+def task(
+    name: str, image: str, known: Mapping[str, Any], guess: Guess | None, heads: bool
+) -> dict[str, Any]:
+    """The task of a frame. `image` is the picture's address.
+
+    `known` may have the frame's `camera`, and its `label`: the count in labels.csv. A guess becomes
+    a prediction, which fills in the form. With `heads` it does not: the number would contradict
+    the points until all are there.
+    """
+    label = f"The label is {known['label']}." if "label" in known else ""
+    note = f"{label} {guess or ''}".strip() or "How many people are there?"
+    entry: dict[str, Any] = {"data": {"image": image, "frame": name, "note": note, **known}}
+    if guess:
+        number = {"type": "number", "from_name": NUMBER, "to_name": IMAGE}
+        result = [] if heads else [{**number, "id": NUMBER, "value": {"number": guess.count}}]
+        prediction = {"model_version": guess.model, "score": guess.score, "result": result}
+        entry["predictions"] = [prediction]
+    return entry
