@@ -3,37 +3,21 @@
 import shutil
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 from llava_dvc.config import Config
-from llava_dvc.files import new_folder, read_json
-from llava_dvc.publishing import push, reload_check
-from llava_dvc.publishing.card import CardFacts
-from llava_dvc.publishing.folder import (
-    MERGED,
-    add_card_and_manifest,
-    evaluated_recipe,
-    input_digests,
-)
-from llava_dvc.recipe import WEIGHTS, Recipe, adapter_sha256
+from llava_dvc.files import new_folder
+from llava_dvc.publishing.folder import MERGED, add_card_and_manifest, input_digests
+from llava_dvc.publishing.push import push_after_stage
+from llava_dvc.publishing.reload_check import require_same_answers
+from llava_dvc.publishing.stage_files import StageFiles, card_facts
+from llava_dvc.recipe import WEIGHTS
 from llava_dvc.stage_runner import run_stage
 from llava_dvc.terminal.progress import progress, tell
 from llava_dvc.tracking.run import open_result
 
 
-class Paths(NamedTuple):  # the command line of the stage in dvc.yaml
-    prepared: Path
-    adapter: Path
-    baseline: Path
-    answers: Path
-    predictions: Path
-    metrics: Path
-    plots: Path
-    published: Path
-
-
 def main(cfg: Config, *paths: Path) -> None:
-    path = Paths(*paths)
+    path = StageFiles(*paths)
     facts = card_facts(cfg, path)
     inputs = input_digests(
         facts.recipe.backbone,
@@ -47,9 +31,7 @@ def main(cfg: Config, *paths: Path) -> None:
         facts.recipe.write(folder)
         add_card_and_manifest(folder, facts, plots=path.plots, evaluate=cfg.evaluate, inputs=inputs)
         with progress("publish", 100):
-            same = reload_check.require_same_answers(
-                folder, path.prepared, path.predictions, cfg.evaluate
-            )
+            same = require_same_answers(folder, path.prepared, path.predictions, cfg.evaluate)
         if cfg.publish.merge:
             from llava_dvc.publishing.merged_model import publish_merged
 
@@ -59,28 +41,7 @@ def main(cfg: Config, *paths: Path) -> None:
         for name in ("README.md", "manifest.json"):
             run.artifact(path.published / name, "published")
     tell("publish", f"{path.published}/ gives the same answers in a new process ({same} frames)")
-    sys.stdout.write(push.push_after_stage(path.published, cfg.publish))
-
-
-def card_facts(cfg: Config, path: Paths) -> CardFacts:
-    from llava_dvc.evaluation.improvement import read_improvements  # imports pandas
-    from llava_dvc.publishing.training_frames import drawn_examples, read_training_frames
-
-    metrics, report = read_json(path.metrics), read_json(path.prepared / "report.json")
-    return CardFacts(
-        repo=cfg.publish.repo,
-        recipe=evaluated_recipe(Recipe.read(path.adapter), cfg.evaluate, metrics),
-        report=report,
-        frames=read_training_frames(path.prepared),
-        examples=drawn_examples(path.prepared, path.predictions, report["data_md5"]),
-        baseline=read_json(path.baseline),
-        metrics=metrics,
-        improvements=read_improvements(path.predictions, path.answers),
-        split=cfg.split,
-        adapter=cfg.adapter,
-        train=cfg.train,
-        adapter_sha256=adapter_sha256(path.adapter),
-    )
+    sys.stdout.write(push_after_stage(path.published, cfg.publish))
 
 
 if __name__ == "__main__":
