@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -164,10 +165,10 @@ def file_name(cfg: Config, task: Task) -> str:
 def estimate(cfg: Config, rows: DatasetDict, trainings: int, price: float | None) -> str:
     """Times a few steps. The zero shot is counted as a second test."""
     encoder = backbone_encoder(cfg.backbone, cfg.image)
-    spec = TrainingSpec(
-        rows_to_time(cfg, rows["train"]), rows["val"], cfg.adapter, cfg.train, cfg.seed, Path()
-    )
-    timed = time_steps(CountTrainer(load_backbone(cfg.backbone), encoder, spec))
+    few = rows_to_time(cfg, rows["train"])
+    with TemporaryDirectory() as folder:
+        spec = TrainingSpec(few, rows["val"], cfg.adapter, cfg.train, cfg.seed, Path(folder))
+        timed = time_steps(CountTrainer(load_backbone(cfg.backbone), encoder, spec))
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     length = training_length(cfg, rows["train"], rows["val"], encoder)
