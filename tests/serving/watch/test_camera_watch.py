@@ -199,15 +199,15 @@ def test_a_frozen_picture_is_suspect_and_its_count_is_in_no_metric(watching, cap
 def test_a_stream_may_change_its_size_and_a_refused_frame_costs_only_its_reading(
     watching, counter, monkeypatch
 ):
-    count, counted = counter.count, set()
+    count, counted = counter.count_in, set()
 
-    def refuse_wide(images):
+    def refuse_wide(images, zone):
         if any(image.width > 64 for image in images):
             raise RuntimeError("out of memory")
         counted.update(image.size for image in images)
-        return count(images)
+        return count(images, zone)
 
-    monkeypatch.setattr(counter, "count", refuse_wide)
+    monkeypatch.setattr(counter, "count_in", refuse_wide)
     bad = MjpegCamera([frame(1, (80, 60))])
     good = MjpegCamera([frame(seed, size) for seed in range(3) for size in ((64, 48), (48, 64))])
     _, rows = watching(f"bad={bad.url}", f"good={good.url}")
