@@ -94,13 +94,13 @@ def test_a_terminal_gets_an_aligned_table(predict, images, monkeypatch):
 
 
 def test_large_frames_are_counted_few_at_a_time(predict, images, clip, monkeypatch):
-    calls, count = [], Counter.count
+    calls, count = [], Counter.count_in
 
-    def record(counter, pictures):
+    def record(counter, pictures, zone):
         calls.append(len(pictures))
-        return count(counter, pictures)
+        return count(counter, pictures, zone)
 
-    monkeypatch.setattr(Counter, "count", record)
+    monkeypatch.setattr(Counter, "count_in", record)
     expected, _ = predict("cam", "clip.mp4")
     assert calls == [8]
     monkeypatch.setattr(predict_module, "MAX_CALL_PIXELS", 64 * 48 * 2 + 1)
