@@ -9,7 +9,7 @@ from llava_dvc.files import new_folder
 from llava_dvc.publishing.folder import MERGED, add_card_and_manifest, input_digests
 from llava_dvc.publishing.push import push_after_stage
 from llava_dvc.publishing.reload_check import require_same_answers
-from llava_dvc.publishing.stage_files import StageFiles, card_facts
+from llava_dvc.publishing.stage_files import CardSettings, StageFiles, card_facts
 from llava_dvc.recipe import WEIGHTS
 from llava_dvc.stage_runner import run_stage
 from llava_dvc.terminal.progress import progress, tell
@@ -18,7 +18,8 @@ from llava_dvc.tracking.run import open_result
 
 def main(cfg: Config, *paths: Path) -> None:
     path = StageFiles(*paths)
-    facts = card_facts(cfg, path)
+    settings = CardSettings(cfg.publish.repo, cfg.evaluate, cfg.split, cfg.adapter, cfg.train)
+    facts = card_facts(settings, path)
     inputs = input_digests(
         facts.recipe.backbone,
         adapter=path.adapter / WEIGHTS,
