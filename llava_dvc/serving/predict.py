@@ -42,6 +42,9 @@ class Where(NamedTuple):
     """Whose outlines are taken."""
 
 
+AS_TRAINED = Where()
+
+
 class Outputs(NamedTuple):
     """What `count_files` writes."""
 
@@ -61,7 +64,7 @@ def count_files(
     outputs: Outputs,
     every: float = 1.0,
     smooth: bool = False,
-    where: Where = Where(),  # noqa: B008, it cannot change
+    where: Where = AS_TRAINED,
 ) -> None:
     """Writes one row per frame to standard output, or one per frame and zone.
 
@@ -110,7 +113,7 @@ def count_paths(
     sources: Sequence[Source],
     every: float,
     errors: list[UserError],
-    where: Where = Where(),  # noqa: B008, it cannot change
+    where: Where = AS_TRAINED,
 ) -> Iterator[tuple[SourceFrame, Count]]:
     """Yields every frame of `sources` in order, with its count in each zone.
 
