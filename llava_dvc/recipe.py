@@ -36,10 +36,10 @@ MAX_JSON = 64 * 2**20
 """Bytes of a JSON file of an adapter. A tokenizer of 260,000 words has half of it."""
 
 MAX_CORNERS = 100
-# Not strict: JSON has lists in place of tuples.
-Corner = Annotated[tuple[Annotated[float, Strict()], Annotated[float, Strict()]], Strict(False)]
+_Pixels = Annotated[float, Strict()]  # else "12" would be one
+Corner = tuple[_Pixels, _Pixels]
 """`x` and `y` in pixels from the left and the top of the frame."""
-Polygon = Annotated[tuple[Corner, ...], Field(min_length=3, max_length=MAX_CORNERS), Strict(False)]
+Polygon = Annotated[tuple[Corner, ...], Field(min_length=3, max_length=MAX_CORNERS)]
 """The corners of a zone, in order."""
 ANY_CAMERA = "*"
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 from llava_dvc.conversation import Conversation
@@ -21,8 +21,7 @@ from llava_dvc.data.folders import (
     link_problem,
     normalized_name,
 )
-from llava_dvc.data.images import ImageError, decode_image, read_image_bytes
-from llava_dvc.data.imports.zip_archive import IMAGE_SUFFIXES
+from llava_dvc.data.images import ImageError, decode_image, is_picture_name, read_image_bytes
 from llava_dvc.data.labels import Label, scan_labels
 from llava_dvc.data.messages import scan_conversations
 from llava_dvc.data.points import POINTS, Points, PointTable
@@ -76,8 +75,7 @@ def take_unlabelled(problems: Sequence[DataProblem]) -> tuple[list[str], list[Da
     waiting, others = [], []
     for problem in problems:
         name = problem.frame or ""
-        is_picture = PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
-        if problem.kind == UNLABELLED and is_picture:
+        if problem.kind == UNLABELLED and is_picture_name(name):
             waiting.append(name)
         else:
             others.append(problem)

@@ -7,7 +7,7 @@ Metadata that cannot be read is ignored, because the pixels do not depend on it.
 
 import warnings
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -32,6 +32,8 @@ MAX_BYTES = 256 * 2**20
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 """The only decoders tried: some others of Pillow start programs (EPS runs Ghostscript)."""
+
+_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "CMYK"}
 """Pillow's modes of 8 bits a colour. It clips 16-bit grey at 255 instead of scaling it."""
@@ -70,6 +72,11 @@ class ImageError(UserError):
     def __init__(self, kind: str, reason: str) -> None:
         super().__init__(reason)
         self.kind = kind
+
+
+def is_picture_name(name: str | PurePath) -> bool:
+    """Whether a file's name ends like that of a picture. The content decides what it is."""
+    return PurePath(name).suffix.lower() in _SUFFIXES
 
 
 def read_image(path: Path) -> Image.Image:

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from llava_dvc.data.data_errors import printable_name
 from llava_dvc.data.folders import FrameFiles
-from llava_dvc.data.imports.zip_archive import IMAGE_SUFFIXES
+from llava_dvc.data.images import is_picture_name
 from llava_dvc.data.labels import Label, natural_key, read_labels
 from llava_dvc.errors import UserError
 
@@ -58,7 +58,7 @@ def read_pool(data: Path, exclude: Sequence[str]) -> LabelPool:
             f"{folder}: not found. Put frames there, or write those of a recording with "
             "`llava-dvc frames VIDEO`."
         )
-    pictures = {name for name in FrameFiles(data).names if _is_picture(name)} - set(exclude)
+    pictures = {name for name in FrameFiles(data).names if is_picture_name(name)} - set(exclude)
     labels = read_labels(table) if table.exists() else []
     for label in labels:
         if label.name not in pictures and label.name not in exclude:
@@ -70,7 +70,3 @@ def read_pool(data: Path, exclude: Sequence[str]) -> LabelPool:
         raise UserError(f"{folder}: has no picture. Put frames there.")
     kept = {label.name: label for label in labels if label.name in pictures}
     return LabelPool(data, sorted(pictures, key=natural_key), kept)
-
-
-def _is_picture(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES

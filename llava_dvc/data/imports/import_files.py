@@ -12,9 +12,9 @@ from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from llava_dvc.data.data_errors import printable_name, quoted
-from llava_dvc.data.images import MAX_BYTES
+from llava_dvc.data.images import MAX_BYTES, is_picture_name
 from llava_dvc.data.imports.annotations import AnnotationError, Reading, Record
-from llava_dvc.data.imports.zip_archive import IMAGE_SUFFIXES, composed, is_system_file
+from llava_dvc.data.imports.zip_archive import composed, is_system_file
 from llava_dvc.errors import UserError
 
 MAX_ANNOTATION_BYTES = 512 * 2**20
@@ -39,7 +39,7 @@ class PictureIndex:
         """The picture whose path ends most like `name`; raises AnnotationError."""
         parts = PurePosixPath(composed(name).replace("\\", "/")).parts
         base = parts[-1] if parts else ""
-        has_suffix = PurePosixPath(base).suffix.lower() in IMAGE_SUFFIXES
+        has_suffix = is_picture_name(base)
         known = self._by_name if has_suffix else self._by_stem
         candidates = known.get(base) or known.get(_UPLOADED.sub("", base, count=1))
         if not candidates:
@@ -134,14 +134,10 @@ def list_import_files(
     pictures = inside if frames is None else _files_below(frames, data)
     return ImportFiles(
         root,
-        [given] if given else [path for path in inside if not _is_picture(path)],
-        PictureIndex(frames or root, [path for path in pictures if _is_picture(path)]),
+        [given] if given else [path for path in inside if not is_picture_name(path)],
+        PictureIndex(frames or root, [path for path in pictures if is_picture_name(path)]),
         None if given else root,
     )
-
-
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES
 
 
 def _files_below(folder: Path, data: Path) -> list[Path]:

@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
+from llava_dvc.data.images import is_picture_name
 from llava_dvc.errors import UserError
 
 MAX_UNPACKED = 4 << 30
@@ -15,7 +16,6 @@ MAX_UNPACKED = 4 << 30
 
 LABEL_FILES = ("labels.csv", "mall_gt.mat", "messages.txt", "points.csv")
 
-IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 _SYSTEM_FILES = {"__MACOSX", "Thumbs.db", "desktop.ini"}
 """Written by macOS and Windows; hidden files such as ._a.jpg and .DS_Store are ignored too."""
 
@@ -74,7 +74,7 @@ def _select_members(
     """
     selected: dict[str, zipfile.ZipInfo] = {}
     for path, member in _safe_members(archive, file):
-        is_frame = "frames" in path.parts[:-1] or path.suffix.lower() in IMAGE_SUFFIXES
+        is_frame = "frames" in path.parts[:-1] or is_picture_name(path)
         is_label = path.name in LABEL_FILES or path.suffix.lower() in suffixes
         if not is_frame and not is_label:
             continue

@@ -8,7 +8,8 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+from llava_dvc.data.images import is_picture_name
+
 VIDEO_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"}
 MOTION_JPEG_SUFFIXES = {".mjpeg", ".mjpg"}
 """Such a stream is JPEG files in a row: its first bytes are those of a picture."""
@@ -41,7 +42,9 @@ def file_kind(path: Path) -> FileKind | None:
         return "video" if suffix in MOTION_JPEG_SUFFIXES else "image"
     if start and _holds_video(path):
         return "video"
-    return "image" if suffix in IMAGE_SUFFIXES else "video" if suffix in VIDEO_SUFFIXES else None
+    if is_picture_name(path):
+        return "image"
+    return "video" if suffix in VIDEO_SUFFIXES else None
 
 
 def open_video(path: Path) -> InputContainer:

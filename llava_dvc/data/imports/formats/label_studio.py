@@ -5,12 +5,12 @@ https://labelstud.io/guide/export
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from llava_dvc.data.data_errors import quoted
-from llava_dvc.data.images import Size
+from llava_dvc.data.images import Size, is_picture_name
 from llava_dvc.data.imports.annotations import (
     PERSON,
     AnnotationError,
@@ -27,7 +27,6 @@ from llava_dvc.data.imports.annotations import (
     turned_mark,
 )
 from llava_dvc.data.imports.import_files import ImportFiles, require_kind
-from llava_dvc.data.imports.zip_archive import IMAGE_SUFFIXES
 
 _MIN_KEYS = {"annotation_id", "annotator", "lead_time"}
 """JSON-MIN has these in every entry."""
@@ -263,10 +262,10 @@ def _picture_in(data: Mapping[str, Any]) -> str:
     A path in `frame` goes before: `llava-dvc label` writes it there.
     """
     frame = data.get("frame")
-    if isinstance(frame, str) and PurePosixPath(frame).suffix.lower() in IMAGE_SUFFIXES:
+    if isinstance(frame, str) and is_picture_name(frame):
         return frame
     found = [_path_of(value) for value in data.values() if isinstance(value, str)]
-    pictures = [path for path in found if PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES]
+    pictures = [path for path in found if is_picture_name(path)]
     if len(pictures) != 1:
         raise AnnotationError(
             f"its data names {len(pictures)} pictures, expected one. Keep one in the task."
