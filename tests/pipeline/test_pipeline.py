@@ -283,7 +283,7 @@ EDITED = {  # stages that a change of the code in each room changes
     "evaluation": COUNTS,
     "model": {"train", *COUNTS},
     "pipeline_file.py": {"train"},
-    "recipe.py": {"train", "evaluate", "publish"},
+    "recipe.py": {"prepare", "train", "evaluate", "publish"},
     "conversation.py": {"prepare", "train", *COUNTS},
     "dataset.py": {"prepare", "train", *COUNTS},
     "files.py": {"prepare", "train", *COUNTS},
