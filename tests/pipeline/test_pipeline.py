@@ -345,6 +345,7 @@ def test_a_relabelled_frame_reruns_all(built: Path):
         labels.write_text(before)
 
 
+@pytest.mark.sweep
 def test_two_clones_agree(built: Path, tmp_path: Path):
     """Another folder, other processes, nothing cached: the same lock file to the byte."""
     clone = tmp_path / "clone"
