@@ -196,6 +196,10 @@ class Train(Section):
     """
     save_every: int = Field(ge=1)
     """Steps between two checkpoints; a killed run resumes from the last one."""
+    checkpoint_to: str | None = Field(pattern=r"^(\w[\w+.-]*://.|/.)")
+    """A folder for copies of the checkpoints, from which another machine resumes: an absolute path,
+    or an address that fsspec knows. null makes no copies.
+    """
     validate_every: int | None = Field(ge=1)
     """Steps between two validations; null validates only after every epoch. The adapter with the
     best validation is kept.

@@ -289,6 +289,49 @@ def stopping(signal: str) -> str:
     return f"{signal}: stopping with a checkpoint after this step; `dvc repro` continues from it\n"
 
 
+def no_checkpoint_copies(place: str, error: Exception) -> UserError:
+    """`train.checkpoint_to` is no place that can be written."""
+    return UserError(
+        f"train.checkpoint_to: nothing can be written to {place} ({_reason(error)}); correct the "
+        "address, install fsspec's package for it, or set it to null"
+    )
+
+
+def copy_not_fetched(place: str, error: Exception) -> UserError:
+    """A copy of a checkpoint is there and cannot be read."""
+    return UserError(
+        f"train.checkpoint_to: the checkpoint in {place} cannot be fetched ({_reason(error)}); run "
+        "`dvc repro` again, or set it to null to begin without it"
+    )
+
+
+def checkpoint_fetched(step: int, place: str) -> str:
+    """The line about a checkpoint of another machine."""
+    return f"train: resumes from the checkpoint of step {step} in {place}\n"
+
+
+def copy_not_complete(step: int, place: str) -> str:
+    """The line about a copy that was cut off."""
+    return f"train: the checkpoint of step {step} in {place} is not complete, and not used\n"
+
+
+def checkpoint_not_copied(step: str, place: str, error: Exception) -> str:
+    """The line about a copy that failed."""
+    return (
+        f"train.checkpoint_to: the checkpoint of step {step} was not copied to {place} "
+        f"({_reason(error)}); the training continues\n"
+    )
+
+
+def copies_not_deleted(place: str, error: Exception) -> str:
+    """The line about copies that are not needed any more."""
+    return f"train.checkpoint_to: {place} was not deleted ({_reason(error)}); delete it\n"
+
+
+def _reason(error: Exception) -> str:
+    return one_line(str(error) or repr(error))
+
+
 def checkpoint_deleted(checkpoint: Path) -> str:
     """The line about a checkpoint that was cut off."""
     return f"{checkpoint}: not complete, deleted\n"

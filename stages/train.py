@@ -18,6 +18,7 @@ from llava_dvc.stage_runner import run_stage
 from llava_dvc.terminal.training_progress import TrainingProgress
 from llava_dvc.tracking.run import open_run, trainer_callback
 from llava_dvc.training.arguments import is_main_process
+from llava_dvc.training.checkpoint_copies import checkpoint_copies
 from llava_dvc.training.checkpoints import checkpoint_folder, checkpoints_of, run_key
 from llava_dvc.training.count_trainer import CountTrainer, TrainingSpec, TunedAdapter, fit
 
@@ -43,10 +44,12 @@ def main(cfg: Config, prepared: Path, adapter: Path) -> None:
         return
     sections = {"seed", "data", "split", "prompt", "image", "backbone", "adapter", "train"}
     with (
-        checkpoint_folder(key),
+        checkpoint_folder(key) as checkpoints,
+        checkpoint_copies(cfg.train.checkpoint_to, key, checkpoints) as copies,
         open_run("train", cfg, sections, key, {"data_md5": data_md5}) as run,
     ):
-        tuned = tune(replace(spec, callbacks=[trainer_callback(run), TrainingProgress("train")]))
+        shown = [trainer_callback(run), TrainingProgress("train")]
+        tuned = tune(replace(spec, callbacks=[*copies, *shown]))
         recipe = Recipe(
             backbone=cfg.backbone,
             image=cfg.image,

@@ -47,13 +47,7 @@ class SealCheckpoint(TrainerCallback):
         PartialState().wait_for_everyone()  # each writes its random state
         if not state.is_world_process_zero:
             return
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        sizes = {str(file.relative_to(folder)): file.stat().st_size for file in files_in(folder)}
-        partial = folder / f".{MANIFEST}"
-        partial.write_text(
-            json.dumps({"sizes": sizes, "sha256": sha256(*map(folder.joinpath, sizes))})
-        )
-        partial.rename(folder / MANIFEST)
+        seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
 
 class StopOnSignal(TrainerCallback):
@@ -104,14 +98,23 @@ def last_checkpoint(folder: Path) -> str | None:
     """The newest complete checkpoint. Deletes those whose files are not as their manifest says."""
     found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     for checkpoint in reversed(found):
-        if _is_complete(checkpoint):
+        if is_complete(checkpoint):
             return str(checkpoint)
         sys.stderr.write(errors.checkpoint_deleted(checkpoint))
         shutil.rmtree(checkpoint)
     return None
 
 
-def _is_complete(checkpoint: Path) -> bool:
+def seal(folder: Path) -> None:
+    """Writes the manifest, by which `is_complete` knows the folder."""
+    sizes = {str(file.relative_to(folder)): file.stat().st_size for file in files_in(folder)}
+    partial = folder / f".{MANIFEST}"
+    partial.write_text(json.dumps({"sizes": sizes, "sha256": sha256(*map(folder.joinpath, sizes))}))
+    partial.rename(folder / MANIFEST)
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether a manifest is there and all files are as it says."""
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_text())
         return bool(sha256(*map(checkpoint.joinpath, manifest["sizes"])) == manifest["sha256"])
@@ -130,7 +133,8 @@ def run_key(prepared: Path, cfg: config.Config) -> str:
     backbone = Path(cfg.backbone.name)
     inputs = sha256(prepared, *code, *([backbone] if backbone.is_dir() else []))
     settings = cfg.model_dump(include=set(train["params"]))
-    settings["train"].pop("workers")
+    for name in ("workers", "checkpoint_to"):
+        settings["train"].pop(name)
     text = json.dumps([inputs, versions(), settings], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -102,7 +102,7 @@ PACKAGES = {
     "transformers", "trl",
 }  # fmt: skip
 SETTINGS = {"seed", "image", "backbone", "adapter", "train"}
-HOW_ONLY = {"train.workers"}
+HOW_ONLY = {"train.workers", "train.checkpoint_to"}
 
 
 def other(value: Any) -> Any:
