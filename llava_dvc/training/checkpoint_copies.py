@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 from transformers import TrainerCallback
 
 from llava_dvc import errors
@@ -42,7 +43,8 @@ class CopyCheckpoints(TrainerCallback):
         try:
             self.system, root = fsspec.url_to_fs(place)
             self.root = f"{root.rstrip('/')}/{self.key}"
-            self.system.makedirs(self.root, exist_ok=True)
+            if isinstance(self.system, LocalFileSystem):  # others need no folder
+                self.system.makedirs(self.root, exist_ok=True)
             self.system.pipe_file(f"{self.root}/writable", b"")
         except Exception as error:  # each of fsspec's file systems raises errors of its own
             raise errors.no_checkpoint_copies(place, error) from None
