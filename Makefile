@@ -33,7 +33,8 @@ repro: repository setup ## Download the sample and run the changed stages
 		{ echo "error: DVC could not keep a result in its cache. If the disk is full, free some space. Then run make repro again."; exit 1; }
 	@printf '%s\n' "" "What next:" \
 		"  make ui                                             look at the results and the curves in a browser" \
-		"  source .venv/bin/activate && llava-dvc serve        drop a frame on http://127.0.0.1:8000" \
+		"  source .venv/bin/activate                           then: llava-dvc serve --adapter published" \
+		"                                                      drop a frame on http://127.0.0.1:8000" \
 		"  your own frames                                     README.md, section \"Your own frames\""
 
 repository:

@@ -4,38 +4,17 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 import yaml
-from moto.server import ThreadedMotoServer
 
 from llava_dvc.errors import UserError
 from llava_dvc.recipe import adapter_sha256
 from llava_dvc.training.checkpoint_copies import CopyCheckpoints
 from tests.faults.conftest import Bench, mlflow_curve, start
 from tests.pipeline.test_pipeline import set_param
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "somebody",
-        "AWS_SECRET_ACCESS_KEY": "a-word-of-theirs",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    bucket = boto3.resource("s3").Bucket("llava")
-    bucket.create()
-    yield bucket
-    server.stop()
 
 
 def kill_between_two_copies(bench: Bench, bucket: Any) -> int:
