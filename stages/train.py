@@ -3,6 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
+from datasets import concatenate_datasets
+
 from llava_dvc.checks.hardware import require_hardware
 from llava_dvc.checks.label_range import require_label_range
 from llava_dvc.checks.preflight import RequestedModel, require_model
@@ -20,6 +22,7 @@ from llava_dvc.tracking.run import open_run, trainer_callback
 from llava_dvc.training.arguments import is_main_process
 from llava_dvc.training.checkpoints import checkpoint_folder, checkpoints_of, run_key
 from llava_dvc.training.count_trainer import CountTrainer, TrainingSpec, TunedAdapter, fit
+from llava_dvc.training.scenes import describe_scenes
 
 
 def main(cfg: Config, prepared: Path, adapter: Path) -> None:
@@ -47,6 +50,7 @@ def main(cfg: Config, prepared: Path, adapter: Path) -> None:
         open_run("train", cfg, sections, key, {"data_md5": data_md5}) as run,
     ):
         tuned = tune(replace(spec, callbacks=[trainer_callback(run), TrainingProgress("train")]))
+        seen = concatenate_datasets([train, val])
         recipe = Recipe(
             backbone=cfg.backbone,
             image=cfg.image,
@@ -56,6 +60,7 @@ def main(cfg: Config, prepared: Path, adapter: Path) -> None:
             temperature=tuned.temperature,
             smoothing=tuned.smoothing,
             zones=report.get("zones"),
+            scenes=describe_scenes(seen["camera"][:], seen["image"]),
             recomputed_layers=tuned.recomputed_layers,
             versions=versions(),
         )
