@@ -72,9 +72,8 @@ def write_table(rows: dict[str, list[list[tuple[float, str | None]]]]) -> None:
         unlike = np.mean([distance > 1 for distance in distances])
         marked = np.mean([mark is not None for _, mark in pairs])
         span = f"{min(distances):.2f} to {max(distances):.2f}"
-        sys.stdout.write(
-            f"| {name} | {span} | {unlike:.1%} | {marked:.1%} | {sum(noticed)} of {len(noticed)} |\n"
-        )
+        windows_noticed = f"{sum(noticed)} of {len(noticed)}"
+        sys.stdout.write(f"| {name} | {span} | {unlike:.1%} | {marked:.1%} | {windows_noticed} |\n")
 
 
 def each(change: Callable[[Picture], Picture]) -> Callable[[Sequence[Picture]], list[Picture]]:
