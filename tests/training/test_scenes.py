@@ -55,11 +55,12 @@ def test_the_steepest_edge_fits_into_eight_bits():
 
 
 def test_mean_spread_and_distance():
-    """The mean of all is 20: 0.4 is added to the spreads 10, 0 and 0."""
-    mean, spread = mean_and_spread(np.array([[0.0, 30, 20], [20.0, 30, 20]]))
-    assert mean.tolist() == [10, 30, 20]
-    assert spread.tolist() == [10, 1, 1]
-    assert map_distance(np.array([30.0, 31, 99]), mean, spread) == pytest.approx((2 + 1 + 4) / 3)
+    """The mean of all is 100: 2 is added to the spreads 10, 0 and 0."""
+    mean, spread = mean_and_spread(np.array([[90.0, 90, 110], [110.0, 90, 110]]))
+    assert mean.tolist() == [100, 90, 110]
+    assert spread.tolist() == [12, 2, 2]
+    assert mean_and_spread(np.zeros((2, 1)))[1].tolist() == [1]
+    assert map_distance(np.array([76.0, 92, 199]), mean, spread) == pytest.approx((2 + 1 + 4) / 3)
 
 
 def test_the_limit_is_students_t_of_the_logarithms():
@@ -82,6 +83,20 @@ def test_ordinary_frames_are_near_and_another_view_is_far(hall):
     assert max(near) < 1 < min(map(known.distance, far))
 
 
+def test_the_limit_is_of_frames_that_are_held_out(hall, monkeypatch):
+    """A fifth at a time, from the mean and the spread of the others."""
+    maps = np.stack([edge_map(room(1, people)) for people in range(30)])
+    rest = mean_and_spread(maps[6:])
+    first = [map_distance(edges, *rest) for edges in maps[:6]]
+    kept = []
+    monkeypatch.setattr(scenes, "distance_limit", lambda all_of_them: kept.extend(all_of_them) or 2)
+    (scene,) = describe_scenes([None] * 30, [room(1, people) for people in range(30)])
+    assert len(kept) == 30
+    assert kept[:6] == first
+    own = KnownScenes(hall).distance(room(1, 40))
+    assert KnownScenes([scene]).distance(room(1, 40)) == pytest.approx(own * hall[0].limit / 2)
+
+
 def test_size_and_shape_of_the_picture_do_not_matter(hall):
     large = room(1, 77).resize((640, 480))
     assert KnownScenes(hall).distance(large) < 1
@@ -92,6 +107,7 @@ def test_every_camera_has_its_scene_and_the_nearest_counts():
     images = [room(1 if name == "hall" else 2, i) for i, name in enumerate(cameras)]
     found = describe_scenes(cameras, images)
     assert [one.camera for one in found] == ["hall", "door"]
+    assert found[1:] == describe_scenes(["door"] * 12, images[1::2])
     known = KnownScenes(found)
     assert max(known.distance(room(seed, 50)) for seed in (1, 2)) < 1 < known.distance(room(3, 50))
     assert known.distance(room(2, 50)) == KnownScenes(found[1:]).distance(room(2, 50))
