@@ -1,5 +1,6 @@
 """An adapter's folder: its recipe.json, and what its other files must be. Imports no torch."""
 
+import base64
 import json
 from importlib.metadata import version
 from pathlib import Path
@@ -54,6 +55,30 @@ class Smoothing(Section):
     """From a frame to the next, P(step) ~ exp(-|step| / spread). Fitted on the training labels."""
     temperature: float = Field(ge=1e-3, le=1e3)
     """Of the frames' distributions, in place of the single frame's. Fitted on validation frames."""
+
+
+SCENE_SIZE = 64, 48
+"""Columns and rows of a map of edges."""
+
+
+class Scene(Section):
+    """How the training frames of one camera look: see training.scenes."""
+
+    camera: str | None
+    """The name in the data set, if it has one."""
+    mean: str
+    """Mean map of their edges, row by row: 8 bits each, in base64."""
+    spread: str
+    """How much the map differs from frame to frame, in the same form."""
+    limit: float = Field(gt=0)
+    """The distance that one ordinary frame in a thousand exceeds."""
+
+    @field_validator("mean", "spread")
+    @classmethod
+    def _check_map(cls, text: str) -> str:
+        if len(base64.b64decode(text, validate=True)) != SCENE_SIZE[0] * SCENE_SIZE[1]:
+            raise ValueError(f"it must have {SCENE_SIZE[0]} x {SCENE_SIZE[1]} bytes in base64")
+        return text
 
 
 class Zones(Section):
@@ -140,6 +165,8 @@ class Recipe(Section):
     """None if the training or the validation frames had no neighbours in time."""
     zones: Zones | None = None
     """None if people in the whole frame are counted."""
+    scenes: list[Scene] | None = Field(default=None, min_length=1)
+    """One for each camera. None in old recipes, and if a camera has too few frames."""
     recomputed_layers: int | None = Field(default=None, ge=0)
     """Layers that training recomputed, as `train.checkpointing` asked. None in old recipes."""
     versions: dict[str, str]

@@ -3,6 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
+from datasets import concatenate_datasets
+
 from llava_dvc.checks.hardware import require_hardware
 from llava_dvc.checks.label_range import require_label_range
 from llava_dvc.checks.preflight import RequestedModel, require_model
@@ -21,6 +23,7 @@ from llava_dvc.training.arguments import is_main_process
 from llava_dvc.training.checkpoint_copies import checkpoint_copies
 from llava_dvc.training.checkpoints import checkpoint_folder, checkpoints_of, run_key
 from llava_dvc.training.count_trainer import CountTrainer, TrainingSpec, TunedAdapter, fit
+from llava_dvc.training.scenes import describe_scenes
 
 
 def main(cfg: Config, prepared: Path, adapter: Path) -> None:
@@ -50,6 +53,7 @@ def main(cfg: Config, prepared: Path, adapter: Path) -> None:
     ):
         shown = [trainer_callback(run), TrainingProgress("train")]
         tuned = tune(replace(spec, callbacks=[*copies, *shown]))
+        seen = concatenate_datasets([train, val])
         recipe = Recipe(
             backbone=cfg.backbone,
             image=cfg.image,
@@ -59,6 +63,7 @@ def main(cfg: Config, prepared: Path, adapter: Path) -> None:
             temperature=tuned.temperature,
             smoothing=tuned.smoothing,
             zones=report.get("zones"),
+            scenes=describe_scenes(seen["camera"][:], seen["image"]),
             recomputed_layers=tuned.recomputed_layers,
             versions=versions(),
         )

@@ -1,5 +1,6 @@
 """The types and bounds of recipe.json, and the one line of each refusal."""
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 
 from llava_dvc.errors import UserError
-from llava_dvc.recipe import Recipe, Smoothing
+from llava_dvc.recipe import Recipe, Scene, Smoothing
 from tests.recipes import recipe
 
 
@@ -35,6 +36,8 @@ def refusal(folder: Path) -> str:
     return text.removeprefix(f"{folder / 'recipe.json'}: ")
 
 
+FLAT = base64.b64encode(bytes(64 * 48)).decode()
+"""A map of edges without an edge."""
 AGAIN = "; use a complete adapter folder, or build it with `dvc repro`"
 
 
@@ -52,6 +55,12 @@ AGAIN = "; use a complete adapter folder, or build it with `dvc repro`"
         ("smoothing", {"spread": 2.0}, "smoothing.temperature: missing"),
         ("smoothing", {"spread": 0, "temperature": 1.0}, "smoothing.spread: is 0: Input should"),
         ("smoothing", {"spread": 1, "temperature": 1e9}, "smoothing.temperature: is 1000000000.0"),
+        ("scenes", [], "scenes: is []: List should have at least 1 item"),
+        (
+            "scenes",
+            [{"camera": None, "mean": FLAT, "spread": "AAAA", "limit": 1.0}],
+            "scenes.0.spread: is 'AAAA': Value error, it must have 64 x 48 bytes in base64",
+        ),
         ("max_count", 0, "max_count: is 0: Input should be greater than or equal to 1"),
         ("max_count", 10_000, "max_count: is 10000: Input should be less than or equal to 9999"),
         ("max_count", 60.5, "max_count: is 60.5: Input should be a valid integer"),
@@ -141,3 +150,13 @@ def test_a_smoothing_is_kept(folder, cfg):
     smoothed = recipe(cfg, smoothing=Smoothing(spread=1.5, temperature=4.0))
     smoothed.write(folder)
     assert Recipe.read(folder) == smoothed
+
+
+def test_scenes_are_kept_and_a_recipe_of_before_has_none(folder, cfg):
+    scene = Scene(camera=None, mean=FLAT, spread=FLAT, limit=1.5)
+    recipe(cfg, scenes=[scene]).write(folder)
+    assert Recipe.read(folder) == recipe(cfg, scenes=[scene])
+    values = json.loads((folder / "recipe.json").read_text())
+    del values["scenes"]
+    (folder / "recipe.json").write_text(json.dumps(values))
+    assert Recipe.read(folder) == recipe(cfg)

@@ -22,13 +22,14 @@ from PIL import Image
 from llava_dvc.checks.loading import load_checked_adapter
 from llava_dvc.data.images import read_image, upright_rgb
 from llava_dvc.data.zones import paint_outside
-from llava_dvc.errors import unknown_zone
+from llava_dvc.errors import UserError, unknown_zone
 from llava_dvc.evaluation.cuda_graphs import count_with_graphs, padded_sizes
 from llava_dvc.evaluation.decoding import DecodedCounts, decode_answers
 from llava_dvc.model.counting import CountPredictor
 from llava_dvc.model.encoder import Encoder
 from llava_dvc.recipe import Polygon, Recipe
 from llava_dvc.serving.adapter_source import find_adapter
+from llava_dvc.training.scenes import KnownScenes
 
 BATCH = 8  # frames in one pass: what a card of 12 GB has room for
 
@@ -80,6 +81,8 @@ class Counter:
     def __init__(self, model: PeftModel, encoder: Encoder, recipe: Recipe) -> None:
         self.recipe = recipe
         self.batch_size = BATCH
+        self.scenes = KnownScenes(recipe.scenes) if recipe.scenes else None
+        """None if the recipe does not say how the training frames look."""
         self.predictor = CountPredictor(
             model, encoder, recipe.question, recipe.max_count, flip=recipe.flip
         )
@@ -145,6 +148,20 @@ class Counter:
                 raise unknown_zone(name, [])
             return None
         return Zone(zones.name if name is None else name, zones.polygon(name, camera))
+
+    def distance(self, image: Image.Image, camera: str | None = None) -> float | None:
+        """How far an RGB image is from the training frames: above 1 it is unlike them.
+
+        None if the recipe does not say how they look, or if the zone of the training has no outline
+        for the camera or is larger than the image.
+        """
+        if self.scenes is None:
+            return None
+        try:
+            zone = self.find_zone(camera=camera)
+            return self.scenes.distance(zone.paint(image) if zone else image)
+        except UserError:
+            return None
 
     def _of_one_size(self, pictures: "Pictures") -> list[list[int]]:
         """Positions of images that can be counted together: those of one size if padding is

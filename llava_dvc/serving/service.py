@@ -57,6 +57,10 @@ class CountResponse(BaseModel):
     expected: float = Field(description="Mean of the distribution")
     most_likely: list[CountProbability] = Field(description="The five most likely counts")
     distribution: list[float] = Field(description="P(0), P(1), ... up to the largest count")
+    unlike_training: bool | None = Field(
+        description="Whether the frame is unlike those that the adapter was tuned on, so that the "
+        "count may be wrong; null if the adapter does not know how they look"
+    )
 
 
 class CorrectionResponse(BaseModel):
@@ -102,6 +106,7 @@ class CountService:
 
     def __init__(self, counter: Counter, metrics: ServiceMetrics) -> None:
         counter.find_zone()  # raises UserError if only named cameras have an outline
+        self._distance = counter.distance
         self._backbone = counter.recipe.backbone.name
         self._uploads = UploadBudget()
         self._decoders = DecoderPool(DECODERS)
@@ -114,9 +119,13 @@ class CountService:
         with _answers_with_errors(), self._uploads.admit() as upload:
             await read_upload(request, self._uploads, upload)
             with self._batcher.reserve() as hold_pixels:
-                count = await asyncio.wait_for(self._count(upload, hold_pixels), ANSWER_SECONDS)
-        distribution = [round(share, 6) for share in count.probabilities]
-        return CountResponse(**count.summary(), distribution=distribution)
+                counting = self._count(upload, hold_pixels)
+                count, distance = await asyncio.wait_for(counting, ANSWER_SECONDS)
+        return CountResponse(
+            **count.summary(),
+            distribution=[round(share, 6) for share in count.probabilities],
+            unlike_training=None if distance is None else distance > 1,
+        )
 
     async def keep_correction(
         self, folder: CorrectionFolder, request: Request
@@ -140,11 +149,16 @@ class CountService:
         decode = partial(self._decoders.decode, upload.content, accept)
         return await loop.run_in_executor(self._threads, decode)
 
-    async def _count(self, upload: Upload, hold_pixels: Callable[[int], None]) -> Count:
+    async def _count(
+        self, upload: Upload, hold_pixels: Callable[[int], None]
+    ) -> tuple[Count, float | None]:
+        """Returns the count, and how far the frame is from the training frames."""
         image = await self._decode(upload, hold_pixels)
         self._uploads.release(upload)
+        loop = asyncio.get_running_loop()
         try:
-            return await asyncio.wrap_future(self._batcher.enqueue(image))
+            distance = await loop.run_in_executor(self._threads, self._distance, image)
+            return await asyncio.wrap_future(self._batcher.enqueue(image)), distance
         except UserError as error:
             raise HTTPException(400, f"the frame cannot be counted: {error}") from None
         except Exception as error:

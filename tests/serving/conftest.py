@@ -31,6 +31,7 @@ from llava_dvc.serving.counter import Count, Counter
 from llava_dvc.serving.page.served_model import EVALUATION
 from llava_dvc.serving.server import GracefulServer, bind_socket, server_config
 from llava_dvc.serving.service import build_app
+from llava_dvc.training.scenes import describe_scenes
 from tests.conftest import frame
 from tests.serving.requests import JPEG
 
@@ -48,6 +49,8 @@ FLAGS = [
     "--use-fake-device-for-media-stream",
     "--window-size=1200,900",
 ]
+SIZES = {f"camera {width}": (width, width * 3 // 4) for width in (64, 160, 640)}
+"""Smaller when it is shrunk, noise has weaker edges. So each size is a camera of its own."""
 MEASURED = {"mae": 2.0167, "mae_ci_low": 1.4167, "mae_ci_high": 2.634, "frames": 60}
 """What the made-up evaluation of the service's adapter says."""
 
@@ -140,9 +143,13 @@ class ServiceProcess:
 
 @pytest.fixture(scope="session")
 def published_adapter(adapter_folder, cfg, tmp_path_factory):
-    """The adapter with an evaluation and the manifest that lists it."""
+    """The adapter with an evaluation and the manifest that lists it. It knows frames of noise."""
     folder = tmp_path_factory.mktemp("shared") / "published"
     shutil.copytree(adapter_folder, folder)
+    cameras = [name for name in SIZES for _ in range(10)]
+    noise = [frame(seed, SIZES[name]) for seed, name in enumerate(cameras)]
+    scenes = describe_scenes(cameras, noise)
+    Recipe.read(folder).model_copy(update={"scenes": scenes}).write(folder)
     write_json(folder / EVALUATION, MEASURED | {"rmse": 3.0})
     names = [path.name for path in folder.iterdir() if path.is_file()]
     manifest = {

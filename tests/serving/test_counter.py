@@ -14,9 +14,10 @@ from llava_dvc.errors import UserError
 from llava_dvc.model.calibration import tempered
 from llava_dvc.model.counting import quantile
 from llava_dvc.model.tiles import convolve
-from llava_dvc.recipe import Recipe
+from llava_dvc.recipe import Recipe, Zones
 from llava_dvc.serving.adapter_source import find_adapter
 from llava_dvc.serving.counter import Counter
+from llava_dvc.training.scenes import KnownScenes, describe_scenes
 from tests.conftest import frame
 
 
@@ -104,6 +105,22 @@ def test_a_zone_that_cannot_be_counted_is_one_line(counter, zoned_folder):
         zoned.count([frame(0, (48, 36))])
     with pytest.raises(UserError, match=r"zone tills: the adapter knows no zone\."):
         counter.count([frame(0)], zone="tills")
+
+
+def test_the_distance_is_of_what_the_training_zone_leaves(adapter_folder):
+    """Outside of the zone a frame may differ; without an outline nothing is known."""
+    zoned = Counter.from_pretrained(adapter_folder)
+    assert zoned.distance(frame(1)) is None
+    left = ((0, 0), (32, 0), (32, 48), (0, 48))
+    zones = Zones(name="tills", polygons={"tills": {"hall": left}})
+    zoned.recipe = zoned.recipe.model_copy(update={"zones": zones})
+    painted = [zoned.find_zone(camera="hall").paint(frame(seed)) for seed in range(20)]
+    zoned.scenes = KnownScenes(describe_scenes([None] * 20, painted))
+    other = frame(30)
+    other.paste((90, 90, 90), (33, 0, 64, 48))
+    assert zoned.distance(other, "hall") == zoned.distance(frame(30), "hall") < 1
+    assert zoned.distance(other) is None
+    assert zoned.distance(Image.new("RGB", (16, 12)), "hall") is None
 
 
 def test_most_likely_counts_come_first(counter):

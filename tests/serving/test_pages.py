@@ -116,6 +116,24 @@ def test_the_page_shows_an_error_and_then_the_next_frame(service, browser, tmp_p
     assert text(browser, "error").strip() == ""
 
 
+def test_the_page_says_which_frames_are_unlike_the_training_frames(service, browser, tmp_path):
+    known, other = tmp_path / "known.png", tmp_path / "other.png"
+    frame(77).save(known)
+    Image.new("RGB", (64, 48), (90, 90, 90)).save(other)
+    browser.get(f"http://127.0.0.1:{service.port}/")
+    browser.find_element("id", "file").send_keys(f"{known}\n{other}")
+    wait_until(
+        browser, "[...document.querySelectorAll('#rows td:last-child')].every(e => e.textContent)"
+    )
+    flagged = [row[2].endswith("unlike the training frames") for row in rows(browser)]
+    assert flagged == [False, True]
+    hidden = "document.getElementById('unlike').hidden"
+    assert browser.execute_script(f"return {hidden}")
+    browser.find_elements("css selector", "#rows button")[1].click()
+    wait_until(browser, f"!{hidden}")
+    assert text(browser, "unlike").startswith("This frame is unlike those that the model was")
+
+
 def rows(browser) -> list[list[str]]:
     """Name, count and interval of each row, as it is shown."""
     return browser.execute_script(

@@ -37,6 +37,21 @@ def test_a_frame_is_counted_as_in_python(service, adapter_folder):
     np.testing.assert_allclose(answer["distribution"], found.probabilities, atol=2e-6)
 
 
+def test_a_frame_that_is_unlike_the_training_frames_is_flagged(service):
+    """They are noise."""
+    plain = Image.new("RGB", (64, 48), (90, 90, 90))
+    assert service.count(encoded(frame(77)))[1]["unlike_training"] is False
+    assert service.count(encoded(plain))[1]["unlike_training"] is True
+
+
+def test_an_adapter_of_before_does_not_know_what_is_unlike(adapter_folder):
+    counter = Counter.from_pretrained(adapter_folder)
+    with serving(counter) as server:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+        connection.request("POST", "/count", encoded(frame(1)), JPEG)
+        assert json.loads(connection.getresponse().read())["unlike_training"] is None
+
+
 def test_a_form_is_counted_as_a_body(service):
     body = encoded(frame(5))
     assert service.count(form(body), FORM) == service.count(body)

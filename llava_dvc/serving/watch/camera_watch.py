@@ -68,6 +68,7 @@ class CameraWatch:
                 pace.smoothing(counter.recipe),
                 self._take,
                 self._stop,
+                partial(counter.distance, camera=reader.camera.name),
             )
             for reader in self.readers.values()
         ]

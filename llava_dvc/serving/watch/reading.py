@@ -32,6 +32,8 @@ class Reading:
     """Given the frames before it too; None if the adapter has no smoothing."""
     suspect: str | None = None
     """Why the camera may not see what is there."""
+    distance: float | None = None
+    """From the training frames: above 1 the frame is unlike them. None if that is not known."""
 
     @property
     def best(self) -> Interval:
@@ -49,11 +51,12 @@ class Reading:
             "smoothed_low": self.smoothed and self.smoothed.low,
             "smoothed_high": self.smoothed and self.smoothed.high,
             "suspect": self.suspect,
+            "distance": None if self.distance is None else round(self.distance, 3),
         }
 
 
 COLUMNS = ("time", "camera", "count", "low", "high", "smoothed", "smoothed_low", "smoothed_high",
-           "suspect")  # fmt: skip
+           "suspect", "distance")  # fmt: skip
 
 
 def reading_line(reading: Reading, row_format: ReadingFormat) -> str:

@@ -20,6 +20,8 @@ from llava_dvc.serving.watch.watch_app import build_watch_app
 from llava_dvc.serving.watch.watch_options import Pace, WatchOutputs, WatchServer
 from llava_dvc.serving.watch.webhook import Webhook
 
+logger = logging.getLogger(__name__)
+
 
 def watch_cameras(
     sources: Sequence[str],
@@ -43,6 +45,11 @@ def watch_cameras(
     log = ReadingLog(outputs.folder, outputs.row_format) if outputs.folder else None
     listener = bind_socket(place.host, place.port)  # before the model is loaded, which takes long
     counter = load_warm(adapter)
+    if counter.scenes is None:
+        logger.warning(
+            "the adapter does not know how its training frames look: no picture is "
+            "marked as changed. `dvc repro` makes one that does."
+        )
     alerts = [Alert(rule, pace.every) for rule in rules]
     sink = ReadingSink(log, outputs.row_format, alerts, webhook)
     watch = CameraWatch(counter, cameras, pace, sink)

@@ -94,6 +94,7 @@ function show(frame) {
   byId("count").textContent = answer ? answer.count : "–";
   byId("range").textContent = answer ? rangeText(answer) : say(refusal ? "notCounted" : "counting");
   byId("took").textContent = answer ? say("took", {seconds: frame.took.toFixed(2)}) : "";
+  byId("unlike").hidden = !answer?.unlike_training;
   byId("details").hidden = !answer;
   byId("correct").hidden = !answer || !byId("correct").dataset.allowed;
   byId("correction").textContent = say(frame.kept ? "kept" : "keepNote");
@@ -169,6 +170,7 @@ async function fillRow({row, blob, answer, refusal}) {
   const [picture, , count, interval] = row.children;
   count.textContent = answer?.count;
   interval.textContent = answer ? say("ends", answer) : say(refusal.word);
+  if (answer?.unlike_training) interval.append(make("small", say("unlikeShort")));
   row.classList.toggle("bad", Boolean(refusal));
   count.hidden = Boolean(refusal);
   interval.colSpan = refusal ? 2 : 1;

@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 
+import numpy as np
 import pytest
 from PIL import Image
 from prometheus_client.exposition import generate_latest
@@ -18,6 +19,7 @@ from llava_dvc.serving.watch.camera.address import parse_cameras
 from llava_dvc.serving.watch.camera_watch import CameraWatch
 from llava_dvc.serving.watch.reading_sink import ReadingSink
 from llava_dvc.serving.watch.watch_options import Pace
+from llava_dvc.training.scenes import KnownScenes, describe_scenes
 from tests.conftest import frame
 from tests.serving.watch.cameras import MjpegCamera
 
@@ -194,6 +196,35 @@ def test_a_frozen_picture_is_suspect_and_its_count_is_in_no_metric(watching, cap
     assert ("llava_dvc_people", "hall") not in found
     assert found["llava_dvc_camera_suspect", "hall"] == 1
     assert caplog.messages.count("hall: the picture is frozen") == 1
+
+
+def test_a_camera_that_moved_is_suspect_until_it_is_back(watching, counter, monkeypatch, caplog):
+    """Stripes stand where the training frames have them, then elsewhere, then there again."""
+    here, elsewhere = ([striped(left, light) for light in range(12)] for left in (0, 5))
+    known = KnownScenes(describe_scenes([None] * 12, here))
+    monkeypatch.setattr(counter, "scenes", known)
+    camera = MjpegCamera(here[:])
+    watch, rows = watching(f"hall={camera.url}")
+    rows.wait_for(2, "hall")
+    for pictures, suspect in ((elsewhere, 1), (here, 0)):
+        camera.pictures[:] = pictures
+        start = time.monotonic()
+        while samples(watch)["llava_dvc_camera_suspect", "hall"] != suspect:
+            time.sleep(0.01)
+            assert time.monotonic() - start < 10
+    camera.stop()
+    found = rows.of("hall")
+    far = [one.distance > 1 for one in found]
+    assert [one.suspect for one in found].index("changed") == far.index(True) + 2
+    for text in ("hall: the picture is changed", "hall: the picture is true again"):
+        assert caplog.messages.count(text) == 1
+
+
+def striped(left, light):
+    """Stripes on noise."""
+    pixels = np.random.default_rng(light).integers(80, 100, (48, 64, 3), dtype=np.uint8)
+    pixels[:, left::10] += 80 + 5 * light
+    return Image.fromarray(pixels)
 
 
 def test_a_stream_may_change_its_size_and_a_refused_frame_costs_only_its_reading(

@@ -39,6 +39,18 @@ def test_an_empty_room_is_not_frozen_because_its_sensor_is_noisy(size):
     assert marks(seen) == [None] * 6
 
 
+def test_a_picture_is_changed_from_the_third_in_a_row_on_that_is_unlike_training():
+    health = PictureHealth()
+    distances = [0.9, 1.1, 1.1, 1.0, 1.1, 1.1, 1.1, 1.1, 0.5, None, 1.1]
+    found = [health.step(frame(seed, SIZE), one) for seed, one in enumerate(distances)]
+    assert found == [None] * 6 + ["changed"] * 2 + [None] * 3
+
+
+def test_a_picture_that_is_black_is_not_called_changed():
+    health = PictureHealth()
+    assert [health.step(noisy(5, 3, seed), 4.0) for seed in range(4)] == ["black"] * 4
+
+
 def test_black_and_blinded_pictures_are_marked_at_once():
     assert marks([noisy(5, 3)]) == ["black"]
     assert marks([noisy(250, 3), noisy(128, 3)]) == ["blinded"] * 2

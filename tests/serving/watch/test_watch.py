@@ -51,8 +51,10 @@ def test_rows_go_to_standard_output_and_a_broken_file_is_named_at_the_end(
 ):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video")
-    output, _, stopped = run_watch(short_clip, f"bad={broken}", "--realtime", "--every", "0.3")
-    assert {json.loads(line)["camera"] for line in output.splitlines()} == {"short"}
+    output, log, stopped = run_watch(short_clip, f"bad={broken}", "--realtime", "--every", "0.3")
+    found = [json.loads(line) for line in output.splitlines()]
+    assert {(row["camera"], row["distance"]) for row in found} == {("short", None)}
+    assert log.count("the adapter does not know how its training frames look") == 1
     assert stopped == "error: bad: Invalid data found when processing input"
 
 

@@ -35,11 +35,14 @@ class CameraCounter:
         smoothing: ForwardSmoothing | None,
         on_reading: Callable[[Reading, float], None],
         stop: threading.Event,
+        distance: Callable[[Image], float | None] = lambda _: None,
     ) -> None:
-        """`on_reading` also gets when the frame came, by the monotonic clock."""
+        """`on_reading` also gets when the frame came, by the monotonic clock. `distance` is that
+        from the training frames.
+        """
         self.reader = reader
         self._enqueue, self._smoothing, self._on_reading = enqueue, smoothing, on_reading
-        self._stop = stop
+        self._stop, self._distance = stop, distance
         self._failing = False
         self._health = PictureHealth()
         self._suspect: str | None = None
@@ -63,7 +66,9 @@ class CameraCounter:
     def _count(self, live: LiveFrame) -> None:
         try:
             image = live.image()
-            count = self._enqueue(image).result()
+            counting = self._enqueue(image)
+            distance = self._distance(image)
+            count = counting.result()
         except UserError as error:
             if not self._failing:
                 logger.error("%s: %s", self.reader.camera.name, error)
@@ -75,9 +80,9 @@ class CameraCounter:
             self._failing = True
             return
         self._failing = False
-        suspect = self._health.step(image)
+        suspect = self._health.step(image, distance)
         name = self.reader.camera.name
-        reading = Reading(live.time, name, interval_of(count), suspect=suspect)
+        reading = Reading(live.time, name, interval_of(count), suspect=suspect, distance=distance)
         if suspect != self._suspect:
             logger.warning("%s: the picture is %s", name, suspect or "true again")
         self._suspect = suspect

@@ -1,4 +1,4 @@
-"""Whether a camera's pictures can be true: not frozen, and neither black nor blinded."""
+"""Whether a camera's pictures can be true: not frozen, black or blinded, nor of another view."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +9,8 @@ GREY = 500_000
 FROZEN_CHANGE = 0.05
 """Mean change of a pixel, of 255. The noise of a sensor alone is ten times as much."""
 FROZEN_READINGS = 5
+CHANGED_READINGS = 3
+"""One picture can be unlike the training frames because somebody stands before the lens."""
 DARK_MEAN = 20.0
 DARK_CONTRAST = 10.0
 FLAT_CONTRAST = 6.0
@@ -24,9 +26,15 @@ class PictureHealth:
         self._last: Levels | None = None
         self._alike = 1
         """Pictures in a row that do not differ, the last one included."""
+        self._unlike = 0
+        """Pictures in a row that are unlike the training frames, the last one included."""
 
-    def step(self, image: Image) -> str | None:
-        """Returns `black`, `blinded` or `frozen`; None for a picture that can be true."""
+    def step(self, image: Image, distance: float | None = None) -> str | None:
+        """Returns `black`, `blinded`, `frozen` or `changed`; None for a picture that can be true.
+
+        `distance` is that from the training frames: above 1 the picture is unlike them.
+        """
+        self._unlike = self._unlike + 1 if distance is not None and distance > 1 else 0
         levels = grey_levels(image)
         last, self._last = self._last, levels
         self._alike = self._alike + 1 if last is not None and is_alike(last, levels) else 1
@@ -34,7 +42,9 @@ class PictureHealth:
             return "black"
         if levels.std() < FLAT_CONTRAST:
             return "blinded"
-        return "frozen" if self._alike >= FROZEN_READINGS else None
+        if self._alike >= FROZEN_READINGS:
+            return "frozen"
+        return "changed" if self._unlike >= CHANGED_READINGS else None
 
 
 def grey_levels(image: Image) -> Levels:
