@@ -16,7 +16,10 @@ from llava_dvc.data.imports.resolve import LabelledPicture, resolve_reading
 from llava_dvc.data.labels import RECORD, RECORD_COLUMNS, natural_key, read_record
 from llava_dvc.data.points import POINTS, Points, PointTable
 from llava_dvc.data.table import write_table
+from llava_dvc.data.zones import ZONES
 from llava_dvc.errors import UserError
+from llava_dvc.files import write_json
+from llava_dvc.labelling.bring_zones import bring_zones
 from llava_dvc.labelling.label_pool import LabelPool
 from llava_dvc.labelling.merge_answers import Brought, Merged, StudioAnswer, merge_answers
 from llava_dvc.labelling.studio_server import StudioProject, StudioServer
@@ -42,6 +45,7 @@ def bring_answers(pool: LabelPool, source: StudioSource, say: Say) -> bool:
     """
     with import_folder(pool.data) as folder:
         tasks = _own_tasks(pool, source.server.export(source.project), say)
+        zones = bring_zones(pool, tasks, say)
         pictures = _read_answers(pool, source, tasks, folder, say)
         answers = [_answer(source, task, pictures.get(task["data"]["frame"])) for task in tasks]
         record = _record_of(pool.data / RECORD)
@@ -50,8 +54,10 @@ def bring_answers(pool: LabelPool, source: StudioSource, say: Say) -> bool:
         cameras = _cameras_of(pool, merged, pictures)
         points = _points_of(pool, merged, pictures)
         _tell(merged, say)
+        if zones is not None:
+            write_json(pool.data / ZONES, zones)
         if (merged.labels, merged.record, points) == (labels, record, _old_points(pool)):
-            return False
+            return zones is not None
         _write(pool.data, merged, cameras, points)
     return True
 
