@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from llava_dvc import cli
+from llava_dvc.data.imports import mall
 from tests.conftest import ROOT
 
 
@@ -62,6 +63,23 @@ def test_import_passes_its_options_on(run, tmp_path):
     with pytest.raises(SystemExit, match="the frames are there, but `dvc add data` failed"):
         run("import", "t.csv", *options)
     assert (tmp_path / "data" / "labels.csv").read_text() == "frame,count\na.png,1\nb.png,0\n"
+
+
+def test_import_follows_the_settings_of_data(run, tmp_path, monkeypatch):
+    """And --add keeps what is there. Without DVC's last step."""
+    monkeypatch.setattr(mall, "dvc_add", lambda data: None)
+    preset = (ROOT / "presets" / "tiny.yaml").read_text()
+    allowed = preset.replace("unlabelled: refuse", "unlabelled: allow")
+    (tmp_path / "params.yaml").write_text(allowed)
+    for folder, names in (("data", "ab"), ("more", "cd")):
+        (tmp_path / folder / "frames").mkdir(parents=True)
+        for name in names:
+            shade = 40 * (ord(name) - 95)
+            Image.new("L", (20, 20), shade).save(tmp_path / folder / "frames" / f"{name}.png")
+        (tmp_path / folder / "labels.csv").write_text(f"frame,count\n{names[0]}.png,1\n")
+    run("import", "more", "--add")
+    assert (tmp_path / "data" / "labels.csv").read_text() == "frame,count\na.png,1\nc.png,1\n"
+    assert len(list((tmp_path / "data" / "frames").iterdir())) == 4
 
 
 def test_the_version_is_that_of_pyproject(run, capsys):

@@ -3,9 +3,12 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llava_dvc.errors import UserError
+
+if TYPE_CHECKING:
+    from llava_dvc.data.imports.staged_frames import ImportRules
 
 
 def add_data_commands(commands: Any) -> None:
@@ -20,8 +23,10 @@ def add_data_commands(commands: Any) -> None:
 def import_mall_command(arguments: argparse.Namespace) -> None:
     """Copies the Mall data set, or any frames/ with labels.csv, into data/ and adds it to DVC."""
     from llava_dvc.data.imports import mall
+    from llava_dvc.data.imports.unsaved_data import require_saved
 
-    frames = mall.import_mall(arguments.source, Path("data"))
+    require_saved(Path("data"))
+    frames = mall.import_mall(arguments.source, Path("data"), _import_rules())
     mall.dvc_add(Path("data"))
     sys.stdout.write(f"data: {frames} frames. `dvc repro` trains on them.\n")
 
@@ -33,20 +38,38 @@ def import_command(arguments: argparse.Namespace) -> None:
     from llava_dvc.data.imports.formats.tables import parse_columns
     from llava_dvc.data.imports.import_source import ImportPlan, import_source
     from llava_dvc.data.imports.mall import dvc_add
+    from llava_dvc.data.imports.unsaved_data import require_saved
 
     if arguments.format not in (None, OWN, *FORMATS):
         names = ", ".join([*FORMATS, OWN])
         raise UserError(f"--format: is {arguments.format!r}. Choose one of: {names}.")
+    rules = _import_rules()
     choices = ImportChoices(
         arguments.category,
         arguments.crowd == "ignore",
         arguments.empty,
+        rules.allow_unlabelled,
         parse_columns(arguments.columns),
     )
-    plan = ImportPlan(arguments.source, arguments.format, arguments.frames, choices)
+    plan = ImportPlan(
+        arguments.source, arguments.format, arguments.frames, choices, rules, arguments.add
+    )
+    if not plan.add:
+        require_saved(Path("data"))
     frames = import_source(plan, Path("data"), sys.stdout.write)
     dvc_add(Path("data"))
     sys.stdout.write(f"data: {frames} frames. `dvc repro` trains on them.\n")
+
+
+def _import_rules() -> "ImportRules":
+    """The settings of `data` in params.yaml; without that file, the strict ones."""
+    from llava_dvc.config import load_config
+    from llava_dvc.data.imports.staged_frames import STRICT, ImportRules
+
+    if not Path("params.yaml").exists():
+        return STRICT
+    settings = load_config().data
+    return ImportRules(settings.exclude, settings.unlabelled == "allow", settings.zone)
 
 
 def frames_command(arguments: argparse.Namespace) -> None:
@@ -64,6 +87,11 @@ def _add_import(commands: Any) -> None:
     )
     command.add_argument(
         "source", type=Path, metavar="SOURCE", help="a folder, a zip, or an annotation file"
+    )
+    command.add_argument(
+        "--add",
+        action="store_true",
+        help="keep the frames and labels that are in data/, and add to them",
     )
     command.add_argument(
         "--format", metavar="NAME", help="the format, if it is not recognised (see docs/data.md)"

@@ -37,6 +37,9 @@ def add_labelling_command(commands: Any) -> None:
     )
     command.add_argument("--points", action="store_true", help="annotators mark each head")
     command.add_argument(
+        "--zone", metavar="NAME", help="annotators can draw the outline of this zone"
+    )
+    command.add_argument(
         "--project",
         metavar="TITLE",
         help="the project in Label Studio (default: llava-dvc, or llava-dvc doubtful)",
@@ -61,7 +64,12 @@ def label_command(arguments: argparse.Namespace) -> None:
 
     title = arguments.project or TITLES[arguments.doubtful]
     plan = label.LabelPlan(
-        arguments.number, arguments.points, arguments.doubtful, title, arguments.adapter
+        arguments.number,
+        arguments.points,
+        arguments.doubtful,
+        title,
+        arguments.adapter,
+        arguments.zone,
     )
     settings = load_config().data
     pool = read_pool(Path("data"), settings.exclude)
@@ -81,6 +89,8 @@ def _check_options(arguments: argparse.Namespace) -> None:
         raise UserError("label: needs --to URL, --from URL, --file FILE.json or --doubtful.")
     if arguments.number < 1:
         raise UserError(f"--number: is {arguments.number}. Give a number of frames, at least 1.")
+    if arguments.zone is not None and not arguments.zone.strip():
+        raise UserError("--zone: is blank. Name the zone, such as tills.")
     if arguments.file and arguments.file.suffix.lower() != ".json":
         raise UserError(f"--file: is {arguments.file}. Choose a name that ends in .json.")
 

@@ -119,6 +119,12 @@ def quoted(text: str) -> str:
     return repr(text if len(text) <= MAX_QUOTED else f"{text[:MAX_QUOTED]}...")
 
 
+def few_names(names: Sequence[str]) -> str:
+    """The first five names in one line, and how many there are more."""
+    shown = ", ".join(map(printable_name, names[:5]))
+    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
+
+
 def printable_name(name: str) -> str:
     """A file's name, escaped if it holds characters that a terminal cannot show."""
     return name if printable_text(name) == name and "\n" not in name else repr(name)

@@ -87,13 +87,17 @@ def read_frames(data: Path, exclude: Sequence[str]) -> list[Frame]:
 
     Raises DataError with every problem; messages.txt is not read.
     """
-    problems = missing_parts(data)
-    frames: list[Frame] = []
-    if not problems:
-        frames, problems = _scan_frames(data, exclude, DecodeCache())
+    frames, problems = scan_frames(data, exclude)
     if problems:
         raise DataError(problems)
     return frames
+
+
+def scan_frames(data: Path, exclude: Sequence[str]) -> tuple[list[Frame], list[DataProblem]]:
+    """The frames that can be used, and the problems of all others; messages.txt is not read."""
+    if missing := missing_parts(data):
+        return [], missing
+    return _scan_frames(data, exclude, DecodeCache())
 
 
 def missing_parts(data: Path) -> list[DataProblem]:

@@ -1,5 +1,6 @@
 """Reads and writes labels.csv. `table.py` says which forms of it are accepted."""
 
+import csv
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,12 +8,15 @@ from pathlib import Path
 
 from llava_dvc.data.data_errors import DataError, DataProblem, quoted
 from llava_dvc.data.table import Header, Row, RowError, frame_name_in, read_rows
+from llava_dvc.errors import UserError
 
 MAX_COUNT = 9999
 """The largest label; evaluate.max_count has the same limit."""
 
 RECORD = "label_studio.csv"
 """The answers that `llava-dvc label` brought last, to tell them from labels made by hand."""
+
+RECORD_COLUMNS = ("frame", "count", "time", "task")
 
 HEADER = Header(
     [{key, "count"} | camera for key in ("id", "frame") for camera in (set(), {"camera"})],
@@ -48,6 +52,23 @@ def read_labels(path: Path) -> list[Label]:
     if table.problems:
         raise DataError(table.problems)
     return table.rows
+
+
+def read_record(path: Path) -> list[list[str]]:
+    """The rows of RECORD, without its header; raises UserError."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            header, *rows = csv.reader(file)
+        if tuple(header) != RECORD_COLUMNS or {len(row) for row in rows} - {len(header)}:
+            raise ValueError
+        for row in rows:
+            int(row[1])
+        return rows
+    except (ValueError, csv.Error):
+        raise UserError(
+            f"{path}: cannot be read. Take it from DVC again, or delete it: then every label "
+            "counts as made by hand."
+        ) from None
 
 
 def write_labels(path: Path, counts: Mapping[int, int]) -> None:

@@ -1,4 +1,4 @@
-"""Reads a table of frames: labels.csv or points.csv.
+"""Reads and writes a table of frames: labels.csv or points.csv.
 
 The reader accepts every form that has one meaning: a byte order mark, Windows line ends, semicolons
 or tabs, quotes, blanks, capitals in the header, zero-padded ids. It refuses everything else.
@@ -7,11 +7,12 @@ or tabs, quotes, blanks, capitals in the header, zero-padded ids. It refuses eve
 import csv
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from llava_dvc.data.data_errors import DataError, DataProblem, quoted
+from llava_dvc.files import new_file
 
 MAX_NAME = 1024
 """Characters of a frame's path inside frames/."""
@@ -148,3 +149,11 @@ def _require_inner_path(text: str) -> str:
         f"frame is {quoted(text)}, expected a path inside frames/, such as cam1/0001.jpg. Correct "
         "the line.",
     )
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Writes a CSV file, whole or not at all."""
+    with new_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)

@@ -55,17 +55,23 @@ def frames_in_zone(
 def read_zones(path: Path, name: str) -> Zones:
     """All zones of a file, with `name` as that of the training. Raises DataError."""
     try:
-        zones = Zones(name=name, polygons=json.loads(path.read_text(encoding="utf-8")))
+        zones = checked_zones(path, json.loads(path.read_text(encoding="utf-8")), name)
     except FileNotFoundError:
         raise _invalid(path, f"not found, but data.zone is {name}. Write it: {REMEDY}") from None
-    except ValidationError as error:
-        raise _invalid(path, _first_fault(error.errors()[0])) from None
     except (OSError, ValueError, RecursionError) as error:
         raise _invalid(path, f"not JSON: {error}. {REMEDY}") from None
     if name not in zones.polygons:
         known = ", ".join(zones.polygons) or "none"
         raise _invalid(path, f"has no zone {name}, which data.zone asks for. It has: {known}.")
     return zones
+
+
+def checked_zones(path: Path, polygons: object, name: str) -> Zones:
+    """The zones of the file `path`, which has this content. Raises DataError."""
+    try:
+        return Zones.model_validate({"name": name, "polygons": polygons})
+    except ValidationError as error:
+        raise _invalid(path, _first_fault(error.errors()[0])) from None
 
 
 def paint_outside(image: Image.Image, polygon: Polygon, name: str = "") -> Image.Image:

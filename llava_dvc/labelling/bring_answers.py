@@ -1,29 +1,29 @@
 """`llava-dvc label --from URL`: what was annotated in Label Studio becomes labels in `data/`."""
 
-import csv
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llava_dvc.data.data_errors import DataError, DataProblem, printable_name
+from llava_dvc.data.data_errors import DataError, DataProblem, few_names, printable_name
 from llava_dvc.data.imports.annotations import ImportChoices
 from llava_dvc.data.imports.formats.label_studio import read_label_studio
 from llava_dvc.data.imports.import_files import ImportFiles, PictureIndex
 from llava_dvc.data.imports.import_folder import import_folder
 from llava_dvc.data.imports.mall import default_messages, with_user_paths
 from llava_dvc.data.imports.resolve import LabelledPicture, resolve_reading
-from llava_dvc.data.labels import RECORD, natural_key
+from llava_dvc.data.labels import RECORD, RECORD_COLUMNS, natural_key, read_record
 from llava_dvc.data.points import POINTS, Points, PointTable
+from llava_dvc.data.table import write_table
+from llava_dvc.data.zones import ZONES
 from llava_dvc.errors import UserError
-from llava_dvc.files import new_file
+from llava_dvc.files import write_json
+from llava_dvc.labelling.bring_zones import bring_zones
 from llava_dvc.labelling.label_pool import LabelPool
 from llava_dvc.labelling.merge_answers import Brought, Merged, StudioAnswer, merge_answers
 from llava_dvc.labelling.studio_server import StudioProject, StudioServer
 from llava_dvc.labelling.studio_tasks import asks_for_heads
-
-_SHOWN = 5  # frames that a message names
 
 Task = dict[str, Any]
 Say = Callable[[str], object]
@@ -45,16 +45,19 @@ def bring_answers(pool: LabelPool, source: StudioSource, say: Say) -> bool:
     """
     with import_folder(pool.data) as folder:
         tasks = _own_tasks(pool, source.server.export(source.project), say)
+        zones = bring_zones(pool, tasks, say)
         pictures = _read_answers(pool, source, tasks, folder, say)
         answers = [_answer(source, task, pictures.get(task["data"]["frame"])) for task in tasks]
-        record = _read_record(pool.data / RECORD)
+        record = _record_of(pool.data / RECORD)
         labels = {name: label.count for name, label in pool.labels.items()}
         merged = merge_answers(labels, record, answers)
         cameras = _cameras_of(pool, merged, pictures)
         points = _points_of(pool, merged, pictures)
         _tell(merged, say)
+        if zones is not None:
+            write_json(pool.data / ZONES, zones)
         if (merged.labels, merged.record, points) == (labels, record, _old_points(pool)):
-            return False
+            return zones is not None
         _write(pool.data, merged, cameras, points)
     return True
 
@@ -164,7 +167,7 @@ def _points_of(
     if lacking and old is not None:
         raise UserError(
             f"{pool.data / POINTS}: has the people of all frames, but those of "
-            f"{_named(lacking)} are only counted. Mark them, with `label --points`, or delete "
+            f"{few_names(lacking)} are only counted. Mark them, with `label --points`, or delete "
             "this file."
         )
     return None if lacking or (old is None and not any(points.values())) else points
@@ -181,18 +184,9 @@ def _old_points(pool: LabelPool) -> dict[str, Points] | None:
 # --- files --------------------------------------------------------------------------------------
 
 
-def _read_record(path: Path) -> dict[str, Brought]:
-    if not path.exists():
-        return {}
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        return {row["frame"]: Brought(int(row["count"]), row["time"], row["task"]) for row in rows}
-    except (KeyError, ValueError, TypeError, csv.Error):
-        raise UserError(
-            f"{path}: cannot be read. Take it from DVC again, or delete it: then every label "
-            "counts as made by hand."
-        ) from None
+def _record_of(path: Path) -> dict[str, Brought]:
+    rows = read_record(path) if path.exists() else []
+    return {frame: Brought(int(count), time, task) for frame, count, time, task in rows}
 
 
 def _write(
@@ -202,23 +196,16 @@ def _write(
     names = sorted(merged.labels, key=natural_key)
     if points is not None:
         rows = ([name, x, y] for name in names for x, y in points[name])
-        _write_table(data / POINTS, ["frame", "x", "y"], rows)
+        write_table(data / POINTS, ["frame", "x", "y"], rows)
     columns = ["frame", "count", *(["camera"] if cameras else [])]
     camera = {name: [cameras[name]] if cameras else [] for name in names}
     rows = ([name, merged.labels[name], *camera[name]] for name in names)
-    _write_table(data / "labels.csv", columns, rows)
+    write_table(data / "labels.csv", columns, rows)
     if not (data / "messages.txt").exists():
         (data / "messages.txt").write_text(default_messages(), encoding="utf-8")
     record = sorted(merged.record.items())
     rows = ([name, b.count, b.time, b.task] for name, b in record)
-    _write_table(data / RECORD, ["frame", "count", "time", "task"], rows)
-
-
-def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    with new_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
+    write_table(data / RECORD, RECORD_COLUMNS, rows)
 
 
 # --- words --------------------------------------------------------------------------------------
@@ -229,11 +216,6 @@ def _tell(merged: Merged, say: Say) -> None:
     say(f"Labels: {new} new, {changed} changed, {removed} removed; {len(merged.labels)} in all.\n")
     if merged.kept:
         say(
-            f"Labels that were changed by hand, and stay: {_named(merged.kept)}. To take Label "
+            f"Labels that were changed by hand, and stay: {few_names(merged.kept)}. To take Label "
             "Studio's answer, delete the line in labels.csv and run this again.\n"
         )
-
-
-def _named(names: Sequence[str]) -> str:
-    shown = ", ".join(map(printable_name, names[:_SHOWN]))
-    return f"{shown} and {len(names) - _SHOWN} more" if len(names) > _SHOWN else shown

@@ -35,12 +35,14 @@ class LabelPlan:
     """Frames with a doubtful label, instead of frames without one."""
     project: str
     adapter: str | Path
+    zone: str | None = None
+    """A zone whose outline annotators can draw."""
 
 
 def write_task_file(pool: LabelPool, plan: LabelPlan, path: Path) -> None:
     """Writes the tasks of the next frames for an import by hand; raises UserError."""
     names, guesses = _choose(pool, plan, sent={})
-    write_tasks(names, TaskMaker(pool, guesses, plan.heads), path)
+    write_tasks(names, TaskMaker(pool, guesses, plan.heads, plan.zone), path)
     form = path.with_suffix(".xml")
     stdout.write(
         f"{path}: {len(names)} tasks. In Label Studio, paste {form} under Labeling Interface > "
@@ -50,7 +52,7 @@ def write_task_file(pool: LabelPool, plan: LabelPlan, path: Path) -> None:
 
 def send_to_server(pool: LabelPool, plan: LabelPlan, server: StudioServer) -> None:
     """Adds tasks to the project until the wanted number waits for an answer; raises UserError."""
-    project = open_project(server, plan.project, plan.heads)
+    project = open_project(server, plan.project, plan.heads, plan.zone)
     sent = sent_frames(server.export(project))
     waiting = sum(sent.values())
     names, guesses = _choose(pool, plan, sent) if waiting < plan.number else ([], {})

@@ -13,7 +13,14 @@ from llava_dvc.data.images import read_image
 from llava_dvc.files import write_json
 from llava_dvc.labelling.label_pool import LabelPool
 from llava_dvc.labelling.studio_server import StudioProject, StudioServer
-from llava_dvc.labelling.studio_tasks import Guess, asks_for, form, task
+from llava_dvc.labelling.studio_tasks import (
+    Guess,
+    asks_for,
+    asks_for_heads,
+    form,
+    task,
+    zones_asked,
+)
 
 BATCH = 10  # tasks that are added at once: of an interrupted run the others are missing
 
@@ -27,6 +34,7 @@ class TaskMaker:
     pool: LabelPool
     guesses: Mapping[str, Guess]
     heads: bool
+    zone: str | None = None
 
     def make(self, name: str, address: str) -> dict[str, Any]:
         known: dict[str, Any] = {}
@@ -46,18 +54,26 @@ def write_tasks(names: Sequence[str], maker: TaskMaker, path: Path) -> None:
         kind, content = _browser_picture(maker.pool.path(name))
         address = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
         tasks.append(maker.make(name, address))
-    path.with_suffix(".xml").write_text(form(maker.heads), encoding="utf-8")
+    zones = [maker.zone] if maker.zone else []
+    path.with_suffix(".xml").write_text(form(maker.heads, zones), encoding="utf-8")
     write_json(path, tasks)
 
 
-def open_project(server: StudioServer, title: str, heads: bool) -> StudioProject:
-    """The project of this title, whose form asks for what is wanted; raises UserError."""
+def open_project(
+    server: StudioServer, title: str, heads: bool, zone: str | None = None
+) -> StudioProject:
+    """The project of this title, whose form asks for what is wanted; raises UserError.
+
+    A form never asks for less than before: then Label Studio would refuse it.
+    """
+    zones = {zone} if zone else set()
     project = server.find_project(title)
     if project is None:
-        return server.create_project(title, form(heads))
-    if asks_for(project.config, heads):
+        return server.create_project(title, form(heads, zones))
+    if asks_for(project.config, heads, zones):
         return project
-    return server.configure(project, form(heads))
+    wanted = form(heads or asks_for_heads(project.config), zones | zones_asked(project.config))
+    return server.configure(project, wanted)
 
 
 def sent_frames(tasks: Sequence[Mapping[str, Any]]) -> dict[str, bool]:

@@ -3,10 +3,13 @@
 https://labelstud.io/guide/task_format
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
+from xml.sax.saxutils import quoteattr
+
+from llava_dvc.data.imports.formats.label_studio import ZONE_FIELD
 
 NUMBER, HEADS, IMAGE = "people", "heads", "image"
 """Names in the form, and in what annotators answer."""
@@ -22,6 +25,13 @@ _HEADS = (
     '  <KeyPointLabels name="heads" toName="image" strokeWidth="5">\n'
     '    <Label value="head" background="#e6194b" selected="true"/>\n'
     "  </KeyPointLabels>"
+)
+
+
+_ZONES = (
+    '  <PolygonLabels name="zone" toName="image" strokeWidth="3" opacity="0.2">\n'
+    "{labels}\n"
+    "  </PolygonLabels>"
 )
 
 
@@ -41,23 +51,37 @@ class Guess:
         return f"The model counts {self.count} ({self.low} to {self.high})."
 
 
-def form(heads: bool) -> str:
+def form(heads: bool, zones: Collection[str] = ()) -> str:
     """The labelling configuration: a number, or with `heads` a point on each head.
 
-    With heads the number may stay empty: it is that of the points.
+    With heads the number may stay empty: it is that of the points. Of `zones`, annotators can draw
+    the outlines.
     """
     fields = [_NUMBER.format(rule="" if heads else 'required="true"'), *([_HEADS] if heads else [])]
+    if zones:
+        labels = (f"    <Label value={quoteattr(name)}/>" for name in sorted(zones))
+        fields.append(_ZONES.format(labels="\n".join(labels)))
     return _FORM.format(fields="\n".join(fields))
 
 
-def asks_for(config: str, heads: bool) -> bool:
+def asks_for(config: str, heads: bool, zones: Collection[str] = ()) -> bool:
     """Whether a configuration, perhaps edited by hand, has what `form` has."""
-    try:
-        names = {(tag.tag, tag.get("name")) for tag in ElementTree.fromstring(config).iter()}
-    except ElementTree.ParseError:
-        return False
+    names = {(tag.tag, tag.get("name")) for tag in _tags(config)}
     needed = {("Number", NUMBER), ("Image", IMAGE), *([("KeyPointLabels", HEADS)] if heads else [])}
-    return needed <= names
+    return needed <= names and set(zones) <= zones_asked(config)
+
+
+def zones_asked(config: str) -> set[str]:
+    """The zones that annotators can draw."""
+    fields = [tag for tag in _tags(config) if tag.get("name") == ZONE_FIELD]
+    return {label.get("value", "") for field in fields for label in field.iter("Label")}
+
+
+def _tags(config: str) -> list[ElementTree.Element]:
+    try:
+        return list(ElementTree.fromstring(config).iter())
+    except ElementTree.ParseError:
+        return []
 
 
 def asks_for_heads(config: str) -> bool:

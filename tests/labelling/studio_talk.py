@@ -22,7 +22,7 @@ from llava_dvc.labelling.bring_answers import StudioSource, bring_answers
 from llava_dvc.labelling.label_pool import LabelPool, read_pool
 from llava_dvc.labelling.send_frames import TaskMaker, open_project, send_frames, sent_frames
 from llava_dvc.labelling.studio_server import KEY, StudioProject, StudioServer
-from llava_dvc.labelling.studio_tasks import Guess
+from llava_dvc.labelling.studio_tasks import Guess, asks_for, zones_asked
 from tests.conftest import frame
 
 RECORDING = Path(__file__).with_suffix(".json")
@@ -31,6 +31,7 @@ WRONG_KEY = {KEY: "0" * 40}
 GUESS = Guess(12, 10, 14, 0.25, "0123456789ab")
 NUMBER = {"type": "number", "from_name": "people", "to_name": "image"}
 HEAD = {"type": "keypointlabels", "from_name": "heads", "to_name": "image"}
+ZONE = {"type": "polygonlabels", "from_name": "zone", "to_name": "image"}
 SIZE = {"original_width": 64, "original_height": 48}
 
 
@@ -60,6 +61,12 @@ class Annotators:
             task,
             *({**HEAD, **SIZE, "value": {"x": x, "y": y, **value}} for x, y in points),
         )
+
+    def draws(self, project: StudioProject, task: int, zone: str, *corners: tuple) -> None:
+        """A zone, in percent of the picture, and the number 3."""
+        value = {"points": [list(corner) for corner in corners], "polygonlabels": [zone]}
+        drawn = {**ZONE, **SIZE, "image_rotation": 0, "value": {**value, "closed": True}}
+        self.answers(project, task, drawn, {**NUMBER, "value": {"number": 3}})
 
     def corrects(self, project: StudioProject, task: int, number: int) -> None:
         (old,) = self._tasks(project)[task]["annotations"]
@@ -97,8 +104,10 @@ class Talk:
         self.server, self.data, self.annotators = server, data, Annotators(server)
         self.told: list[str] = []
 
-    def sends(self, title: str, *names: str, heads: bool = False) -> StudioProject:
-        project = open_project(self.server, title, heads)
+    def sends(
+        self, title: str, *names: str, heads: bool = False, zone: str | None = None
+    ) -> StudioProject:
+        project = open_project(self.server, title, heads, zone)
         sent = sent_frames(self.server.export(project))
         maker = TaskMaker(self.pool(), dict.fromkeys(NAMES, GUESS), heads)
         send_frames([name for name in names if name not in sent], maker, self.server, project)
@@ -165,6 +174,37 @@ def talk(server: StudioServer, data: Path) -> None:
     assert labels_in(data) == {door: 2, hall: 0}
     points = (data / "points.csv").read_text().splitlines()
     assert points == ["frame,x,y", f"{door},16.0,24.0", f"{door},48.0,6.0"]
+    _talk_of_zones(person)
+
+
+def _talk_of_zones(person: Talk) -> None:
+    """A project of before asks for a zone too. What it asked for, it still asks for."""
+    door, later, *_ = NAMES
+    data = person.data
+    for table in ("labels.csv", "label_studio.csv", "points.csv"):
+        (data / table).unlink()
+    asked = person.sends("heads", door, heads=False, zone="tills")
+    config = person.server.find_project("heads").config
+    assert asks_for(config, heads=True, zones=["tills"])
+    assert asked.config == config
+    assert zones_asked(person.sends("heads", door, zone="till & door").config) == {
+        "tills",
+        "till & door",
+    }
+    drawn = person.sends("zones", door, later, zone="tills")
+    person.annotators.draws(drawn, 0, "tills", (0, 50), (100, 50), (100, 100), (0, 100))
+    person.annotators.draws(drawn, 1, "tills", (0, 25), (50, 25), (50, 100))
+    assert person.brings(drawn)
+    assert labels_in(data) == {door: 3, later: 3}
+    newest = [[0.0, 12.0], [32.0, 12.0], [32.0, 48.0]]
+    assert json.loads((data / "zones.json").read_text()) == {"tills": {"*": newest}}
+    assert "Zone tills for camera *: the newest of 2 outlines is taken.\n" in person.told
+    assert not person.brings(drawn)
+    typed = {"tills": {"*": [[0, 0], [9, 0], [9, 9]]}}
+    (data / "zones.json").write_text(json.dumps(typed))
+    assert not person.brings(drawn)
+    assert json.loads((data / "zones.json").read_text()) == typed
+    assert "has another outline than in Label Studio, and stays." in "".join(person.told)
 
 
 # --- recording and playing ----------------------------------------------------------------------

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from llava_dvc.cli import main
+from llava_dvc.labelling.studio_tasks import asks_for
 from tests.conftest import ROOT
 from tests.labelling.studio_talk import NAMES, draw_frames
 
@@ -38,9 +39,15 @@ def test_the_first_frames_are_labelled_without_a_model(label):
     assert all("predictions" not in task for task in tasks)
 
 
+def test_the_form_asks_for_a_zone(label):
+    label("--file", "tasks.json", "--zone", "tills", "--points")
+    assert asks_for(Path("tasks.xml").read_text(), heads=True, zones=["tills"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
+        (("--to", "x", "--zone", " "), "--zone: is blank. Name the zone, such as tills."),
         ((), "label: needs --to URL, --from URL, --file FILE.json or --doubtful."),
         (("--to", "x", "--number", "0"), "--number: is 0. Give a number of frames, at least 1."),
         (("--file", "tasks.txt"), "--file: is tasks.txt. Choose a name that ends in .json."),

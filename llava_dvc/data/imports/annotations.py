@@ -97,6 +97,8 @@ class ImportChoices:
     ignore_crowds: bool = False
     empty: str | None = None
     """What a picture without annotation becomes: "zero", "skip", or None to ask."""
+    keep_unlabelled: bool = False
+    """Pictures that nobody labelled stay without a label, instead of being left out."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """Columns of a CSV file, by what they become: frame, count, x, y, camera."""
 

@@ -9,23 +9,33 @@ from pathlib import Path
 
 from llava_dvc.data.data_errors import DataError, DataProblem, printable_name
 from llava_dvc.data.folders import require_own_file
-from llava_dvc.data.frames import read_frames
+from llava_dvc.data.imports.add_frames import add_frames
 from llava_dvc.data.imports.annotations import ImportChoices
 from llava_dvc.data.imports.formats.known import FORMATS, OWN, recognise_format
 from llava_dvc.data.imports.import_files import ImportFiles, list_import_files
 from llava_dvc.data.imports.import_folder import import_folder, replace_data
 from llava_dvc.data.imports.mall import (
-    import_mall,
     require_replaceable,
+    stage_mall,
     stage_messages,
     with_user_paths,
 )
-from llava_dvc.data.imports.resolve import LabelledPicture, resolve_reading
+from llava_dvc.data.imports.resolve import LabelledPicture, Resolved, resolve_reading
+from llava_dvc.data.imports.staged_frames import (
+    STRICT,
+    ImportRules,
+    check_staged,
+    keep_record,
+)
 from llava_dvc.data.imports.zip_archive import unpack_zip
 from llava_dvc.data.points import POINTS
+from llava_dvc.data.zones import frames_in_zone
 from llava_dvc.errors import UserError
 
-_UNPACKED = {".json", ".xml", ".csv", ".txt", ".yaml", ".yml", ".names", ".mat"}
+UNPACKED, STAGED = "unpacked", "staged"
+"""Folders of one import: the content of a zip, and what may become `data`."""
+
+_SUFFIXES = {".json", ".xml", ".csv", ".txt", ".yaml", ".yml", ".names", ".mat"}
 
 
 @dataclass(frozen=True)
@@ -39,36 +49,62 @@ class ImportPlan:
     frames: Path | None
     """The folder of the pictures, if they are not in `source`."""
     choices: ImportChoices
+    rules: ImportRules = STRICT
+    add: bool = False
+    """Frames and labels are added to those in `data`, instead of replacing them."""
 
 
 def import_source(plan: ImportPlan, data: Path, say: Callable[[str], object]) -> int:
-    """Replaces the frames and labels in `data` by those in the source; returns their number.
+    """Puts the frames and labels in the source into `data`; returns how many labels `data` has.
 
     `say` gets lines that tell what was found. `data` is replaced in one step after all checks.
     Raises UserError, with all problems at once. Call `dvc_add` next.
     """
-    if plan.format == OWN:
-        return import_mall(plan.source, data)
     with import_folder(data) as folder:
         require_replaceable(data)
-        unpacked, staged = folder / "unpacked", folder / "staged"
+        unpacked, staged, merged = folder / UNPACKED, folder / STAGED, folder / "merged"
 
         def tell(text: str) -> None:
             say(text.replace(str(unpacked), str(plan.source)))
 
         try:
-            files = _list_source(plan, unpacked, data)
-            if (name := plan.format or recognise_format(files)) != OWN:
-                _stage_annotated(files, replace(plan, format=name), staged, tell)
-                stage_messages(files.messages_root or staged, data, staged)
-                count = len(read_frames(staged, exclude=()))
-                replace_data(data, staged, folder)
-                return count
+            messages = _stage_source(plan, data, folder, tell)
+            if plan.add:
+                add_frames(staged, data, merged, say)
+            else:
+                keep_record(data, staged)
+            found = merged if plan.add else staged
+            stage_messages(messages or staged, data, found)
+            frames = check_staged(found, plan.rules)
+            if plan.add:
+                frames_in_zone(frames, found, plan.rules.zone)
         except UserError as error:
-            raise with_user_paths(error, {unpacked: plan.source, staged: plan.source}) from None
+            paths = {unpacked: plan.source, staged: plan.source, merged: data}
+            raise with_user_paths(error, paths) from None
+        replace_data(data, found, folder)
+    return len(frames)
+
+
+def _stage_source(
+    plan: ImportPlan, data: Path, folder: Path, say: Callable[[str], object]
+) -> Path | None:
+    """Writes frames/, labels.csv and points.csv to staged/ in `folder`.
+
+    Returns the folder in which a messages.txt may be.
+    """
+    unpacked, staged = folder / UNPACKED, folder / STAGED
+    name, files = plan.format, None
+    if name != OWN:
+        files = _list_source(plan, unpacked, data)
+        name = name or recognise_format(files)
+    if files and name != OWN:
+        _stage_annotated(files, replace(plan, format=name), staged, say)
+        return files.messages_root
+    if not plan.format:
+        say(f"{plan.source}: frames with a labels.csv of our own form, or Mall.\n")
+    shutil.rmtree(unpacked, ignore_errors=True)
     is_table = plan.source.suffix.lower() != ".zip" and plan.source.is_file()
-    say(f"{plan.source}: frames with a labels.csv of our own form, or Mall.\n")
-    return import_mall(plan.source.parent if is_table else plan.source, data)
+    return stage_mall(plan.source.parent if is_table else plan.source, unpacked, staged, plan.rules)
 
 
 def _list_source(plan: ImportPlan, unpacked: Path, data: Path) -> ImportFiles:
@@ -78,7 +114,7 @@ def _list_source(plan: ImportPlan, unpacked: Path, data: Path) -> ImportFiles:
     if source.is_dir():
         return list_import_files(source, None, plan.frames, data)
     if source.suffix.lower() == ".zip":
-        return list_import_files(unpack_zip(source, unpacked, _UNPACKED), None, plan.frames, data)
+        return list_import_files(unpack_zip(source, unpacked, _SUFFIXES), None, plan.frames, data)
     return list_import_files(source.parent, source, plan.frames, data)
 
 
@@ -105,9 +141,11 @@ def _stage_annotated(
         raise DataError(resolved.problems)
     if not resolved.frames:
         raise DataError([_nothing(paths[0])])
+    for path in resolved.unlabelled:
+        require_own_file(path, files.pictures.root)
     for note in [*resolved.notes, _summary(resolved.frames)]:
         say(f"{note}\n")
-    _write_frames(resolved.frames, staged)
+    _write_frames(resolved, staged)
 
 
 def _nothing(path: Path) -> DataProblem:
@@ -127,11 +165,21 @@ def _summary(frames: Sequence[LabelledPicture]) -> str:
     )
 
 
-def _write_frames(frames: Sequence[LabelledPicture], staged: Path) -> None:
+def _write_frames(resolved: Resolved, staged: Path) -> None:
     """Copies the pictures and writes the tables. Names are paths below the common folder."""
-    top = Path(os.path.commonpath([frame.path.parent for frame in frames]))
+    frames = resolved.frames
+    pictures = [*(frame.path for frame in frames), *resolved.unlabelled]
+    top = Path(os.path.commonpath([path.parent for path in pictures]))
+    for path in pictures:
+        target = staged / "frames" / path.relative_to(top)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    _write_tables(frames, top, staged)
+
+
+def _write_tables(frames: Sequence[LabelledPicture], top: Path, staged: Path) -> None:
+    """Writes labels.csv; and points.csv, if the people of all frames are marked."""
     cameras = any(frame.camera for frame in frames)
-    (staged / "frames").mkdir(parents=True)
     with (
         (staged / "labels.csv").open("w", encoding="utf-8", newline="") as labels_file,
         (staged / POINTS).open("w", encoding="utf-8", newline="") as points_file,
@@ -142,9 +190,6 @@ def _write_frames(frames: Sequence[LabelledPicture], staged: Path) -> None:
         points.writerow(["frame", "x", "y"])
         for frame in frames:
             name = frame.path.relative_to(top).as_posix()
-            target = staged / "frames" / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(frame.path, target)
             labels.writerow([name, frame.count, *([frame.camera] if cameras else [])])
             points.writerows([name, *_rounded(point)] for point in frame.points or ())
     if any(frame.points is None for frame in frames):

@@ -15,12 +15,12 @@ from pathlib import Path
 from llava_dvc.conversation import PLACEHOLDER, Conversation
 from llava_dvc.data.data_errors import DataError
 from llava_dvc.data.folders import require_own_file
-from llava_dvc.data.frames import read_frames
 from llava_dvc.data.images import upright_size
 from llava_dvc.data.imports.count_matrix import read_matrix_counts, read_matrix_points
 from llava_dvc.data.imports.import_folder import import_folder, replace_data
 from llava_dvc.data.imports.named_frames import stage_named_frames
 from llava_dvc.data.imports.pairing import check_pairing
+from llava_dvc.data.imports.staged_frames import STRICT, ImportRules, check_staged
 from llava_dvc.data.imports.zip_archive import unpack_zip
 from llava_dvc.data.labels import RECORD, Label, read_labels, write_labels
 from llava_dvc.data.messages import format_conversation, read_conversations
@@ -48,7 +48,7 @@ def default_messages() -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def import_mall(source: Path, data: Path) -> int:
+def import_mall(source: Path, data: Path, rules: ImportRules = STRICT) -> int:
     """Replaces the frames and labels in `data` by those in `source`; returns the number of frames.
 
     `source` is a folder or a .zip. It has the form of Mall, or any other form that `data` may
@@ -60,17 +60,26 @@ def import_mall(source: Path, data: Path) -> int:
         require_replaceable(data)
         unpacked, staged = folder / "unpacked", folder / "staged"
         try:
-            root = source if source.is_dir() else unpack_zip(source, unpacked)
-            labels_from = stage_frames(root, staged)
-            stage_points(root, staged)
-            frames = read_frames(staged, exclude=())
-            if labels_from:
-                check_pairing(frames, labels_from)
+            root = stage_mall(source, unpacked, staged, rules)
             stage_messages(root, data, staged)
         except UserError as error:
             raise with_user_paths(error, {unpacked: source, staged: source}) from None
         replace_data(data, staged, folder)
-    return len(frames)
+    return len(read_labels(data / "labels.csv"))
+
+
+def stage_mall(source: Path, unpacked: Path, staged: Path, rules: ImportRules) -> Path:
+    """Writes the checked frames, labels and points to `staged`; returns the folder of the source.
+
+    A zip is unpacked to `unpacked`. Raises UserError.
+    """
+    root = source if source.is_dir() else unpack_zip(source, unpacked)
+    labels_from = stage_frames(root, staged, rules)
+    stage_points(root, staged)
+    frames = check_staged(staged, rules)
+    if labels_from:
+        check_pairing(frames, labels_from)
+    return root
 
 
 def stage_messages(root: Path, data: Path, staged: Path) -> None:
@@ -111,7 +120,7 @@ def dvc_add(data: Path) -> None:
         )
 
 
-def stage_frames(root: Path, staged: Path) -> str | None:
+def stage_frames(root: Path, staged: Path, rules: ImportRules) -> str | None:
     """Copies the frames below `root` to `staged` and writes their labels.csv.
 
     Returns the name of the file that the labels come from: "mall_gt.mat", or "labels.csv" when
@@ -125,13 +134,7 @@ def stage_frames(root: Path, staged: Path) -> str | None:
             return None
     frames = _find_frames(root)
     labels_from, counts = _find_counts(root)
-    if unpaired := sorted(frames.keys() ^ counts.keys()):
-        kind = "frame" if unpaired[0] in frames else "label"
-        raise UserError(
-            f"{root}: {len(frames)} frames and {len(counts)} labels do not match: number "
-            f"{unpaired[0]} has only a {kind}. Numbers without a frame or a label: "
-            f"{len(unpaired)}. Add what is missing."
-        )
+    _require_pairs(root, frames, counts, rules)
     (staged / "frames").mkdir(parents=True)
     for number, path in frames.items():
         shutil.copyfile(path, staged / "frames" / frame_name(number))
@@ -166,6 +169,21 @@ def stage_points(root: Path, staged: Path) -> None:
 def _moved_inside(frame: Path, points: Points) -> Points:
     width, height = upright_size(frame)
     return [(min(max(x, 0), width), min(max(y, 0), height)) for x, y in points]
+
+
+def _require_pairs(
+    root: Path, frames: Mapping[int, Path], counts: Mapping[int, int], rules: ImportRules
+) -> None:
+    """Raises UserError for labels without a frame, and for frames that have to have a label."""
+    labelled = frames.keys() & counts.keys() if rules.allow_unlabelled else frames.keys()
+    if unpaired := sorted(labelled ^ counts.keys()):
+        kind = "frame" if unpaired[0] in frames else "label"
+        allow = "" if rules.allow_unlabelled else " Or set data.unlabelled to allow in params.yaml."
+        raise UserError(
+            f"{root}: {len(frames)} frames and {len(counts)} labels do not match: number "
+            f"{unpaired[0]} has only a {kind}. Numbers without a frame or a label: "
+            f"{len(unpaired)}. Add what is missing.{allow if kind == 'frame' else ''}"
+        )
 
 
 def _have_form_of_mall(labels: Sequence[Label]) -> bool:

@@ -52,6 +52,8 @@ class Resolved:
     """The frames of an import. Without `problems` they can be written."""
 
     frames: list[LabelledPicture] = field(default_factory=list)
+    unlabelled: list[Path] = field(default_factory=list)
+    """Pictures that stay without a label."""
     problems: list[DataProblem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -67,7 +69,7 @@ def resolve_reading(reading: Reading, pictures: PictureIndex, choices: ImportCho
     except AnnotationError as error:
         resolved.add("category", reading.records[0].place, error)
         return resolved
-    found = _find_pictures(reading.records, pictures, resolved)
+    found = _find_pictures(reading.records, pictures, resolved, choices.keep_unlabelled)
     found = _settle_blank(found, choices, resolved)
     checked = _check_pictures(pictures.root, [path for _, path in found], resolved)
     for record, path in found:
@@ -118,9 +120,12 @@ def _shown_names(names: Sequence[str]) -> str:
 
 
 def _find_pictures(
-    records: Sequence[Record], pictures: PictureIndex, resolved: Resolved
+    records: Sequence[Record], pictures: PictureIndex, resolved: Resolved, keep: bool
 ) -> list[tuple[Record, Path]]:
-    """Each record with its picture; only one record may have the same."""
+    """Each record with its picture; only one record may have the same.
+
+    With `keep`, the other pictures stay without a label.
+    """
     first: dict[Path, Record] = {}
     for record in records:
         try:
@@ -132,8 +137,9 @@ def _find_pictures(
         if twin is not record:
             text = f"is annotated here and in {twin.place}. Keep one, or import one file alone."
             resolved.add("twice", record.place, f"picture {printable_name(str(path))} {text}")
-    if left := len(pictures.paths) - len(first):
-        resolved.notes.append(f"Pictures that no annotation names are left out: {left}.")
+    if left := [path for path in pictures.paths if path not in first]:
+        fate = _fate_of_unlabelled(left, keep, resolved)
+        resolved.notes.append(f"Pictures that no annotation names {fate}: {len(left)}.")
     return [(record, path) for path, record in first.items()]
 
 
@@ -154,11 +160,20 @@ def _settle_blank(
         )
         resolved.add("empty", blank[0].parent, text)
     else:
-        fate = "get the count 0" if choices.empty == "zero" else "are left out"
+        fate = "get the count 0"
+        if choices.empty == "skip":
+            fate = _fate_of_unlabelled(blank, choices.keep_unlabelled, resolved)
         resolved.notes.append(f"Pictures without annotation {fate}: {len(blank)}.")
     if choices.empty == "zero":
         return found
     return [(record, path) for record, path in found if not _is_blank(record)]
+
+
+def _fate_of_unlabelled(paths: Sequence[Path], keep: bool, resolved: Resolved) -> str:
+    """What becomes of pictures without a label, in words."""
+    if keep:
+        resolved.unlabelled += paths
+    return "stay without a label" if keep else "are left out"
 
 
 def _is_blank(record: Record) -> bool:

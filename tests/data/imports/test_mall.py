@@ -142,7 +142,7 @@ def test_other_files_are_not_deleted(source, data):
         mall.import_mall(source, data)
 
 
-@pytest.mark.parametrize("step", ["read_frames", "replace_data"])
+@pytest.mark.parametrize("step", ["check_staged", "replace_data"])
 def test_a_failure_leaves_data_as_it_was(source, data, tmp_path, monkeypatch, step):
     authors_labels(source)
     mall.import_mall(source, data)

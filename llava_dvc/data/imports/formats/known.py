@@ -9,6 +9,7 @@ from llava_dvc.data.imports.annotations import AnnotationError, ImportChoices, R
 from llava_dvc.data.imports.formats.coco import find_coco, read_coco
 from llava_dvc.data.imports.formats.crowd_matrix import find_crowd_matrices, read_crowd_matrices
 from llava_dvc.data.imports.formats.cvat import find_cvat, read_cvat
+from llava_dvc.data.imports.formats.jhu_crowd import find_jhu_crowd, read_jhu_crowd
 from llava_dvc.data.imports.formats.label_studio import find_label_studio, read_label_studio
 from llava_dvc.data.imports.formats.tables import find_tables, read_tables
 from llava_dvc.data.imports.formats.voc import find_voc, read_voc
@@ -44,6 +45,7 @@ FORMATS = {
     "crowd-mat": AnnotationFormat(
         "ShanghaiTech or UCF-QNRF", (".mat",), find_crowd_matrices, read_crowd_matrices
     ),
+    "jhu": AnnotationFormat("JHU-CROWD++", (".txt",), find_jhu_crowd, read_jhu_crowd),
     TABLE: AnnotationFormat("CSV", (".csv",), find_tables, read_tables),
 }
 

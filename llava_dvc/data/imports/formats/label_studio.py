@@ -31,6 +31,9 @@ from llava_dvc.data.imports.import_files import ImportFiles, require_kind
 _MIN_KEYS = {"annotation_id", "annotator", "lead_time"}
 """JSON-MIN has these in every entry."""
 
+ZONE_FIELD = "zone"
+"""The field in which annotators draw a zone for `llava-dvc label`: an area, and no person."""
+
 _LABELS = ("rectanglelabels", "keypointlabels", "ellipselabels", "polygonlabels", "labels")
 
 
@@ -58,7 +61,7 @@ def read_label_studio(files: ImportFiles, paths: Sequence[Path], choices: Import
     Cancelled annotations do not count. A task with no others was skipped, and is left out.
     """
     reading = Reading()
-    skipped = 0
+    skipped = zones = 0
     for path in paths:
         try:
             tasks = _tasks_in(require_kind(files.json(path), list, "the file"))
@@ -68,12 +71,16 @@ def read_label_studio(files: ImportFiles, paths: Sequence[Path], choices: Import
         for key, task in tasks:
             place = f"{path}: task {key}"
             try:
-                if (record := _Task(place, task).record()) is None:
+                reader = _Task(place, task)
+                zones += reader.zones
+                if (record := reader.record()) is None:
                     skipped += 1
                 else:
                     reading.records.append(record)
             except AnnotationError as error:
                 reading.add_problem(place, error)
+    if zones:
+        reading.notes.append(f"Zones are left out: {zones}. `llava-dvc label --from` brings them.")
     if skipped:
         reading.notes.append(f"Tasks that their annotators skipped are left out: {skipped}.")
     reading.records = _with_empty_answers(reading.records)
@@ -149,6 +156,7 @@ class _Task:
             for entry in require_kind(found, list, "annotations")
         ]
         self.sizes: set[Size] = set()
+        self.zones = sum(len(list(zone_results(entry))) for entry in self.annotations)
 
     def record(self) -> Record | None:
         """None for a task that was skipped."""
@@ -179,6 +187,8 @@ class _Task:
         for result in require_kind(annotation.get("result") or [], list, "result"):
             value = require_kind(require_kind(result, dict, "a result").get("value"), dict, "value")
             name = str(result.get("from_name", ""))
+            if name == ZONE_FIELD:
+                continue
             number = _number_in(value, name)
             if number is not None:
                 if numbers.setdefault(name, number) != number:
@@ -188,6 +198,13 @@ class _Task:
                 marks.append(_turned_share(mark, value, size))
                 self.sizes |= {size} if size else set()
         return Answer(marks, numbers)
+
+
+def zone_results(annotation: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The zones that an annotator has drawn."""
+    for result in annotation.get("result") or ():
+        if isinstance(result, dict) and result.get("from_name") == ZONE_FIELD:
+            yield result
 
 
 def _size_from(result: Mapping[str, Any]) -> Size | None:
