@@ -6,7 +6,7 @@ gt/0001.txt and image_labels.txt with lines `0001,count,scene,weather,distractor
 
 V. A. Sindagi, R. Yasarla, V. M. Patel, "JHU-CROWD++: Large-Scale Crowd Counting Dataset and A
 Benchmark Method", arXiv 2004.03597. The order of the columns is that of the loader JHU_CROWD in
-Graviti's tensorbay, and of the data set's own README.
+Graviti's tensorbay. No real file of the data set was at hand.
 """
 
 from collections.abc import Sequence
