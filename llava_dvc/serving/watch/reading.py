@@ -21,7 +21,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Reading:
-    """The count of one frame of a camera."""
+    """The count of one frame of a camera, in one zone."""
 
     time: datetime
     """When the frame came, in UTC."""
@@ -32,6 +32,8 @@ class Reading:
     """Given the frames before it too; None if the adapter has no smoothing."""
     suspect: str | None = None
     """Why the camera may not see what is there."""
+    zone: str | None = None
+    """In which people are counted; None is the whole frame."""
 
     @property
     def best(self) -> Interval:
@@ -42,6 +44,7 @@ class Reading:
         return {
             "time": self.time.isoformat(timespec="milliseconds"),
             "camera": self.camera,
+            "zone": self.zone,
             "count": self.alone.count,
             "low": self.alone.low,
             "high": self.alone.high,
@@ -52,8 +55,8 @@ class Reading:
         }
 
 
-COLUMNS = ("time", "camera", "count", "low", "high", "smoothed", "smoothed_low", "smoothed_high",
-           "suspect")  # fmt: skip
+COLUMNS = ("time", "camera", "zone", "count", "low", "high", "smoothed", "smoothed_low",
+           "smoothed_high", "suspect")  # fmt: skip
 
 
 def reading_line(reading: Reading, row_format: ReadingFormat) -> str:

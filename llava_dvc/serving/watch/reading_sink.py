@@ -40,7 +40,7 @@ class ReadingSink:
             else:
                 self._write(self._log, reading)
             for alert in self.alerts:
-                if alert.rule.camera == reading.camera and (event := alert.step(reading)):
+                if alert.rule.is_of(reading) and (event := alert.step(reading)):
                     logger.warning("alert %s: %s", event.state, event.rule.text)
                     if self._webhook:
                         self._webhook.send(event)

@@ -7,8 +7,29 @@ from pathlib import Path
 
 from llava_dvc.errors import UserError
 from llava_dvc.recipe import Recipe
+from llava_dvc.serving.counter import zone_in_recipe
 from llava_dvc.serving.watch.camera.forward_smoothing import ForwardSmoothing
 from llava_dvc.serving.watch.reading import ReadingFormat
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What is watched."""
+
+    sources: Sequence[str]
+    realtime: bool = False
+    """Files are played at their own speed."""
+    zones: Sequence[str] = ()
+    """Names of zones that the adapter knows; without one, that of its training."""
+
+    def zone_names(self, recipe: Recipe, cameras: Sequence[str]) -> list[str | None]:
+        """Returns the name of each zone once. None is the whole frame.
+
+        Raises UserError when a zone is not known, or has no outline for one of the cameras.
+        """
+        asked = self.zones or (None,)
+        found = [zone_in_recipe(recipe, name, camera) for name in asked for camera in cameras]
+        return list(dict.fromkeys(zone and zone.name for zone in found))
 
 
 @dataclass(frozen=True)

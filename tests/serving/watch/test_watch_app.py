@@ -60,14 +60,15 @@ def next_event(answer):
 def test_events_have_count_interval_state_and_the_last_hour(server):
     answer = ask(server, "/events")
     assert answer.getheader("Content-Type").startswith("text/event-stream")
-    while not (event := next_event(answer))["hall"]["people"]:
+    while not (event := next_event(answer))["hall"]["zones"][0]["people"]:
         pass
     answer.close()
-    assert event["hall"]["state"] == "live"
-    assert set(event["hall"]["people"]) == {"count", "low", "high"}
-    assert len(event["hall"]["hour"]) == MINUTES
-    assert event["hall"]["hour"][-1] is not None or event["hall"]["hour"][-2] is not None
-    assert (event["gone"]["state"], event["gone"]["people"]) == ("waiting", None)
+    (hall,), (gone,) = event["hall"]["zones"], event["gone"]["zones"]
+    assert (event["hall"]["state"], hall["zone"]) == ("live", None)
+    assert set(hall["people"]) == {"count", "low", "high"}
+    assert len(hall["hour"]) == MINUTES
+    assert hall["hour"][-1] is not None or hall["hour"][-2] is not None
+    assert (event["gone"]["state"], gone["people"]) == ("waiting", None)
     assert event["gone"]["reason"] == "Connection refused"
     assert "geheim" not in json.dumps(event)
 
