@@ -59,7 +59,9 @@ def watch_command(arguments: argparse.Namespace) -> None:
 
     watched = Watched(arguments.sources, arguments.realtime, arguments.zone)
     pace = Pace(arguments.every, arguments.frame_interval, arguments.stall, arguments.transport)
-    outputs = WatchOutputs(arguments.out, arguments.format, arguments.alert, arguments.webhook)
+    outputs = WatchOutputs(
+        arguments.out, arguments.format, arguments.alert, arguments.webhook, arguments.notify
+    )
     server = WatchServer(arguments.host, arguments.port, arguments.allowed_host)
     watch_cameras(watched, arguments.adapter, pace, outputs, server)
 
@@ -161,6 +163,14 @@ def _add_watch(commands: Any) -> None:
         "--webhook",
         metavar="URL",
         help="post alerts here as JSON, signed with the secret in LLAVA_DVC_WEBHOOK_SECRET",
+    )
+    command.add_argument(
+        "--notify",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="send alerts to this address of apprise (mail, chat, MQTT and others); may be "
+        "repeated; needs `pip install 'llava-dvc[alerts]'`",
     )
     _add_server_options(command, 8001)
     command.set_defaults(run=watch_command)

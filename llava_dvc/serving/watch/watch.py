@@ -19,7 +19,6 @@ from llava_dvc.serving.watch.reading_log import ReadingLog
 from llava_dvc.serving.watch.reading_sink import ReadingSink
 from llava_dvc.serving.watch.watch_app import build_watch_app
 from llava_dvc.serving.watch.watch_options import Pace, Watched, WatchOutputs, WatchServer
-from llava_dvc.serving.watch.webhook import Webhook
 
 
 def watch_cameras(
@@ -42,12 +41,12 @@ def watch_cameras(
     names = [camera.name for camera in cameras]
     zones = watched.zone_names(Recipe.read(folder), names)
     rules = parse_alerts(outputs.alerts, names, zones)
-    webhook = Webhook(outputs.webhook) if outputs.webhook else None
+    receivers = outputs.receivers()
     log = ReadingLog(outputs.folder, outputs.row_format) if outputs.folder else None
     listener = bind_socket(place.host, place.port)  # before the model is loaded, which takes long
     counter = load_warm(folder)
     alerts = [Alert(rule, pace.every) for rule in rules]
-    sink = ReadingSink(log, outputs.row_format, alerts, webhook)
+    sink = ReadingSink(log, outputs.row_format, alerts, receivers)
     watch = CameraWatch(counter, cameras, pace, sink, zones)
     hosts = own_hosts(place.host, listener.getsockname()[0])
     app = build_watch_app(watch, hosts, place.allowed_hosts)

@@ -2,14 +2,17 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from llava_dvc.errors import UserError
 from llava_dvc.recipe import Recipe
 from llava_dvc.serving.counter import zone_in_recipe
 from llava_dvc.serving.watch.camera.forward_smoothing import ForwardSmoothing
+from llava_dvc.serving.watch.delivery import EventReceiver
+from llava_dvc.serving.watch.notifier import Notifier
 from llava_dvc.serving.watch.reading import ReadingFormat
+from llava_dvc.serving.watch.webhook import Webhook
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,13 @@ class WatchOutputs:
     row_format: ReadingFormat = "jsonl"
     alerts: Sequence[str] = ()
     webhook: str | None = None
+    notify: Sequence[str] = field(default=(), repr=False)
+    """Addresses of apprise. They hold secrets."""
+
+    def receivers(self) -> list[EventReceiver]:
+        """Returns the receivers of events. Raises UserError for one that cannot be used."""
+        notifiers = [Notifier(url, number) for number, url in enumerate(self.notify, 1)]
+        return [*notifiers, *([Webhook(self.webhook)] if self.webhook else [])]
 
 
 @dataclass(frozen=True)

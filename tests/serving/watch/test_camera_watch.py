@@ -31,7 +31,7 @@ class Rows(ReadingSink):
     """Keeps the readings in place of writing them."""
 
     def __init__(self, alerts=()):
-        super().__init__(None, "jsonl", alerts, None)
+        super().__init__(None, "jsonl", alerts, ())
         self.readings = []
         self.changed = threading.Condition()
 

@@ -26,7 +26,7 @@ def server(counter):
     """Watches one camera that works and one that does not."""
     camera = MjpegCamera()
     sources = [f"hall={camera.url}", "gone=http://user:geheim@127.0.0.1:1/geheim"]
-    sink = ReadingSink(None, "jsonl", [], None)
+    sink = ReadingSink(None, "jsonl", [], [])
     watch = CameraWatch(counter, parse_cameras(sources, False), Pace(every=0.2), sink)
     listener = bind_socket("127.0.0.1", 0)
     server = GracefulServer(server_config(build_watch_app(watch, LOCAL_HOSTS, ())))
