@@ -55,12 +55,15 @@ def _parse_start(text: str | None) -> datetime | None:
 def watch_command(arguments: argparse.Namespace) -> None:
     """Counts in live cameras until SIGTERM or Ctrl-C."""
     from llava_dvc.serving.watch.watch import watch_cameras
-    from llava_dvc.serving.watch.watch_options import Pace, WatchOutputs, WatchServer
+    from llava_dvc.serving.watch.watch_options import Pace, Watched, WatchOutputs, WatchServer
 
+    watched = Watched(arguments.sources, arguments.realtime, arguments.zone)
     pace = Pace(arguments.every, arguments.frame_interval, arguments.stall, arguments.transport)
-    outputs = WatchOutputs(arguments.out, arguments.format, arguments.alert, arguments.webhook)
+    outputs = WatchOutputs(
+        arguments.out, arguments.format, arguments.alert, arguments.webhook, arguments.notify
+    )
     server = WatchServer(arguments.host, arguments.port, arguments.allowed_host)
-    watch_cameras(arguments.sources, arguments.adapter, arguments.realtime, pace, outputs, server)
+    watch_cameras(watched, arguments.adapter, pace, outputs, server)
 
 
 def serve_command(arguments: argparse.Namespace) -> None:
@@ -107,14 +110,7 @@ def _add_predict(commands: Any) -> None:
         help="smooth over time: combine the count of a frame with those of its neighbours in a "
         "video, or in files whose names have consecutive numbers",
     )
-    command.add_argument(
-        "--zone",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="count in this zone, and name it in the rows; may be repeated (default: the zone for "
-        "which the adapter was tuned)",
-    )
+    _add_zone_option(command)
     command.add_argument(
         "--camera", metavar="NAME", help="take this camera's outline of the zone (default: *)"
     )
@@ -144,6 +140,7 @@ def _add_watch(commands: Any) -> None:
         help="rtsp://, http:// (MJPEG or HLS), a device such as /dev/video0, or a file",
     )
     _add_adapter_option(command)
+    _add_zone_option(command)
     _add_pace_options(command)
     command.add_argument(
         "--out",
@@ -160,12 +157,20 @@ def _add_watch(commands: Any) -> None:
         default=[],
         metavar="RULE",
         help="'hall > 40 for 60s': on when the interval of the camera hall is above 40 for that "
-        "long; may be repeated",
+        "long; 'hall/tills > 5 for 60s' is of one zone; may be repeated",
     )
     command.add_argument(
         "--webhook",
         metavar="URL",
         help="post alerts here as JSON, signed with the secret in LLAVA_DVC_WEBHOOK_SECRET",
+    )
+    command.add_argument(
+        "--notify",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="send alerts to this address of apprise (mail, chat, MQTT and others); may be "
+        "repeated; needs `pip install 'llava-dvc[alerts]'`",
     )
     _add_server_options(command, 8001)
     command.set_defaults(run=watch_command)
@@ -209,6 +214,17 @@ def _add_server_options(command: argparse.ArgumentParser, port: int) -> None:
         metavar="NAME",
         help="another name under which clients reach the service, for example that of a proxy; "
         "may be repeated (default: the names and addresses of this machine that --host opens)",
+    )
+
+
+def _add_zone_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--zone",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="count in this zone, and name it in the rows; may be repeated (default: the zone for "
+        "which the adapter was tuned)",
     )
 
 

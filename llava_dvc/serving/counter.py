@@ -142,12 +142,7 @@ class Counter:
         """The zone `name`, or that of the training. None if the adapter has none: then the whole
         frame is counted. Raises UserError when there is no such zone.
         """
-        zones = self.recipe.zones
-        if zones is None:
-            if name is not None:
-                raise unknown_zone(name, [])
-            return None
-        return Zone(zones.name if name is None else name, zones.polygon(name, camera))
+        return zone_in_recipe(self.recipe, name, camera)
 
     def distance(self, image: Image.Image, camera: str | None = None) -> float | None:
         """How far an RGB image is from the training frames: above 1 it is unlike them.
@@ -184,6 +179,18 @@ class Zone(NamedTuple):
     def paint(self, image: Image.Image) -> Image.Image:
         """The RGB image without what is outside. Raises UserError when it is too small."""
         return paint_outside(image, self.polygon, self.name)
+
+
+def zone_in_recipe(
+    recipe: Recipe, name: str | None = None, camera: str | None = None
+) -> Zone | None:
+    """As `Counter.find_zone`, before the model is loaded."""
+    zones = recipe.zones
+    if zones is None:
+        if name is not None:
+            raise unknown_zone(name, [])
+        return None
+    return Zone(zones.name if name is None else name, zones.polygon(name, camera))
 
 
 class Pictures(Sequence[Image.Image]):

@@ -14,8 +14,8 @@ from pydantic import BaseModel, Field
 
 from llava_dvc.data.images import ImageError
 from llava_dvc.data.labels import MAX_COUNT
-from llava_dvc.errors import UserError
-from llava_dvc.serving.counter import Count, Counter
+from llava_dvc.errors import UserError, printable_text
+from llava_dvc.serving.counter import Count, Counter, Zone
 from llava_dvc.serving.guards.body_limit import LimitBody
 from llava_dvc.serving.guards.browser_guard import LOCAL_HOSTS, GuardBrowsers, shortened
 from llava_dvc.serving.guards.decoders import DecoderPool
@@ -27,8 +27,11 @@ from llava_dvc.serving.page.web_files import WebFiles, page_response
 from llava_dvc.serving.request_batcher import QueueFull, RequestBatcher
 from llava_dvc.serving.service_metrics import MeasureRequests, ServiceMetrics
 from llava_dvc.serving.upload import (
-    REQUEST_BODY,
+    NAME_PARAMETERS,
+    NAME_SCHEMAS,
     UPLOAD_SECONDS,
+    AskedZone,
+    describe_body,
     read_upload,
     require_frame_size,
 )
@@ -57,6 +60,7 @@ class CountResponse(BaseModel):
     expected: float = Field(description="Mean of the distribution")
     most_likely: list[CountProbability] = Field(description="The five most likely counts")
     distribution: list[float] = Field(description="P(0), P(1), ... up to the largest count")
+    zone: str | None = Field(description="In which they were counted; null is the whole frame")
     unlike_training: bool | None = Field(
         description="Whether the frame is unlike those that the adapter was tuned on, so that the "
         "count may be wrong; null if the adapter does not know how they look"
@@ -76,7 +80,8 @@ class ErrorResponse(BaseModel):
 ERRORS: dict[int | str, dict[str, Any]] = {
     400: {
         "model": ErrorResponse,
-        "description": "Empty, cut off or not an image; a Host that is not allowed",
+        "description": "Empty, cut off or not an image; an unknown zone; a Host that is not "
+        "allowed",
     },
     403: {"model": ErrorResponse, "description": "Sent by a page of another site"},
     408: {"model": ErrorResponse, "description": f"The upload took over {UPLOAD_SECONDS:g} s"},
@@ -105,25 +110,27 @@ class CountService:
     """Decodes uploaded frames and counts them in batches."""
 
     def __init__(self, counter: Counter, metrics: ServiceMetrics) -> None:
-        counter.find_zone()  # raises UserError if only named cameras have an outline
-        self._distance = counter.distance
+        self._counter = counter
         self._backbone = counter.recipe.backbone.name
         self._uploads = UploadBudget()
         self._decoders = DecoderPool(DECODERS)
         self._threads = ThreadPoolExecutor(DECODERS, "decoding")
-        self._batcher = RequestBatcher(counter.count, counter.batch_size, metrics.batches.observe)
+        count = partial(counter.count_in, zone=None)  # a frame is painted before it waits
+        self._batcher = RequestBatcher(count, counter.batch_size, metrics.batches.observe)
         metrics.waiting.set_function(lambda: self._batcher.reserved)
 
     async def count_upload(self, request: Request) -> CountResponse:
         """Counts the people in one frame, sent as the body or as the `file` of a form."""
         with _answers_with_errors(), self._uploads.admit() as upload:
-            await read_upload(request, self._uploads, upload)
+            asked = await read_upload(request, self._uploads, upload)
+            zone = self._find_zone(asked)
             with self._batcher.reserve() as hold_pixels:
-                counting = self._count(upload, hold_pixels)
+                counting = self._count(upload, asked.camera, zone, hold_pixels)
                 count, distance = await asyncio.wait_for(counting, ANSWER_SECONDS)
         return CountResponse(
             **count.summary(),
             distribution=[round(share, 6) for share in count.probabilities],
+            zone=zone.name if zone else None,
             unlike_training=None if distance is None else distance > 1,
         )
 
@@ -140,6 +147,12 @@ class CountService:
             keep = partial(folder.keep, upload.content, number)
             return CorrectionResponse(kept=await loop.run_in_executor(self._threads, keep))
 
+    def _find_zone(self, asked: AskedZone) -> Zone | None:
+        try:
+            return self._counter.find_zone(asked.zone, asked.camera)
+        except UserError as error:
+            raise HTTPException(400, printable_text(" ".join(str(error).split()))) from None
+
     async def _decode(self, upload: Upload, hold_pixels: Callable[[int], None]) -> Image:
         def accept(pixels: int) -> None:
             require_frame_size(pixels)
@@ -150,14 +163,21 @@ class CountService:
         return await loop.run_in_executor(self._threads, decode)
 
     async def _count(
-        self, upload: Upload, hold_pixels: Callable[[int], None]
+        self,
+        upload: Upload,
+        camera: str | None,
+        zone: Zone | None,
+        hold_pixels: Callable[[int], None],
     ) -> tuple[Count, float | None]:
-        """Returns the count, and how far the frame is from the training frames."""
+        """Returns the count in `zone`, and how far the frame is from those of the training."""
         image = await self._decode(upload, hold_pixels)
         self._uploads.release(upload)
         loop = asyncio.get_running_loop()
         try:
-            distance = await loop.run_in_executor(self._threads, self._distance, image)
+            measure = partial(self._counter.distance, image, camera)
+            distance = await loop.run_in_executor(self._threads, measure)
+            if zone:
+                image = await loop.run_in_executor(self._threads, zone.paint, image)
             return await asyncio.wrap_future(self._batcher.enqueue(image)), distance
         except UserError as error:
             raise HTTPException(400, f"the frame cannot be counted: {error}") from None
@@ -226,7 +246,7 @@ def build_app(
     in its Host header; pages of `allowed_hosts` may send frames too. `model` is what the page says
     of the adapter. Without `corrections` nothing of a frame is kept.
     """
-    model = model or ServedModel(adapter="", backbone=counter.recipe.backbone.name)
+    model = model or ServedModel.from_recipe("", counter.recipe)
     metrics = ServiceMetrics()
     service = CountService(counter, metrics)
     app = FastAPI(
@@ -249,10 +269,8 @@ def build_app(
 
 
 def _add_routes(app: FastAPI, service: CountService, metrics: ServiceMetrics) -> None:
-    count = app.post(
-        "/count", name="count", responses=ERRORS, openapi_extra={"requestBody": REQUEST_BODY}
-    )
-    count(service.count_upload)
+    extra = {"requestBody": describe_body(NAME_SCHEMAS), "parameters": NAME_PARAMETERS}
+    app.post("/count", name="count", responses=ERRORS, openapi_extra=extra)(service.count_upload)
     app.get("/health", responses={503: {"model": ErrorResponse}})(service.health)
     app.head("/health", include_in_schema=False)(service.health)
     app.add_api_route(
@@ -285,5 +303,5 @@ def _add_corrections(app: FastAPI, service: CountService, folder: CorrectionFold
     app.post(
         "/corrections",
         responses=CORRECTION_ERRORS,
-        openapi_extra={"requestBody": REQUEST_BODY, "parameters": [COUNT_PARAMETER]},
+        openapi_extra={"requestBody": describe_body(), "parameters": [COUNT_PARAMETER]},
     )(keep)

@@ -1,6 +1,8 @@
 """The body of `POST /count`: what is accepted, and how it is read within limits."""
 
 import asyncio
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from fastapi import HTTPException, Request
 from python_multipart.multipart import parse_options_header
@@ -15,38 +17,75 @@ from llava_dvc.serving.guards.upload_budget import Upload, UploadBudget, UploadE
 MAX_FRAME_PIXELS = 25_000_000
 """More than a 4K camera has; 75 MB when decoded."""
 UPLOAD_SECONDS = 30.0
+MAX_NAME = 200
+"""Characters of the name of a zone or a camera."""
 
-BINARY = {"type": "string", "format": "binary"}
-REQUEST_BODY = {
-    "required": True,
-    "description": f"A JPEG, PNG, WebP, BMP or TIFF of up to {MAX_BODY_BYTES // 10**6} MB and "
-    f"{MAX_FRAME_PIXELS // 10**6} megapixels",
-    "content": {
-        "image/*": {"schema": BINARY},
-        "multipart/form-data": {
-            "schema": {"type": "object", "required": ["file"], "properties": {"file": BINARY}}
-        },
-    },
+Fields = Sequence[tuple[str, Any]]
+
+NAMES = {
+    "zone": "Count in this zone; without it, in the zone for which the adapter was tuned",
+    "camera": "Take this camera's outline of the zone; without it, that of `*`",
 }
-"""As OpenAPI describes it."""
+NAME_SCHEMAS = {
+    name: {"type": "string", "maxLength": MAX_NAME, "description": text}
+    for name, text in NAMES.items()
+}
+NAME_PARAMETERS = [
+    {"name": name, "in": "query", "schema": schema} for name, schema in NAME_SCHEMAS.items()
+]
 
 
-async def read_upload(request: Request, budget: UploadBudget, upload: Upload) -> None:
+def describe_body(properties: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Returns a frame as OpenAPI describes it; a form has `properties` beside it."""
+    binary = {"type": "string", "format": "binary"}
+    fields = {"file": binary, **(properties or {})}
+    form = {"type": "object", "required": ["file"], "properties": fields}
+    return {
+        "required": True,
+        "description": f"A JPEG, PNG, WebP, BMP or TIFF of up to {MAX_BODY_BYTES // 10**6} MB and "
+        f"{MAX_FRAME_PIXELS // 10**6} megapixels",
+        "content": {"image/*": {"schema": binary}, "multipart/form-data": {"schema": form}},
+    }
+
+
+class AskedZone(NamedTuple):
+    """The names that a request gives, as `predict --zone` and `--camera`."""
+
+    zone: str | None
+    camera: str | None
+
+
+async def read_upload(request: Request, budget: UploadBudget, upload: Upload) -> AskedZone:
     """Reads the bytes of the image into `upload`. They are the body or the form's `file`.
 
-    Raises HTTPException with status 400, 408, 413 or 415, and UploadEnded.
+    Returns the zone of the form or the query. Raises HTTPException with status 400, 408, 413 or
+    415, and UploadEnded.
     """
     metered = Request(request.scope, budget.metered(upload, request.receive))
     try:
         async with asyncio.timeout(UPLOAD_SECONDS) as limit:
             with budget.reading(upload, limit):
-                upload.content = await _read_image_bytes(metered)
+                upload.content, fields = await _read_image_bytes(metered)
     except TimeoutError:
         if upload.is_ended:
             raise UploadEnded from None
         raise HTTPException(408, f"the upload took over {UPLOAD_SECONDS:g} s") from None
     except ClientDisconnect:
         raise HTTPException(400, "the connection closed before the upload was complete") from None
+    fields = [*request.query_params.multi_items(), *fields]
+    return AskedZone(_only_value(fields, "zone"), _only_value(fields, "camera"))
+
+
+def _only_value(fields: Fields, name: str) -> str | None:
+    """The value of a field; None without one. Raises HTTPException for several, or a long one."""
+    values = [value for key, value in fields if key == name]
+    if len(values) > 1:
+        raise HTTPException(400, f"{name} is given {len(values)} times; send it once")
+    if values and len(values[0]) > MAX_NAME:
+        raise HTTPException(
+            400, f"{name} is {shortened(values[0])}; send at most {MAX_NAME} characters"
+        )
+    return values[0] if values else None
 
 
 class FrameFormParser(MultiPartParser):
@@ -65,7 +104,8 @@ class FrameFormParser(MultiPartParser):
         super().on_headers_finished()
 
 
-async def _read_image_bytes(request: Request) -> bytes:
+async def _read_image_bytes(request: Request) -> tuple[bytes, Fields]:
+    """Returns the image and the other fields of the form."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type == "multipart/form-data":
         return await _read_form_file(request)
@@ -75,10 +115,10 @@ async def _read_image_bytes(request: Request) -> bytes:
             f"the body is {shortened(media_type)}; send an image (Content-Type: image/jpeg) or a "
             "form with the image as `file`",
         )
-    return await request.body()
+    return await request.body(), []
 
 
-async def _read_form_file(request: Request) -> bytes:
+async def _read_form_file(request: Request) -> tuple[bytes, Fields]:
     parser = FrameFormParser(request.headers, request.stream(), max_files=1, max_fields=8)
     try:
         form = await parser.parse()
@@ -89,7 +129,7 @@ async def _read_form_file(request: Request) -> bytes:
         raise HTTPException(400, "the form has no file; send the image as `file`")
     content = await file.read()
     await form.close()
-    return content
+    return content, form.multi_items()
 
 
 def require_frame_size(pixels: int) -> None:

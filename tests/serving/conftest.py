@@ -221,7 +221,7 @@ def small_service(adapter_folder, blocked, monkeypatch):
     """A server in this process that counts with `blocked` and has room for three frames."""
     monkeypatch.setattr(request_batcher, "MAX_QUEUED_FRAMES", 3)
     counter = Counter.from_pretrained(adapter_folder)
-    counter.count = blocked
+    counter.count_in = lambda images, zone: blocked(images)
     with serving(counter) as server:
         yield server
         blocked.release.set()

@@ -3,6 +3,7 @@
 import http.client
 import io
 import socket
+from collections.abc import Mapping
 
 from PIL import Image
 
@@ -18,9 +19,19 @@ def encoded(image: Image.Image, kind: str = "JPEG") -> bytes:
     return file.getvalue()
 
 
-def form(body: bytes, disposition: str = 'form-data; name="file"; filename="a"') -> bytes:
-    head = f"--edge\r\nContent-Disposition: {disposition}\r\n\r\n".encode()
-    return head + body + b"\r\n--edge--\r\n"
+def form(
+    body: bytes,
+    disposition: str = 'form-data; name="file"; filename="a"',
+    fields: Mapping[str, str] | None = None,
+) -> bytes:
+    """A form with a file, and texts beside it."""
+    parts = [(disposition, body)]
+    parts += [(f'form-data; name="{name}"', text.encode()) for name, text in (fields or {}).items()]
+    edges = b"".join(
+        f"--edge\r\nContent-Disposition: {head}\r\n\r\n".encode() + content + b"\r\n"
+        for head, content in parts
+    )
+    return edges + b"--edge--\r\n"
 
 
 def post(server, body=None, headers=JPEG) -> tuple[int, str | None]:

@@ -14,12 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from llava_dvc.errors import UserError
-from llava_dvc.recipe import Zones
 from llava_dvc.serving import request_batcher, upload
 from llava_dvc.serving import service as service_module
 from llava_dvc.serving.counter import Counter
-from llava_dvc.serving.service import build_app
 from tests.conftest import frame
 from tests.serving.conftest import serving
 from tests.serving.guards.broken_images import many_scans, png, tiny_tiles
@@ -156,6 +153,10 @@ def test_health_metrics_and_description(service):
     api = json.loads(service.ask("GET", "/openapi.json")[1])
     responses = api["paths"]["/count"]["post"]["responses"]
     assert set(responses) >= {"200", "400", "408", "413", "415", "503"}
+    asked = api["paths"]["/count"]["post"]
+    assert [one["name"] for one in asked["parameters"]] == ["zone", "camera"]
+    fields = asked["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
+    assert set(fields) == {"file", "zone", "camera"}
     correction = api["paths"]["/corrections"]["post"]
     assert set(correction["responses"]) >= {"200", "400", "408", "413", "415", "503", "507"}
     assert "422" not in correction["responses"]  # its body would not be as the others
@@ -216,25 +217,86 @@ def wait_for_frames(server, frames: int) -> None:
         metrics = connection.getresponse().read()
 
 
-def test_a_service_counts_in_the_zone_of_its_adapter(zoned_folder):
+@pytest.fixture(scope="module")
+def zoned_service(zoned_folder):
     counter = Counter.from_pretrained(zoned_folder)
     with serving(counter) as server:
-        answers = []
-        for size in ((64, 48), (48, 36)):
+
+        def ask(method, path, body, headers=JPEG):
             connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
-            connection.request("POST", "/count", encoded(frame(1, size), "PNG"), JPEG)
+            connection.request(method, path, body, headers)
             answer = connection.getresponse()
-            answers.append((answer.status, json.loads(answer.read())))
-    (counted, found), (refused, why) = answers
-    assert (counted, found["count"]) == (200, counter.count([frame(1)])[0].count)
+            status, text = answer.status, answer.read()
+            connection.close()
+            return status, json.loads(text)
+
+        server.ask, server.counter = ask, counter
+        yield server
+
+
+def test_a_service_counts_in_the_zone_of_its_adapter(zoned_service):
+    (counted, found), (refused, why) = (
+        zoned_service.ask("POST", "/count", encoded(frame(1, size), "PNG"))
+        for size in ((64, 48), (48, 36))
+    )
+    assert (counted, found["count"]) == (200, zoned_service.counter.count([frame(1)])[0].count)
     assert refused == 400
     assert why["detail"].startswith(
         "the frame cannot be counted: zone tills: has a corner at 30, 48"
     )
-    zones = Zones(name="door", polygons={"door": {"hall": ((0, 0), (9, 0), (0, 9))}})
-    counter.recipe = counter.recipe.model_copy(update={"zones": zones})
-    with pytest.raises(UserError, match="zone door: has no outline for every camera"):
-        build_app(counter)
+
+
+def test_a_request_may_name_zone_and_camera(zoned_service):
+    counter, body = zoned_service.counter, encoded(frame(1), "PNG")
+    tills, door = (
+        counter.count([frame(1)], *names)[0].expected for names in ((), ("door", "hall"))
+    )
+    assert round(tills, 2) != round(door, 2)
+    in_door = form(body, fields={"zone": "door", "camera": "hall"})
+    for path, content, headers, zone, expected in (
+        ("/count", form(body), FORM, "tills", tills),
+        ("/count", in_door, FORM, "door", door),
+        ("/count?zone=door&camera=hall", body, JPEG, "door", door),
+        ("/count?camera=hall", form(body, fields={"zone": "door"}), FORM, "door", door),
+    ):
+        status, answer = zoned_service.ask("POST", path, content, headers)
+        assert (status, answer.get("zone")) == (200, zone), answer
+        assert answer["expected"] == round(expected, 2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        (
+            {"zone": "roof\n"},
+            r"^zone roof.*: the adapter does not know it\. Choose one of door, tills, or",
+        ),
+        ({"zone": ""}, r"^zone : the adapter does not know it\. Choose one of door, tills, or"),
+        ({"zone": "door"}, r"^zone door: has no outline for every camera, only for hall\."),
+        (
+            {"zone": "door", "camera": "yard"},
+            r"^zone door: has no outline for the camera yard, only for hall\.",
+        ),
+        ({"zone": "a" * 1000}, r"^zone is a{60}\.\.\.; send at most 200 characters$"),
+        ({"query": "?zone=door", "zone": "tills"}, "^zone is given 2 times; send it once$"),
+    ],
+)
+def test_a_zone_that_cannot_be_counted_is_a_400_of_one_line(zoned_service, fields, says):
+    path = "/count" + fields.get("query", "")
+    names = {name: value for name, value in fields.items() if name != "query"}
+    body = form(encoded(frame(1)), fields=names)
+    status, answer = zoned_service.ask("POST", path, body, FORM)
+    assert status == 400
+    assert re.search(says, answer["detail"])
+    assert "\n" not in answer["detail"]
+
+
+def test_a_service_without_zones_knows_no_zone(service):
+    status, answer = service.count(form(encoded(frame(1)), fields={"zone": "tills"}), FORM)
+    assert (status, answer["detail"].partition(".")[0]) == (
+        400, "zone tills: the adapter knows no zone",
+    )  # fmt: skip
+    assert service.count(encoded(frame(1)))[1]["zone"] is None
 
 
 def test_a_full_queue_is_a_503_with_retry_after(small_service, blocked):

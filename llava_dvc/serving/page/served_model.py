@@ -32,6 +32,26 @@ class ServedModel(BaseModel):
     keeps_corrections: bool = Field(
         default=False, description="Whether POST /corrections keeps frames"
     )
+    zone: str | None = Field(
+        description="In which frames are counted if a request names none; null is the whole frame"
+    )
+    zones: dict[str, list[str]] = Field(
+        description="The zones that a request may name, with the cameras that have an outline of "
+        "their own; * is every other camera"
+    )
+
+    @classmethod
+    def from_recipe(
+        cls, adapter: str, recipe: Recipe, measured: MeasuredError | None = None
+    ) -> "ServedModel":
+        zones = recipe.zones
+        return cls(
+            adapter=adapter,
+            backbone=recipe.backbone.name,
+            measured=measured,
+            zone=zones.name if zones else None,
+            zones={name: list(one) for name, one in zones.polygons.items()} if zones else {},
+        )
 
 
 def describe_model(adapter: str | Path, folder: Path, recipe: Recipe) -> ServedModel:
@@ -40,9 +60,7 @@ def describe_model(adapter: str | Path, folder: Path, recipe: Recipe) -> ServedM
     Raises UserError when the manifest is not ours, or the evaluation is not the one it lists.
     """
     name = Path(adapter).resolve().name if Path(adapter).is_dir() else str(adapter)
-    return ServedModel(
-        adapter=name, backbone=recipe.backbone.name, measured=_measured_error(folder)
-    )
+    return ServedModel.from_recipe(name, recipe, _measured_error(folder))
 
 
 def _measured_error(folder: Path) -> MeasuredError | None:

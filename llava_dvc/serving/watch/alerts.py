@@ -14,7 +14,7 @@ MAX_PAUSE = 3
 """Readings. A longer pause between two readings says nothing, and the time starts again."""
 
 _RULE = re.compile(
-    r"\s*(?P<camera>[\w.-]+)\s*(?P<sign>[<>])\s*(?P<number>\d{1,6})"
+    r"\s*(?P<camera>[\w.-]+)(?:/(?P<zone>.+?))?\s*(?P<sign>[<>])\s*(?P<number>\d{1,6})"
     r"\s+for\s+(?P<time>\d{1,6}(?:\.\d{1,3})?)\s*(?P<unit>[smh])\s*"
 )
 
@@ -29,6 +29,11 @@ class AlertRule:
     """True for `>`, False for `<`."""
     number: int
     seconds: float
+    zone: str | None = None
+    """None is the whole frame."""
+
+    def is_of(self, reading: Reading) -> bool:
+        return (self.camera, self.zone) == (reading.camera, reading.zone)
 
     def wants(self, on: bool, reading: Reading) -> bool:
         """Says if a reading speaks against the state: for on if it is off, for off if it is on.
@@ -58,6 +63,7 @@ class AlertEvent:
         return {
             "alert": self.rule.text,
             "camera": self.rule.camera,
+            "zone": self.rule.zone,
             "state": self.state,
             "since": self.since.isoformat(timespec="milliseconds"),
             "time": self.reading.time.isoformat(timespec="milliseconds"),
@@ -97,17 +103,23 @@ class Alert:
         return AlertEvent(self.rule, "on" if self.on else "off", since, reading)
 
 
-def parse_alerts(texts: Sequence[str], cameras: Collection[str]) -> list[AlertRule]:
-    """Raises UserError for a rule that cannot be read, or of a camera that is not watched."""
-    return [_parse_alert(text, cameras) for text in dict.fromkeys(texts)]
+def parse_alerts(
+    texts: Sequence[str], cameras: Collection[str], zones: Sequence[str | None] = (None,)
+) -> list[AlertRule]:
+    """Reads the rules. `zones` are those in which all cameras are counted; None is none.
+
+    Raises UserError for a rule that cannot be read, or of a camera or zone that is not watched.
+    """
+    return [_parse_alert(text, cameras, zones) for text in dict.fromkeys(texts)]
 
 
-def _parse_alert(text: str, cameras: Collection[str]) -> AlertRule:
+def _parse_alert(text: str, cameras: Collection[str], zones: Sequence[str | None]) -> AlertRule:
     found = _RULE.fullmatch(text)
     if found is None:
         raise UserError(
             f"--alert: is {text!r}. Write CAMERA > NUMBER for TIME, for example "
-            "'hall > 40 for 60s'; the time is in s, m or h, and < works too."
+            "'hall > 40 for 60s' or, with a zone, 'hall/tills > 5 for 60s'; the time is in s, m or "
+            "h, and < works too."
         )
     if found["camera"] not in cameras:
         raise UserError(
@@ -116,4 +128,18 @@ def _parse_alert(text: str, cameras: Collection[str]) -> AlertRule:
         )
     seconds = float(found["time"]) * UNITS[found["unit"]]
     above = found["sign"] == ">"
-    return AlertRule(text.strip(), found["camera"], above, int(found["number"]), seconds)
+    zone = _choose_zone(text, found["zone"], zones)
+    return AlertRule(text.strip(), found["camera"], above, int(found["number"]), seconds, zone)
+
+
+def _choose_zone(text: str, name: str | None, zones: Sequence[str | None]) -> str | None:
+    """The zone of a rule. A rule without one means the only zone there is."""
+    if name in zones:
+        return name
+    if name is None and len(zones) == 1:
+        return zones[0]
+    known = ", ".join(zone for zone in zones if zone is not None)
+    if not known:
+        raise UserError(f"--alert: {text!r}: no zone is counted. Leave out /{name}.")
+    problem = "names no zone" if name is None else f"no zone {name} is counted"
+    raise UserError(f"--alert: {text!r}: {problem}. Write CAMERA/ZONE with one of: {known}")

@@ -3,18 +3,16 @@
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
-from PIL.Image import Image
-
-from llava_dvc.serving.counter import Count, Counter, Zone
+from llava_dvc.serving.counter import Counter
 from llava_dvc.serving.request_batcher import RequestBatcher
 from llava_dvc.serving.watch.camera.address import CameraAddress
 from llava_dvc.serving.watch.camera.camera_counter import CameraCounter
 from llava_dvc.serving.watch.camera.camera_reader import CameraReader
 from llava_dvc.serving.watch.camera.camera_state import CameraState
+from llava_dvc.serving.watch.camera.counted_zone import CountedZone
 from llava_dvc.serving.watch.reading import Reading
 from llava_dvc.serving.watch.reading_sink import ReadingSink
 from llava_dvc.serving.watch.watch_metrics import WatchMetrics
@@ -29,7 +27,7 @@ CLOSE_SECONDS = 15.0
 class CameraWatch:
     """Two threads for each camera: one decodes, one counts. A model that all share.
 
-    Raises UserError when the adapter's zone has no outline for a camera.
+    Raises UserError when one of the zones has no outline for a camera.
     """
 
     def __init__(
@@ -38,7 +36,9 @@ class CameraWatch:
         cameras: Sequence[CameraAddress],
         pace: Pace,
         sink: ReadingSink,
+        zones: Sequence[str | None] = (None,),
     ) -> None:
+        """`zones` are names that the adapter knows. None is the zone of its training."""
         self.on_end: Callable[[], None] = lambda: None
         """Is called when no camera sends frames any more, or a row cannot be written."""
         self.failure: Exception | None = None
@@ -46,9 +46,14 @@ class CameraWatch:
         self.readers: dict[str, CameraReader] = {}
         self._sink = sink
         self._stop = threading.Event()
+        found = {
+            camera.name: [counter.find_zone(name, camera.name) for name in zones]
+            for camera in cameras
+        }
         for camera in cameras:
+            state = CameraState(pace.every, [zone and zone.name for zone in found[camera.name]])
             self.readers[camera.name] = CameraReader(
-                camera, CameraState(pace.every), pace.transport, pace.stall, self._stop
+                camera, state, pace.transport, pace.stall, self._stop
             )
         self.metrics = WatchMetrics(
             self.readers,
@@ -64,13 +69,13 @@ class CameraWatch:
         self._counters = [
             CameraCounter(
                 reader,
-                partial(self._enqueue, zone=counter.find_zone(camera=reader.camera.name)),
-                pace.smoothing(counter.recipe),
+                self._batcher.enqueue,
+                [CountedZone(name, zone, pace.smoothing(counter.recipe)) for zone in found[name]],
                 self._take,
                 self._stop,
                 partial(counter.distance, camera=reader.camera.name),
             )
-            for reader in self.readers.values()
+            for name, reader in self.readers.items()
         ]
 
     def start(self) -> None:
@@ -101,10 +106,6 @@ class CameraWatch:
         for counter in self._counters:
             counter.join()
         self.on_end()
-
-    def _enqueue(self, image: Image, zone: Zone | None) -> "Future[Count]":
-        """Raises UserError when the zone is larger than the frame."""
-        return self._batcher.enqueue(zone.paint(image) if zone else image)
 
     def _take(self, reading: Reading, came: float) -> None:
         try:

@@ -21,7 +21,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Reading:
-    """The count of one frame of a camera."""
+    """The count of one frame of a camera, in one zone."""
 
     time: datetime
     """When the frame came, in UTC."""
@@ -32,6 +32,8 @@ class Reading:
     """Given the frames before it too; None if the adapter has no smoothing."""
     suspect: str | None = None
     """Why the camera may not see what is there."""
+    zone: str | None = None
+    """In which people are counted; None is the whole frame."""
     distance: float | None = None
     """From the training frames: above 1 the frame is unlike them. None if that is not known."""
 
@@ -44,6 +46,7 @@ class Reading:
         return {
             "time": self.time.isoformat(timespec="milliseconds"),
             "camera": self.camera,
+            "zone": self.zone,
             "count": self.alone.count,
             "low": self.alone.low,
             "high": self.alone.high,
@@ -55,8 +58,8 @@ class Reading:
         }
 
 
-COLUMNS = ("time", "camera", "count", "low", "high", "smoothed", "smoothed_low", "smoothed_high",
-           "suspect", "distance")  # fmt: skip
+COLUMNS = ("time", "camera", "zone", "count", "low", "high", "smoothed", "smoothed_low",
+           "smoothed_high", "suspect", "distance")  # fmt: skip
 
 
 def reading_line(reading: Reading, row_format: ReadingFormat) -> str:

@@ -3,12 +3,13 @@
 import logging
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from llava_dvc.serving.row_writer import print_row
 from llava_dvc.serving.watch.alerts import Alert
+from llava_dvc.serving.watch.delivery import EventReceiver
 from llava_dvc.serving.watch.reading import Reading, ReadingFormat, header_line, reading_line
 from llava_dvc.serving.watch.reading_log import ReadingLog
-from llava_dvc.serving.watch.webhook import Webhook
 
 logger = logging.getLogger(__name__)
 
@@ -21,12 +22,12 @@ class ReadingSink:
         log: ReadingLog | None,
         row_format: ReadingFormat,
         alerts: Sequence[Alert],
-        webhook: Webhook | None,
+        receivers: Sequence[EventReceiver],
     ) -> None:
-        """Without a `log`, rows go to standard output."""
+        """Without a `log`, rows go to standard output. `receivers` get the events of the alerts."""
         self.alerts = alerts
         self.lost_rows = 0
-        self._log, self._format, self._webhook = log, row_format, webhook
+        self._log, self._format, self._receivers = log, row_format, receivers
         self._lock = threading.Lock()
         self._failing = False
         if log is None and (header := header_line(row_format)):
@@ -40,17 +41,17 @@ class ReadingSink:
             else:
                 self._write(self._log, reading)
             for alert in self.alerts:
-                if alert.rule.camera == reading.camera and (event := alert.step(reading)):
+                if alert.rule.is_of(reading) and (event := alert.step(reading)):
                     logger.warning("alert %s: %s", event.state, event.rule.text)
-                    if self._webhook:
-                        self._webhook.send(event)
+                    for receiver in self._receivers:
+                        receiver.send(event)
 
     def close(self) -> None:
         with self._lock:
             if self._log:
                 self._log.close()
-            if self._webhook:
-                self._webhook.close()
+        with ThreadPoolExecutor(max(1, len(self._receivers))) as pool:  # all wait together
+            list(pool.map(lambda receiver: receiver.close(), self._receivers))
 
     def _write(self, log: ReadingLog, reading: Reading) -> None:
         """A full disk loses rows, but ends neither metrics nor alerts."""

@@ -3,12 +3,13 @@
 import logging
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from llava_dvc.errors import UserError
+from llava_dvc.recipe import Recipe
+from llava_dvc.serving.adapter_source import find_adapter
 from llava_dvc.serving.guards.browser_guard import check_allowed_hosts, own_hosts
 from llava_dvc.serving.server import GracefulServer, bind_socket, load_warm, server_config
 from llava_dvc.serving.watch.alerts import Alert, parse_alerts
@@ -17,21 +18,19 @@ from llava_dvc.serving.watch.camera_watch import CameraWatch
 from llava_dvc.serving.watch.reading_log import ReadingLog
 from llava_dvc.serving.watch.reading_sink import ReadingSink
 from llava_dvc.serving.watch.watch_app import build_watch_app
-from llava_dvc.serving.watch.watch_options import Pace, WatchOutputs, WatchServer
-from llava_dvc.serving.watch.webhook import Webhook
+from llava_dvc.serving.watch.watch_options import Pace, Watched, WatchOutputs, WatchServer
 
 logger = logging.getLogger(__name__)
 
 
 def watch_cameras(
-    sources: Sequence[str],
+    watched: Watched,
     adapter: str | Path,
-    realtime: bool,
     pace: Pace,
     outputs: WatchOutputs,
     place: WatchServer,
 ) -> None:
-    """Watches all `sources` until SIGTERM or Ctrl-C, or until all files are played.
+    """Watches all sources until SIGTERM or Ctrl-C, or until all files are played.
 
     Raises UserError for an option or an adapter that cannot be used, before the first row, and at
     the end for a file that could not be read.
@@ -39,20 +38,23 @@ def watch_cameras(
     _log_to_stderr()
     pace.check()
     check_allowed_hosts(place.allowed_hosts)
-    cameras = parse_cameras(sources, realtime)
-    rules = parse_alerts(outputs.alerts, [camera.name for camera in cameras])
-    webhook = Webhook(outputs.webhook) if outputs.webhook else None
+    cameras = parse_cameras(watched.sources, watched.realtime)
+    folder = find_adapter(adapter)
+    names = [camera.name for camera in cameras]
+    zones = watched.zone_names(Recipe.read(folder), names)
+    rules = parse_alerts(outputs.alerts, names, zones)
+    receivers = outputs.receivers()
     log = ReadingLog(outputs.folder, outputs.row_format) if outputs.folder else None
     listener = bind_socket(place.host, place.port)  # before the model is loaded, which takes long
-    counter = load_warm(adapter)
+    counter = load_warm(folder)
     if counter.scenes is None:
         logger.warning(
             "the adapter does not know how its training frames look: no picture is "
             "marked as changed. `dvc repro` makes one that does."
         )
     alerts = [Alert(rule, pace.every) for rule in rules]
-    sink = ReadingSink(log, outputs.row_format, alerts, webhook)
-    watch = CameraWatch(counter, cameras, pace, sink)
+    sink = ReadingSink(log, outputs.row_format, alerts, receivers)
+    watch = CameraWatch(counter, cameras, pace, sink, zones)
     hosts = own_hosts(place.host, listener.getsockname()[0])
     app = build_watch_app(watch, hosts, place.allowed_hosts)
     server = GracefulServer(server_config(app), sys.stderr)

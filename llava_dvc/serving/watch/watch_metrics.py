@@ -9,7 +9,7 @@ from prometheus_client.registry import Collector
 
 from llava_dvc.serving.service_metrics import batch_histogram, process_registry
 from llava_dvc.serving.watch.camera.camera_reader import CameraReader
-from llava_dvc.serving.watch.camera.camera_state import CameraView
+from llava_dvc.serving.watch.camera.camera_state import CameraView, ZoneView
 
 
 class WatchMetrics(Collector):
@@ -43,6 +43,7 @@ class WatchMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         now = time.monotonic()
         views = {name: camera.state.view(now) for name, camera in self._cameras.items()}
+        yield from _zone_gauges(views)
         yield from _gauges(views)
         dropped = CounterMetricFamily(
             "llava_dvc_dropped_frames", "Frames that a newer one replaced", labels=["camera"]
@@ -63,25 +64,34 @@ class WatchMetrics(Collector):
         )
 
 
+PEOPLE = {
+    ("people", "People in the newest frame"): ("alone", "count"),
+    ("people_low", "Lower end of its 80 % interval"): ("alone", "low"),
+    ("people_high", "Upper end of its 80 % interval"): ("alone", "high"),
+    ("people_smoothed", "People, given the frames before too"): ("smoothed", "count"),
+    ("people_smoothed_low", "Lower end of its 80 % interval"): ("smoothed", "low"),
+    ("people_smoothed_high", "Upper end of its 80 % interval"): ("smoothed", "high"),
+}
+"""Name and help of a metric, and where its value is in a reading."""
+
+
+def _zone_gauges(views: Mapping[str, CameraView]) -> Iterator[Metric]:
+    """Yields the gauges that have one value for each zone of a camera, or none.
+
+    To Prometheus, an empty label is no label.
+    """
+    for (name, text), (which, number) in PEOPLE.items():
+        family = GaugeMetricFamily(f"llava_dvc_{name}", text, labels=["camera", "zone"])
+        for camera, view in views.items():
+            for zone in view.zones:
+                if (value := _number(zone, which, number)) is not None:
+                    family.add_metric([camera, zone.name or ""], value)
+        yield family
+
+
 def _gauges(views: Mapping[str, CameraView]) -> Iterator[Metric]:
     """Yields the gauges that have one value for each camera, or none."""
     values: dict[tuple[str, str], Callable[[CameraView], float | None]] = {
-        ("people", "People in the newest frame"): lambda view: _number(view, "alone", "count"),
-        ("people_low", "Lower end of its 80 % interval"): lambda view: _number(
-            view, "alone", "low"
-        ),
-        ("people_high", "Upper end of its 80 % interval"): lambda view: _number(
-            view, "alone", "high"
-        ),
-        ("people_smoothed", "People, given the frames before too"): (
-            lambda view: _number(view, "smoothed", "count")
-        ),
-        ("people_smoothed_low", "Lower end of its 80 % interval"): (
-            lambda view: _number(view, "smoothed", "low")
-        ),
-        ("people_smoothed_high", "Upper end of its 80 % interval"): lambda view: _number(
-            view, "smoothed", "high"
-        ),
         ("frame_age_seconds", "Since the newest frame came"): lambda view: view.frame_age,
         ("camera_up", "1 while frames come"): lambda view: view.connection == "live",
         ("camera_suspect", "1 while the picture cannot be true"): (
@@ -96,9 +106,9 @@ def _gauges(views: Mapping[str, CameraView]) -> Iterator[Metric]:
         yield family
 
 
-def _number(view: CameraView, which: str, number: str) -> int | None:
-    if view.reading is None or view.reading.suspect:
+def _number(zone: ZoneView, which: str, number: str) -> int | None:
+    if zone.reading is None or zone.reading.suspect:
         return None
-    interval = getattr(view.reading, which)
+    interval = getattr(zone.reading, which)
     found: int | None = getattr(interval, number, None)
     return found

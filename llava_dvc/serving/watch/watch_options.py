@@ -2,13 +2,37 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from llava_dvc.errors import UserError
 from llava_dvc.recipe import Recipe
+from llava_dvc.serving.counter import zone_in_recipe
 from llava_dvc.serving.watch.camera.forward_smoothing import ForwardSmoothing
+from llava_dvc.serving.watch.delivery import EventReceiver
+from llava_dvc.serving.watch.notifier import Notifier
 from llava_dvc.serving.watch.reading import ReadingFormat
+from llava_dvc.serving.watch.webhook import Webhook
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What is watched."""
+
+    sources: Sequence[str]
+    realtime: bool = False
+    """Files are played at their own speed."""
+    zones: Sequence[str] = ()
+    """Names of zones that the adapter knows; without one, that of its training."""
+
+    def zone_names(self, recipe: Recipe, cameras: Sequence[str]) -> list[str | None]:
+        """Returns the name of each zone once. None is the whole frame.
+
+        Raises UserError when a zone is not known, or has no outline for one of the cameras.
+        """
+        asked = self.zones or (None,)
+        found = [zone_in_recipe(recipe, name, camera) for name in asked for camera in cameras]
+        return list(dict.fromkeys(zone and zone.name for zone in found))
 
 
 @dataclass(frozen=True)
@@ -49,6 +73,13 @@ class WatchOutputs:
     row_format: ReadingFormat = "jsonl"
     alerts: Sequence[str] = ()
     webhook: str | None = None
+    notify: Sequence[str] = field(default=(), repr=False)
+    """Addresses of apprise. They hold secrets."""
+
+    def receivers(self) -> list[EventReceiver]:
+        """Returns the receivers of events. Raises UserError for one that cannot be used."""
+        notifiers = [Notifier(url, number) for number, url in enumerate(self.notify, 1)]
+        return [*notifiers, *([Webhook(self.webhook)] if self.webhook else [])]
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,25 @@
 const cards = new Map();
 
-function card(name) {
+// A card for each camera, with a part for each zone.
+function card(name, zones) {
   if (cards.has(name)) return cards.get(name);
   const section = document.createElement("section");
-  section.innerHTML = `<h2></h2><div class="count"></div><div class="range"></div>
-    <svg viewBox="0 0 59 40" preserveAspectRatio="none" role="img" aria-label="the last hour"></svg>
-    <div class="state"></div>`;
+  section.innerHTML = `<h2></h2><div class="state"></div>`;
   section.querySelector("h2").textContent = name;
   section.id = `camera-${name}`;
+  for (const {zone} of zones) section.lastChild.before(zonePart(zone));
   document.getElementById("cameras").append(section);
   cards.set(name, section);
   return section;
+}
+
+function zonePart(zone) {
+  const part = document.createElement("div");
+  part.className = "zone";
+  part.innerHTML = `<h3></h3><div class="count"></div><div class="range"></div>
+    <svg viewBox="0 0 59 40" preserveAspectRatio="none" role="img" aria-label="the last hour"></svg>`;
+  part.querySelector("h3").textContent = zone ?? "";
+  return part;
 }
 
 function sparkline(svg, hour) {
@@ -29,14 +38,18 @@ function sparkline(svg, hour) {
 }
 
 function show(name, camera) {
-  const section = card(name), people = camera.people;
-  section.querySelector(".count").textContent = people ? people.count : "–";
-  section.querySelector(".range").textContent = people ? `80 % interval: ${people.low} to ${people.high}` : " ";
+  const section = card(name, camera.zones);
+  section.querySelectorAll(".zone").forEach((part, place) => showZone(part, camera.zones[place]));
   section.classList.toggle("bad", camera.state !== "live");
   const age = camera.age === null ? "" : `, newest frame ${Math.round(camera.age)} s ago`;
   section.querySelector(".state").textContent =
     camera.state + (camera.reason ? `: ${camera.reason}` : "") + age;
-  sparkline(section.querySelector("svg"), camera.hour);
+}
+
+function showZone(part, {people, hour}) {
+  part.querySelector(".count").textContent = people ? people.count : "–";
+  part.querySelector(".range").textContent = people ? `80 % interval: ${people.low} to ${people.high}` : " ";
+  sparkline(part.querySelector("svg"), hour);
 }
 
 const events = new EventSource("events");
@@ -47,5 +60,5 @@ events.onmessage = event => {
 };
 events.onerror = () => {
   lost.textContent = "The connection to llava-dvc watch is lost. Trying again.";
-  for (const section of cards.values()) section.querySelector(".count").textContent = "–";
+  for (const count of document.querySelectorAll(".count")) count.textContent = "–";
 };

@@ -21,8 +21,15 @@ def test_a_published_adapter_says_how_well_it_counts(service, cfg):
             "backbone": cfg.backbone.name,
             "measured": MEASURED,
             "keeps_corrections": True,
+            "zone": None,
+            "zones": {},
         },
     )
+
+
+def test_the_zones_and_their_cameras_are_named(zoned_folder):
+    found = describe_model(zoned_folder, zoned_folder, Recipe.read(zoned_folder))
+    assert (found.zone, found.zones) == ("tills", {"tills": ["*"], "door": ["hall"]})
 
 
 def test_an_adapter_without_evaluation_says_nothing_of_it(adapter_folder):

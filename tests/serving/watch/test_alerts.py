@@ -81,6 +81,35 @@ def test_a_rule_that_cannot_be_read_is_one_line(text):
         parse_alerts([text], ["hall"])
 
 
+def test_a_rule_may_name_a_zone():
+    rules = ["hall/tills > 40 for 0s", "hall/way out<1 for 0s"]
+    tills, way_out = parse_alerts(rules, ["hall"], ["tills", "way out"])
+    assert (tills.zone, way_out.zone) == ("tills", "way out")
+    assert tills.is_of(reading(0, 50, zone="tills"))
+    assert not tills.is_of(reading(0, 50, zone="way out"))
+    assert not tills.is_of(reading(0, 50))
+    event = Alert(tills, 2.0).step(reading(0, 50, zone="tills"))
+    assert (event.content()["camera"], event.content()["zone"]) == ("hall", "tills")
+    (only,) = parse_alerts(["hall > 40 for 0s"], ["hall"], ["tills"])
+    assert only.zone == "tills"
+
+
+@pytest.mark.parametrize(
+    ("rule", "zones", "line"),
+    [
+        ("hall > 4 for 3s", ["tills", "door"], "names no zone. Write CAMERA/ZONE"),
+        ("hall/roof > 4 for 3s", ["tills"], "no zone roof is counted. Write CAMERA/ZONE"),
+        ("hall/roof > 4 for 3s", [None], "no zone is counted. Leave out /roof."),
+    ],
+)  # fmt: skip
+def test_a_rule_needs_a_zone_that_is_counted(rule, zones, line):
+    with pytest.raises(UserError) as caught:
+        parse_alerts([rule], ["hall"], zones)
+    said, _, known = str(caught.value).partition(" with one of: ")
+    assert said == f"--alert: {rule!r}: {line}"
+    assert known == ", ".join(filter(None, zones))
+
+
 def test_a_rule_needs_a_camera_that_is_watched():
     with pytest.raises(UserError, match=r"there is no camera stairs\. Choose one of: hall, door"):
         parse_alerts(["stairs > 4 for 3s"], ["hall", "door"])

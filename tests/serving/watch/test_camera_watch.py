@@ -12,10 +12,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from llava_dvc.data.zones import OUTSIDE
 from llava_dvc.errors import UserError
-from llava_dvc.serving.counter import Counter
+from llava_dvc.recipe import Smoothing
+from llava_dvc.serving.counter import Count, Counter
 from llava_dvc.serving.watch.alerts import Alert, parse_alerts
 from llava_dvc.serving.watch.camera import pacing
 from llava_dvc.serving.watch.camera.address import parse_cameras
+from llava_dvc.serving.watch.camera.live_video import LiveFrame
 from llava_dvc.serving.watch.camera_watch import CameraWatch
 from llava_dvc.serving.watch.reading_sink import ReadingSink
 from llava_dvc.serving.watch.watch_options import Pace
@@ -30,7 +32,7 @@ class Rows(ReadingSink):
     """Keeps the readings in place of writing them."""
 
     def __init__(self, alerts=()):
-        super().__init__(None, "jsonl", alerts, None)
+        super().__init__(None, "jsonl", alerts, ())
         self.readings = []
         self.changed = threading.Condition()
 
@@ -63,10 +65,10 @@ def watching(counter, caplog, monkeypatch):
     caplog.set_level(logging.INFO)
     started = []
 
-    def start(*sources, stall=5.0, counter=counter):
+    def start(*sources, stall=5.0, counter=counter, zones=(None,)):
         rows = Rows()
         pace = Pace(every=EVERY, stall=stall)
-        started.append(CameraWatch(counter, parse_cameras(sources, True), pace, rows))
+        started.append(CameraWatch(counter, parse_cameras(sources, True), pace, rows, zones))
         started[-1].ended = threading.Event()
         started[-1].on_end = started[-1].ended.set
         started[-1].start()
@@ -101,13 +103,13 @@ def test_good_cameras_are_counted_beside_bad_ones_and_no_password_is_shown(
     silent.stop()
     assert {one.camera for one in rows.readings} == {"hall", "door"}
     for name in ("hall", "door"):
-        assert found["llava_dvc_people", name] in {one.alone.count for one in rows.of(name)}
+        assert found["llava_dvc_people", name, ""] in {one.alone.count for one in rows.of(name)}
         assert found["llava_dvc_frame_age_seconds", name] >= 0
         assert found["llava_dvc_dropped_frames_total", name] > 5
         assert found["llava_dvc_camera_up", name] == 1
     assert found["llava_dvc_camera_up", "gone"] == 0
     assert found["llava_dvc_reconnects_total", "gone"] >= 1
-    assert ("llava_dvc_people", "gone") not in found
+    assert ("llava_dvc_people", "gone", "") not in found
     assert found["llava_dvc_batch_frames_sum",] > found["llava_dvc_batch_frames_count",]
     assert any(line.startswith("gone: Connection refused; next") for line in caplog.messages)
     assert not [one for one in caplog.records if one.name.startswith("libav")]
@@ -134,6 +136,64 @@ def test_a_camera_is_counted_in_its_zone(watching, zoned_folder, monkeypatch):
     assert corners == {(250, (250, 250, 250)), (250, OUTSIDE)}
     with pytest.raises(UserError, match=r"zone door: has no outline for the camera roof, only"):
         watching(f"roof={grey.url}", counter=zoned)
+
+
+def test_each_zone_has_readings_metrics_and_a_smoothing_of_its_own(
+    watching, zoned_folder, monkeypatch
+):
+    """The zones of both cameras go in one batch. A frame is decoded once for all its zones."""
+    zoned, decoded = Counter.from_pretrained(zoned_folder), []
+    zones = zoned.recipe.zones.model_copy(deep=True)
+    zones.polygons["door"] = {"*": ((32, 0), (64, 0), (64, 48), (32, 48))}
+    smoothing = Smoothing(spread=0.5, temperature=1.0)
+    zoned.recipe = zoned.recipe.model_copy(update={"zones": zones, "smoothing": smoothing})
+    image = LiveFrame.image
+    monkeypatch.setattr(LiveFrame, "image", lambda live: decoded.append(live) or image(live))
+    count = zoned.count_in
+
+    def few_at_the_tills(images, zone):
+        """3 people where the right half is painted, else 20; a smoothing of both stays at one."""
+        numbers = [3 if image.getpixel((60, 40)) == OUTSIDE else 20 for image in images]
+        size = len(count(images, zone)[0].probabilities)
+        rows = 0.6 * np.eye(size)[numbers] + 0.4 / size
+        return [Count(n, n, n, n, tuple(row), "") for n, row in zip(numbers, rows, strict=True)]
+
+    monkeypatch.setattr(zoned, "count_in", few_at_the_tills)
+    camera = MjpegCamera()
+    sources = [f"hall={camera.url}", f"yard={camera.url}"]
+    watch, rows = watching(*sources, counter=zoned, zones=["tills", "door"])
+    rows.wait_for(12, "hall")
+    found = samples(watch)
+    camera.stop()
+    for name in ("hall", "yard"):
+        counts = {(one.zone, one.alone.count, one.smoothed.count) for one in rows.of(name)}
+        assert counts == {("tills", 3, 3), ("door", 20, 20)}
+        for zone, number in (("tills", 3), ("door", 20)):
+            assert found["llava_dvc_people", name, zone] == number
+            assert found["llava_dvc_people_smoothed", name, zone] == number
+        times = [one.time for one in rows.of(name)]
+        assert len(times) == 2 * len(set(times))
+        shown = watch.page_rows()[name]["zones"]
+        assert [(one["zone"], one["people"]["count"]) for one in shown] == [
+            ("tills", 3), ("door", 20),
+        ]  # fmt: skip
+    assert len(decoded) <= len(rows.readings) / 2 + 2
+    assert found["llava_dvc_batch_frames_sum",] / found["llava_dvc_batch_frames_count",] > 2
+
+
+def test_a_zone_larger_than_the_frame_costs_the_other_zones_nothing(
+    watching, zoned_folder, camera, caplog
+):
+    zoned = Counter.from_pretrained(zoned_folder)
+    zones = zoned.recipe.zones.model_copy(deep=True)
+    zones.polygons["door"] = {"*": ((0, 0), (640, 0), (640, 480))}
+    zoned.recipe = zoned.recipe.model_copy(update={"zones": zones})
+    _, rows = watching(f"hall={camera.url}", counter=zoned, zones=["door", "tills"])
+    rows.wait_for(3, "hall")
+    assert {one.zone for one in rows.readings} == {"tills"}
+    faults = [line for line in caplog.messages if "has a corner at" in line]
+    assert len(faults) == 1
+    assert faults[0].startswith("hall/door: zone door: has a corner at 640, 0, but the frame has")
 
 
 def test_a_reading_is_of_the_newest_frame(watching, counter, monkeypatch):
@@ -193,7 +253,7 @@ def test_a_frozen_picture_is_suspect_and_its_count_is_in_no_metric(watching, cap
     found = samples(watch)
     camera.stop()
     assert [one.suspect for one in rows.of("hall")][:6] == [None] * 4 + ["frozen"] * 2
-    assert ("llava_dvc_people", "hall") not in found
+    assert ("llava_dvc_people", "hall", "") not in found
     assert found["llava_dvc_camera_suspect", "hall"] == 1
     assert caplog.messages.count("hall: the picture is frozen") == 1
 

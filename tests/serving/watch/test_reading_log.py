@@ -12,8 +12,8 @@ from llava_dvc.serving.watch.reading_log import ReadingLog
 from tests.serving.watch.readings import reading
 
 ROW = {
-    "time": "2026-11-26T08:00:01.500+00:00", "camera": "hall", "count": 7, "low": 4, "high": 10,
-    "smoothed": 8, "smoothed_low": 6, "smoothed_high": 9, "suspect": None,
+    "time": "2026-11-26T08:00:01.500+00:00", "camera": "hall", "zone": None, "count": 7, "low": 4,
+    "high": 10, "smoothed": 8, "smoothed_low": 6, "smoothed_high": 9, "suspect": None,
     "distance": 0.517,
 }  # fmt: skip
 
@@ -52,7 +52,7 @@ def test_a_row_that_was_cut_off_is_removed_and_whole_ones_stay(tmp_path):
     log.close()
     found = path.read_text().splitlines()
     assert found[:2] == [header_line("csv").strip(), "1"]
-    assert found[-2:] == ["1", "2026-11-26T08:00:00.000+00:00,hall,5,2,8,,,,,"]
+    assert found[-2:] == ["1", "2026-11-26T08:00:00.000+00:00,hall,,5,2,8,,,,,"]
 
 
 def test_a_file_that_is_one_cut_off_row_gets_its_header_again(tmp_path):

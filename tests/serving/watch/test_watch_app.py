@@ -26,7 +26,7 @@ def server(counter):
     """Watches one camera that works and one that does not."""
     camera = MjpegCamera()
     sources = [f"hall={camera.url}", "gone=http://user:geheim@127.0.0.1:1/geheim"]
-    sink = ReadingSink(None, "jsonl", [], None)
+    sink = ReadingSink(None, "jsonl", [], [])
     watch = CameraWatch(counter, parse_cameras(sources, False), Pace(every=0.2), sink)
     listener = bind_socket("127.0.0.1", 0)
     server = GracefulServer(server_config(build_watch_app(watch, LOCAL_HOSTS, ())))
@@ -60,14 +60,15 @@ def next_event(answer):
 def test_events_have_count_interval_state_and_the_last_hour(server):
     answer = ask(server, "/events")
     assert answer.getheader("Content-Type").startswith("text/event-stream")
-    while not (event := next_event(answer))["hall"]["people"]:
+    while not (event := next_event(answer))["hall"]["zones"][0]["people"]:
         pass
     answer.close()
-    assert event["hall"]["state"] == "live"
-    assert set(event["hall"]["people"]) == {"count", "low", "high"}
-    assert len(event["hall"]["hour"]) == MINUTES
-    assert event["hall"]["hour"][-1] is not None or event["hall"]["hour"][-2] is not None
-    assert (event["gone"]["state"], event["gone"]["people"]) == ("waiting", None)
+    (hall,), (gone,) = event["hall"]["zones"], event["gone"]["zones"]
+    assert (event["hall"]["state"], hall["zone"]) == ("live", None)
+    assert set(hall["people"]) == {"count", "low", "high"}
+    assert len(hall["hour"]) == MINUTES
+    assert hall["hour"][-1] is not None or hall["hour"][-2] is not None
+    assert (event["gone"]["state"], gone["people"]) == ("waiting", None)
     assert event["gone"]["reason"] == "Connection refused"
     assert "geheim" not in json.dumps(event)
 

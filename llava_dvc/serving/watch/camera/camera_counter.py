@@ -3,26 +3,26 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
 
 from PIL.Image import Image
 
-from llava_dvc.errors import UserError
 from llava_dvc.serving.counter import Count
 from llava_dvc.serving.watch.camera.camera_reader import CameraReader
-from llava_dvc.serving.watch.camera.forward_smoothing import ForwardSmoothing
+from llava_dvc.serving.watch.camera.counted_zone import CountedZone, FailureLog
 from llava_dvc.serving.watch.camera.health import PictureHealth
 from llava_dvc.serving.watch.camera.live_video import LiveFrame
 from llava_dvc.serving.watch.camera.pacing import next_reading
-from llava_dvc.serving.watch.reading import Interval, Reading
+from llava_dvc.serving.watch.reading import Reading
 
 logger = logging.getLogger(__name__)
 
+ZoneFuture = tuple[CountedZone, "Future[Count]"]
+
 
 class CameraCounter:
-    """Takes frames from `reader`, has them counted, and gives readings to `on_reading`.
+    """Takes frames from `reader`, has them counted in `zones`, and gives readings to `on_reading`.
 
     At most one of its frames waits for the model. So a camera that is slow or fails takes nothing
     from the others.
@@ -32,7 +32,7 @@ class CameraCounter:
         self,
         reader: CameraReader,
         enqueue: Callable[[Image], "Future[Count]"],
-        smoothing: ForwardSmoothing | None,
+        zones: Sequence[CountedZone],
         on_reading: Callable[[Reading, float], None],
         stop: threading.Event,
         distance: Callable[[Image], float | None] = lambda _: None,
@@ -41,9 +41,9 @@ class CameraCounter:
         from the training frames.
         """
         self.reader = reader
-        self._enqueue, self._smoothing, self._on_reading = enqueue, smoothing, on_reading
+        self._enqueue, self._zones, self._on_reading = enqueue, zones, on_reading
         self._stop, self._distance = stop, distance
-        self._failing = False
+        self._failures = FailureLog(reader.camera.name)
         self._health = PictureHealth()
         self._suspect: str | None = None
         name = f"count {reader.camera.name}"
@@ -66,32 +66,42 @@ class CameraCounter:
     def _count(self, live: LiveFrame) -> None:
         try:
             image = live.image()
-            counting = self._enqueue(image)
-            distance = self._distance(image)
-            count = counting.result()
-        except UserError as error:
-            if not self._failing:
-                logger.error("%s: %s", self.reader.camera.name, error)
-            self._failing = True
+        except Exception as error:  # one frame; the next one may be counted
+            self._failures.report(error)
             return
-        except Exception:  # one frame; the next one may be counted
-            if not self._failing:
-                logger.exception("%s: a frame could not be counted", self.reader.camera.name)
-            self._failing = True
-            return
-        self._failing = False
+        self._failures.clear()
+        counts = self._enqueue_zones(image)
+        distance = self._distance(image)
+        self._watch_health(image, distance)
+        del image
+        for zone, count in self._wait_for(counts):
+            reading = zone.read(live, count, self._suspect, distance)
+            self._on_reading(reading, live.came)
+            self.reader.state.add_reading(live.came, reading)
+
+    def _enqueue_zones(self, image: Image) -> list[ZoneFuture]:
+        """Enqueues the frame in all zones at once, so that they are counted in one batch."""
+        painted = []
+        for zone in self._zones:
+            try:
+                painted.append((zone, zone.paint(image)))
+            except Exception as error:  # the other zones are counted
+                zone.failures.report(error)
+        return [(zone, self._enqueue(picture)) for zone, picture in painted]
+
+    def _wait_for(self, counts: Sequence[ZoneFuture]) -> Iterator[tuple[CountedZone, Count]]:
+        for zone, future in counts:
+            try:
+                count = future.result()
+            except Exception as error:  # the other zones are counted
+                zone.failures.report(error)
+                continue
+            zone.failures.clear()
+            yield zone, count
+
+    def _watch_health(self, image: Image, distance: float | None) -> None:
         suspect = self._health.step(image, distance)
-        name = self.reader.camera.name
-        reading = Reading(live.time, name, interval_of(count), suspect=suspect, distance=distance)
         if suspect != self._suspect:
+            name = self.reader.camera.name
             logger.warning("%s: the picture is %s", name, suspect or "true again")
         self._suspect = suspect
-        if self._smoothing and not suspect:
-            smoothed = interval_of(self._smoothing.step(count, live.came))
-            reading = replace(reading, smoothed=smoothed)
-        self._on_reading(reading, live.came)
-        self.reader.state.add_reading(live.came, reading)
-
-
-def interval_of(count: Count) -> Interval:
-    return Interval(count.count, count.low, count.high)
