@@ -41,7 +41,7 @@ def test_rows_go_to_the_files_of_the_days_and_alerts_to_the_log(run_watch, short
     )  # fmt: skip
     assert stopped is None
     rows = [row for file in (tmp_path / "out").glob("*.csv") for row in csv.DictReader(file.open())]
-    assert len(rows) >= 6
+    assert len(rows) >= 3
     assert {row["camera"] for row in rows} == {"hall"}
     assert "listening on http://127.0.0.1:" in log
     assert "hall: live, 160x120" in log
