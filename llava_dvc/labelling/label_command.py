@@ -1,9 +1,9 @@
 """`llava-dvc label`: which frames go to annotators, and which answers come back."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from sys import stdout
 
 from llava_dvc.errors import UserError
 from llava_dvc.labelling.bring_answers import StudioSource, bring_answers
@@ -44,7 +44,7 @@ def write_task_file(pool: LabelPool, plan: LabelPlan, path: Path) -> None:
     names, guesses = _choose(pool, plan, sent={})
     write_tasks(names, TaskMaker(pool, guesses, plan.heads, plan.zone), path)
     form = path.with_suffix(".xml")
-    stdout.write(
+    sys.stdout.write(
         f"{path}: {len(names)} tasks. In Label Studio, paste {form} under Labeling Interface > "
         f"Code, then import {path.name}.\n"
     )
@@ -57,7 +57,7 @@ def send_to_server(pool: LabelPool, plan: LabelPlan, server: StudioServer) -> No
     waiting = sum(sent.values())
     names, guesses = _choose(pool, plan, sent) if waiting < plan.number else ([], {})
     send_frames(names, TaskMaker(pool, guesses, plan.heads), server, project)
-    stdout.write(
+    sys.stdout.write(
         f"{server.url}/projects/{project.id}: {len(names)} new tasks, {waiting + len(names)} wait "
         "for an answer.\n"
     )
@@ -71,12 +71,12 @@ def bring_from_server(pool: LabelPool, plan: LabelPlan, server: StudioServer) ->
             f"{server.url}: has no project named {plan.project!r}, or the key may not see it. Make "
             "it with `llava-dvc label --to`, or name another with --project."
         )
-    return bring_answers(pool, StudioSource(server, project), stdout.write)
+    return bring_answers(pool, StudioSource(server, project), sys.stdout.write)
 
 
 def list_doubtful(pool: LabelPool, plan: LabelPlan) -> None:
     """Prints the labels that the model doubts most."""
-    stdout.write(doubtful_table(_doubts(pool, plan)[: plan.number]))
+    sys.stdout.write(doubtful_table(_doubts(pool, plan)[: plan.number]))
 
 
 def _choose(
@@ -99,7 +99,9 @@ def _choose(
 
 def _guesses(pool: LabelPool, names: Sequence[str], adapter: str | Path) -> dict[str, Guess]:
     if Path(adapter) == DEFAULT_ADAPTER and not DEFAULT_ADAPTER.exists():
-        stdout.write(f"{DEFAULT_ADAPTER}: not trained yet. The tasks have no counts of a model.\n")
+        sys.stdout.write(
+            f"{DEFAULT_ADAPTER}: not trained yet. The tasks have no counts of a model.\n"
+        )
         return {}
     return guess_counts(pool, names, adapter)
 
