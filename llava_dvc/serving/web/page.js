@@ -170,7 +170,7 @@ async function fillRow({row, blob, answer, refusal}) {
   const [picture, , count, interval] = row.children;
   count.textContent = answer?.count;
   interval.textContent = answer ? say("ends", answer) : say(refusal.word);
-  if (answer?.unlike_training) interval.append(make("small", say("unlikeShort")));
+  if (answer?.unlike_training) interval.append(" ", make("small", say("unlikeShort")));
   row.classList.toggle("bad", Boolean(refusal));
   count.hidden = Boolean(refusal);
   interval.colSpan = refusal ? 2 : 1;
