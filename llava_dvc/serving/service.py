@@ -175,10 +175,11 @@ class CountService:
         loop = asyncio.get_running_loop()
         try:
             measure = partial(self._counter.distance, image, camera)
-            distance = await loop.run_in_executor(self._threads, measure)
+            distance = loop.run_in_executor(self._threads, measure)  # while the frame is counted
             if zone:
                 image = await loop.run_in_executor(self._threads, zone.paint, image)
-            return await asyncio.wrap_future(self._batcher.enqueue(image)), distance
+            count = await asyncio.wrap_future(self._batcher.enqueue(image))
+            return count, await distance
         except UserError as error:
             raise HTTPException(400, f"the frame cannot be counted: {error}") from None
         except Exception as error:
