@@ -10,9 +10,8 @@ import sys
 import pytest
 
 from llava_dvc.errors import UserError
-from llava_dvc.serving.watch import delivery
 from llava_dvc.serving.watch.notifier import Notifier, event_text
-from tests.serving.watch.receivers import Receiver, events
+from tests.serving.watch.receivers import events
 
 if importlib.util.find_spec("apprise") is None:
     assert not os.environ.get("CI"), "CI needs apprise, of the group dev"
@@ -20,19 +19,13 @@ if importlib.util.find_spec("apprise") is None:
 
 
 @pytest.fixture
-def receiver(monkeypatch):
-    monkeypatch.setattr(delivery, "FIRST_WAIT", 0.01)
-    servers = []
-
+def receiver(start_receiver):
     def make(*statuses, path="geheim"):
-        servers.append(Receiver(statuses))
-        url = f"json://user:geheim@127.0.0.1:{servers[-1].server_port}/{path}?+token=geheim"
-        return servers[-1], Notifier(url, 2)
+        server = start_receiver(statuses)
+        url = f"json://user:geheim@127.0.0.1:{server.server_port}/{path}?+token=geheim"
+        return server, Notifier(url, 2)
 
-    yield make
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    return make
 
 
 def test_events_arrive_in_order_as_text(receiver):

@@ -5,25 +5,18 @@ import json
 import pytest
 
 from llava_dvc.errors import UserError
-from llava_dvc.serving.watch import delivery
 from llava_dvc.serving.watch.webhook import SECRET, Webhook, sign
-from tests.serving.watch.receivers import Receiver, events
+from tests.serving.watch.receivers import events
 
 
 @pytest.fixture
-def receiver(monkeypatch):
-    monkeypatch.setattr(delivery, "FIRST_WAIT", 0.01)
-    servers = []
-
+def receiver(start_receiver):
     def make(*statuses):
-        servers.append(Receiver(statuses))
-        url = f"http://127.0.0.1:{servers[-1].server_port}/hook/token"
-        return servers[-1], Webhook(url, {SECRET: "s3cret-of-tests"})
+        server = start_receiver(statuses)
+        url = f"http://127.0.0.1:{server.server_port}/hook/token"
+        return server, Webhook(url, {SECRET: "s3cret-of-tests"})
 
-    yield make
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    return make
 
 
 def test_events_arrive_signed_and_in_order(receiver):
