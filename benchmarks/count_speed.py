@@ -29,6 +29,7 @@ BASES = {
     "nf4": [],
     "nf4, folded": [FOLDED],
     "nf4, folded, no border": [FOLDED, "image.drop_border=true"],
+    "nf4, folded, 2 x 2 tiles": [FOLDED, "image.tiles=[2, 2]"],
     "bfloat16, folded": ["backbone.quantization=none", FOLDED],
     "fp8, folded": ["backbone.quantization=fp8", FOLDED],
     "fp8, folded, no border": ["backbone.quantization=fp8", FOLDED, "image.drop_border=true"],

@@ -36,10 +36,15 @@ def make_frames(number: int) -> Dataset:
         "image": [{"path": None, "bytes": images[n % 32]} for n in range(number)],
         "count": [13 + n % 38 for n in range(number)],
         "camera": [None] * number,
-        "points": [None] * number,
+        "points": [_spread(13 + n % 38) for n in range(number)],
         "messages": [conversations[n % 38] for n in range(number)],
     }
     return Dataset.from_dict(columns, features=FEATURES)
+
+
+def _spread(people: int) -> list[dict[str, float]]:
+    """Returns a head for each person, from corner to corner of the frame."""
+    return [{"x": 639.0 * n / people, "y": 479.0 * n / people} for n in range(people)]
 
 
 def _jpeg(rng: np.random.Generator) -> bytes:

@@ -59,6 +59,7 @@ RECIPES: dict[str, list[str]] = {
     "compiled": ["train.checkpointing=false", "train.compile=true"],
     "fast": [*FAST],
     "fast, no border": [*FAST, "image.drop_border=true"],
+    "fast, 2 x 2 tiles": [*FAST, "image.tiles=[2, 2]"],
     "lean, no border": [
         "train.compile=true",
         "train.optimizer=adamw_8bit",

@@ -391,7 +391,7 @@ def _report(trainer: Trainer, losses: Tensor) -> None:
 def _parse() -> Settings:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--shape", choices=SHAPES, default="second")
+    parser.add_argument("--shape", choices=SHAPES, default="eighth")
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument("--schedule", type=float, help="minutes of all calls together")
     parser.add_argument("--resume", type=Path, help="the --out folder of an earlier call")
