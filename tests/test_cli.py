@@ -82,6 +82,23 @@ def test_import_follows_the_settings_of_data(run, tmp_path, monkeypatch):
     assert len(list((tmp_path / "data" / "frames").iterdir())) == 4
 
 
+@pytest.mark.parametrize(("frames", "is_warned"), [(20, True), (50, False)])
+def test_import_warns_of_few_frames_to_evaluate_on(run, tmp_path, monkeypatch, frames, is_warned):
+    """Without DVC's last step."""
+    monkeypatch.setattr(mall, "dvc_add", lambda data: None)
+    (tmp_path / "params.yaml").write_text((ROOT / "presets" / "tiny.yaml").read_text())
+    (tmp_path / "own" / "frames").mkdir(parents=True)
+    for number in range(frames):
+        Image.new("L", (20, 20), number).save(tmp_path / "own" / "frames" / f"{number:02}.png")
+    rows = [f"{number:02}.png,{number % 9}" for number in range(frames)]
+    (tmp_path / "own" / "labels.csv").write_text("\n".join(["frame,count", *rows, ""]))
+    last = run("import", "own").splitlines()[-1]
+    if is_warned:
+        assert last.startswith("warning: 4 evaluation frames are too few: an MAE on fewer than 10")
+    else:
+        assert last == "data: 50 frames. `dvc repro` trains on them."
+
+
 def test_the_version_is_that_of_pyproject(run, capsys):
     with pytest.raises(SystemExit, match="0"):
         run("--version")

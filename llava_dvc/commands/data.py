@@ -28,7 +28,7 @@ def import_mall_command(arguments: argparse.Namespace) -> None:
     require_saved(Path("data"))
     frames = mall.import_mall(arguments.source, Path("data"), _import_rules())
     mall.dvc_add(Path("data"))
-    sys.stdout.write(f"data: {frames} frames. `dvc repro` trains on them.\n")
+    sys.stdout.write(_closing_text(frames))
 
 
 def import_command(arguments: argparse.Namespace) -> None:
@@ -58,7 +58,20 @@ def import_command(arguments: argparse.Namespace) -> None:
         require_saved(Path("data"))
     frames = import_source(plan, Path("data"), sys.stdout.write)
     dvc_add(Path("data"))
-    sys.stdout.write(f"data: {frames} frames. `dvc repro` trains on them.\n")
+    sys.stdout.write(_closing_text(frames))
+
+
+def _closing_text(frames: int) -> str:
+    """What to do next, and a warning if too few of the labelled frames are for evaluation."""
+    from llava_dvc.config import load_config
+    from llava_dvc.errors import few_frames
+
+    text = f"data: {frames} frames. `dvc repro` trains on them.\n"
+    if not Path("params.yaml").exists():
+        return text
+    split = load_config().split
+    few = "" if split.train_until is not None else few_frames(round(split.eval * frames))
+    return f"{text}warning: {few}\n" if few else text
 
 
 def _import_rules() -> "ImportRules":
