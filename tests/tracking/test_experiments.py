@@ -13,7 +13,7 @@ from llava_dvc.errors import UserError
 from llava_dvc.tracking import experiments, registry
 from llava_dvc.tracking.provenance import dvc_md5
 from llava_dvc.tracking.run import open_result
-from tests.results import DATA, log_result, predictions
+from tests.results import DATA, log_result, predictions, record_data
 
 
 @pytest.fixture
@@ -56,13 +56,6 @@ def shown(store, cfg, tmp_path, monkeypatch):
         experiments, "exp_show", lambda: [row("master", "e.dir", 3.0) | {"experiments": groups}]
     )
     return error
-
-
-def record_data(folder, monkeypatch, md5):
-    """Goes to a repository in whose data/ DVC has recorded this md5."""
-    (folder / "dvc.yaml").write_text("vars: [{path: {data: data}}]\n")
-    (folder / "data.dvc").write_text(f"outs:\n- md5: {md5}\n  path: data\n")
-    monkeypatch.chdir(folder)
 
 
 def table(text: str) -> dict[str, list[str]]:
