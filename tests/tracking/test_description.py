@@ -1,6 +1,14 @@
 import json
 
-from llava_dvc.tracking.description import NOTE, describe_all, describe_run
+import pytest
+
+from llava_dvc.tracking.description import (
+    NOTE,
+    data_in_words,
+    describe_all,
+    describe_run,
+    result_in_words,
+)
 from llava_dvc.tracking.run import open_run
 from llava_dvc.tracking.start_page import page_file, write_page
 from tests.results import DATA, log_result, predictions, record_data
@@ -22,6 +30,31 @@ def test_a_result_says_its_error_its_champion_its_adapter_and_its_data(store, cf
     assert f"{adapter} 0.001, epochs 1, loss ce, seed 17.\n\nData: " in best
     assert DATA[:7] in best
     assert "\n\nAgainst the champion: worse by " in worse
+
+
+@pytest.mark.parametrize(
+    ("metrics", "text"),
+    [
+        ({"mae": 2.0167}, "MAE 2.02 people."),
+        ({"mae": 2.0, "mae_ci_low": 1.42}, "MAE 2.00 people."),
+        (
+            {"mae": 2.0, "mae_ci_low": 1.42, "mae_ci_high": 2.63, "frames": 60.0},
+            "MAE 2.00 people (95 %: 1.42 to 2.63) on 60 held-out frames.",
+        ),
+        ({"mae": 2.0, "mae_smoothed": 1.97}, "MAE 2.00 people, smoothed over time 1.97."),
+    ],
+)
+def test_a_result_is_said_with_the_figures_that_it_has(metrics, text):
+    assert result_in_words(metrics) == text
+
+
+def test_the_data_are_said_with_their_frames(store, cfg):
+    with open_run("train", cfg, {"split"}, "k", {"data_md5": DATA}) as run:
+        run.dataset("train", DATA, 206)
+        run.dataset("eval", DATA, 60)
+    ((run, _),) = notes(store())
+    words = f"Data: 206 frames to train on, split temporal, data_md5 {DATA[:7]}."
+    assert data_in_words(run) == words
 
 
 def test_each_other_stage_and_its_end_are_described(store, cfg):
