@@ -1,3 +1,5 @@
+import os
+import pty
 import shlex
 import subprocess
 import sys
@@ -130,6 +132,50 @@ def test_help_imports_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "import-mall" in done.stdout
     assert "heavy set()" in done.stdout
+
+
+def test_no_command_shows_the_help(run, capsys):
+    with pytest.raises(SystemExit, match=r"^0$"):
+        run()
+    assert capsys.readouterr().out == cli._parser().format_help()
+
+
+HEAVY = """
+import sys
+def note(event, arguments):
+    if event == "import" and arguments[0] in ("torch", "mlflow", "pandas", "datasets"):
+        sys.stderr.write("a heavy import\\n")
+sys.addaudithook(note)
+from llava_dvc.cli import main
+main()
+"""
+
+
+ARGUMENTS = {"predict": ["a.jpg"], "watch": ["a.mp4"]}
+
+
+def typed(command: str) -> list[str]:
+    return [sys.executable, "-c", HEAVY, command, *ARGUMENTS.get(command, [])]
+
+
+@pytest.mark.parametrize("command", sorted(cli.FIRST_LINES))
+def test_a_slow_command_shows_life_before_its_imports(tmp_path, command):
+    ours, terminal = pty.openpty()
+    with subprocess.Popen(
+        typed(command), cwd=tmp_path, stderr=terminal, stdout=subprocess.DEVNULL
+    ) as process:
+        os.close(terminal)
+        first = os.read(ours, 10_000).decode()
+        process.kill()
+    os.close(ours)
+    assert first.splitlines()[0] == f"{cli.FIRST_LINES[command]} ..."
+
+
+def test_a_pipe_has_no_line_of_life(tmp_path):
+    done = subprocess.run(typed("predict"), cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "..." not in done.stderr
 
 
 def test_a_missing_image_is_an_error_before_the_model_is_loaded(run, tmp_path):

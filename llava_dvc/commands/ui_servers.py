@@ -79,8 +79,7 @@ def running_servers(mlflow: str, tensorboard: str) -> Iterator[Servers]:
             yield servers
         finally:
             for server in servers.values():
-                if server.poll() is None:
-                    os.killpg(server.pid, signal.SIGTERM)
+                server.terminate()
             for server in servers.values():
                 server.wait()
 
