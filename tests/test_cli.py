@@ -67,6 +67,31 @@ def test_import_passes_its_options_on(run, tmp_path):
     assert (tmp_path / "data" / "labels.csv").read_text() == "frame,count\na.png,1\nb.png,0\n"
 
 
+@pytest.mark.parametrize(
+    ("table", "columns"),
+    [
+        (("picture,people", "{},3"), "frame=picture,count=people"),
+        (("Day;How many people;File", "x;3;{}"), "'frame=file,count=how many people'"),
+        (("a,b,c", "{},3,4"), "frame=a,count=b"),
+    ],
+)
+def test_unknown_columns_come_with_the_command_to_copy(run, tmp_path, table, columns):
+    """The command is accepted up to its last step: the folder is no repository of DVC."""
+    (tmp_path / "my pics").mkdir()
+    for name in ("1.png", "2.png"):
+        Image.new("L", (20, 20), int(name[0])).save(tmp_path / "my pics" / name)
+    header, row = table
+    lines = [header, row.format("1.png"), row.format("2.png")]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    with pytest.raises(SystemExit) as error:
+        run("import", "t.csv", "--frames", "my pics")
+    command = str(error.value).rpartition(" is its count: ")[2]
+    assert command == f"llava-dvc import t.csv --frames 'my pics' --columns {columns}"
+    with pytest.raises(SystemExit, match="the frames are there, but `dvc add data` failed"):
+        run(*shlex.split(command)[1:])
+    assert (tmp_path / "data" / "labels.csv").read_text() == "frame,count\n1.png,3\n2.png,3\n"
+
+
 def test_import_follows_the_settings_of_data(run, tmp_path, monkeypatch):
     """And --add keeps what is there. Without DVC's last step."""
     monkeypatch.setattr(mall, "dvc_add", lambda data: None)
