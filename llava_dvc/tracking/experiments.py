@@ -19,7 +19,7 @@ from llava_dvc.pipeline_file import PIPELINE, declared_paths
 from llava_dvc.tracking.mlflow_run import metric_names
 from llava_dvc.tracking.mlflow_store import connect, unreachable
 from llava_dvc.tracking.provenance import recorded_md5
-from llava_dvc.tracking.registry import verdicts
+from llava_dvc.tracking.registry import NOT_COMPARABLE, verdicts
 from llava_dvc.tracking.run import TRAINING_SECONDS, result_key
 
 ADAPTER = "models/adapter"
@@ -86,10 +86,12 @@ def experiment_table() -> str:
     here = frames_here(experiments)
     cells: tuple[list[tuple[str, ...]], list[tuple[str, ...]]] = ([], [])
     for row, run in pairs:
-        is_other = row.data is not None and evaluated_frames(row) != here
-        cells[is_other].append(table_cells(row, run, committed, said, seconds))
+        cells[is_other(row, here)].append(table_cells(row, run, committed, said, seconds))
     heading = [(OTHER_FRAMES,)] if cells[1] else []
-    return drawn_table([*cells[0], *heading, *cells[1]]) + table_notes(pairs, here)
+    ours = [row for row in experiments if row.metrics and not is_other(row, here)]
+    verdicts_here = [said.get(run.info.run_id) for row, run in pairs if run and row in ours]
+    notes = table_notes(ours, NOT_COMPARABLE in verdicts_here)
+    return drawn_table([*cells[0], *heading, *cells[1]]) + notes
 
 
 def frames_here(experiments: Sequence[ExperimentRow]) -> tuple[Any, ...]:
@@ -107,18 +109,21 @@ def evaluated_frames(row: ExperimentRow) -> tuple[Any, ...]:
     return (row.data, *chosen, seed, rules.get("zone"), rules.get("exclude"))
 
 
-def table_notes(pairs: Sequence[tuple[ExperimentRow, Any]], here: tuple[Any, ...]) -> str:
-    """Lines below the table: what its figures do not say."""
-    ours = [row for row, _ in pairs if row.metrics and evaluated_frames(row) == here]
-    notes = []
+def is_other(row: ExperimentRow, here: tuple[Any, ...]) -> bool:
+    """Whether a row is of other frames than `here`. One without data has no result."""
+    return row.data is not None and evaluated_frames(row) != here
+
+
+def table_notes(ours: Sequence[ExperimentRow], is_champion_elsewhere: bool) -> str:
+    """Lines below the table. `ours` are the rows with a result on the frames of the workspace."""
+    notes = [few_frames(min((row.metrics.get("frames", inf) for row in ours), default=inf))]
     if not ours:
         notes.append("No result on the frames in data/ yet: run `dvc repro`.")
-    elif len(ours) < sum(bool(row.metrics) for row, _ in pairs):
+    if is_champion_elsewhere:
         notes.append(
-            "Errors on other frames are not to be compared with those above. The champion stays "
-            "until you name another: docs/experiments.md, section The registry."
+            "The champion was evaluated on other frames and cannot be compared with these results. "
+            "It stays until you name another: docs/experiments.md, section The registry."
         )
-    notes.append(few_frames(min((row.metrics.get("frames", inf) for row in ours), default=inf)))
     lines = [textwrap.fill(note, WIDTH) for note in notes if note]
     return "".join(f"\n{line}\n" for line in lines)
 

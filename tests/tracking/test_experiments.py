@@ -243,9 +243,27 @@ def test_results_on_other_frames_are_ranked_apart(cfg, runs_text):
     names = [word for word in first_words(text) if word in [row["rev"] for row in rows] + ["on"]]
     assert names == ["better", "gapped", "workspace", "on", "longer", "sample"]
     assert "\non other frames:\n" in text
-    assert "\n\nErrors on other frames are not to be compared with those above." in text
+    assert "champion was evaluated" not in text
     assert max(map(len, text.splitlines())) <= experiments.WIDTH
     assert "other frames" not in runs_text(rows[0], rows[2], rows[4])
+
+
+def test_a_champion_on_other_frames_is_said(cfg, runs_text, tmp_path, monkeypatch):
+    rows = []
+    for seed, data in ((1, "sample.dir"), (2, DATA)):
+        adapter, _ = log_result(cfg, tmp_path, seed, predictions(seed, 2.0), data=data)
+        row = shown_row(cfg, "sample" if seed == 1 else "workspace", 2.0, data=data)
+        row["data"]["outs"] = {experiments.ADAPTER: {"hash": dvc_md5(adapter)}}
+        rows.append(row)
+    text = runs_text(*rows)
+    assert first_words(text)[0] == "workspace"
+    words = " ".join(text.split())
+    assert "The champion was evaluated on other frames and cannot be compared with these" in words
+    assert "It stays until you name another: docs/experiments.md, section The registry." in words
+    record_data(tmp_path, monkeypatch, "sample.dir")
+    text = runs_text(*rows)
+    assert first_words(text)[0] == "sample"
+    assert "The champion was evaluated on other frames" not in text
 
 
 def test_before_the_first_result_on_new_frames_the_table_says_so(cfg, runs_text, monkeypatch):
