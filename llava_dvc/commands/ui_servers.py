@@ -29,9 +29,10 @@ Servers = Mapping[str, subprocess.Popen[bytes]]
 
 
 def main() -> None:
-    """Shows the results until Ctrl-C or SIGTERM."""
+    """Shows the results until Ctrl-C, SIGTERM, or the end of the terminal."""
     with exit_with_one_line("make ui"):
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda *_: sys.exit(0))
         sys.stderr.write("make ui: starting MLflow and TensorBoard, this takes a moment\n")
         for address in (MLFLOW, TENSORBOARD):
             require_free(address)

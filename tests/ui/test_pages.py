@@ -236,7 +236,9 @@ def test_tensorboard_shows_scalars(page, tensorboard):
 def test_tensorboard_shows_curves_alone_at_the_address_of_make_ui(page, tensorboard):
     page.open(addresses("1")["Curves"][0].replace(TENSORBOARD, tensorboard))
     page.shows("Tags matching filter", "2 cards", "/loss", "/mae")  # not those of result/
-    [smoothing] = page.until(lambda: page.all("[aria-labelledby=scalars-smoothing-label]"))
+    [smoothing] = page.until(
+        lambda: page.all("[type=number][aria-labelledby=scalars-smoothing-label]")
+    )
     assert smoothing.get_attribute("value") == "0"
 
 

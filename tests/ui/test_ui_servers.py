@@ -36,8 +36,8 @@ def started(*addresses: str) -> Iterator[subprocess.Popen[str]]:
     try:
         yield process
     finally:
-        process.kill()
-        process.wait()
+        process.terminate()
+        process.wait(60)
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def addresses() -> list[str]:
     return [f"http://127.0.0.1:{free_port()}" for _ in range(2)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_links_stand_last_and_alone(store, cfg, tmp_path, addresses, number, monkeypatch):
     record_data(tmp_path, monkeypatch, DATA)
     log_result(cfg, tmp_path, 1, predictions(1, 2.0))
