@@ -61,12 +61,7 @@ format: setup ## Format the code and fix lint errors
 	$(RUN) ruff check --fix
 
 ui: setup ## Open the results in a browser: MLflow on port 5000, TensorBoard on port 6006
-	@$(RUN) python -m llava_dvc.tracking.start_page write
-	@$(RUN) python -m llava_dvc.tracking.start_page open & page=$$!; \
-	$(RUN) tensorboard --logdir runs --host 127.0.0.1 --port 6006 & board=$$!; \
-	trap 'kill $$page $$board 2>/dev/null' EXIT INT TERM; \
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(RUN) mlflow server --workers 1 \
-		--backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000
+	@$(RUN) python -m llava_dvc.commands.ui_servers
 
 clean: ## Remove .venv, .uv and checkpoints, not the data
 	rm -rf .venv .uv checkpoints

@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 from llava_dvc.masking import masked
 
 MIB = 2**20
+ENOUGH_FRAMES = 10
+"""With fewer evaluation frames, every figure gets a warning."""
 KEPT = "\n\u200c\u200d"
 """Line ends, and the joiners that emoji and some scripts need."""
 
@@ -282,6 +284,17 @@ def waiting_for_training(folder: Path, pid: str, seconds: float) -> str:
 def recomputing(number: int, layers: int) -> str:
     """The line about gradient checkpointing, before the first step."""
     return f"train.checkpointing: {number} of {layers} layers are recomputed in the backward pass\n"
+
+
+def few_frames(frames: float) -> str:
+    """The warning about an error on too few frames, as a sentence; empty if they are enough."""
+    if frames >= ENOUGH_FRAMES:
+        return ""
+    number = f"{frames:.0f} evaluation {'frame is' if frames == 1 else 'frames are'}"
+    return (
+        f"{number} too few: an MAE on fewer than {ENOUGH_FRAMES} says little about other frames. "
+        "Label more frames."
+    )
 
 
 def stopping(signal: str) -> str:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 from safetensors.numpy import save_file
 
 from llava_dvc.config import Config
@@ -68,3 +69,10 @@ def log_result(
         run.artifact(csv)
         run.candidate(adapter, csv, {"mae": error, **cfg.evaluate.model_dump(), "temperature": 1.5})
     return adapter, sha256
+
+
+def record_data(folder: Path, monkeypatch: pytest.MonkeyPatch, md5: str) -> None:
+    """Goes to a repository in whose data/ DVC has recorded this md5."""
+    (folder / "dvc.yaml").write_text("vars: [{path: {data: data}}]\n")
+    (folder / "data.dvc").write_text(f"outs:\n- md5: {md5}\n  path: data\n")
+    monkeypatch.chdir(folder)

@@ -1,3 +1,5 @@
+import os
+import pty
 import shlex
 import subprocess
 import sys
@@ -65,6 +67,31 @@ def test_import_passes_its_options_on(run, tmp_path):
     assert (tmp_path / "data" / "labels.csv").read_text() == "frame,count\na.png,1\nb.png,0\n"
 
 
+@pytest.mark.parametrize(
+    ("table", "columns"),
+    [
+        (("picture,people", "{},3"), "frame=picture,count=people"),
+        (("Day;How many people;File", "x;3;{}"), "'frame=file,count=how many people'"),
+        (("a,b,c", "{},3,4"), "frame=a,count=b"),
+    ],
+)
+def test_unknown_columns_come_with_the_command_to_copy(run, tmp_path, table, columns):
+    """The command is accepted up to its last step: the folder is no repository of DVC."""
+    (tmp_path / "my pics").mkdir()
+    for name in ("1.png", "2.png"):
+        Image.new("L", (20, 20), int(name[0])).save(tmp_path / "my pics" / name)
+    header, row = table
+    lines = [header, row.format("1.png"), row.format("2.png")]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    with pytest.raises(SystemExit) as error:
+        run("import", "t.csv", "--frames", "my pics")
+    command = str(error.value).rpartition(" is its count: ")[2]
+    assert command == f"llava-dvc import t.csv --frames 'my pics' --columns {columns}"
+    with pytest.raises(SystemExit, match="the frames are there, but `dvc add data` failed"):
+        run(*shlex.split(command)[1:])
+    assert (tmp_path / "data" / "labels.csv").read_text() == "frame,count\n1.png,3\n2.png,3\n"
+
+
 def test_import_follows_the_settings_of_data(run, tmp_path, monkeypatch):
     """And --add keeps what is there. Without DVC's last step."""
     monkeypatch.setattr(mall, "dvc_add", lambda data: None)
@@ -80,6 +107,23 @@ def test_import_follows_the_settings_of_data(run, tmp_path, monkeypatch):
     run("import", "more", "--add")
     assert (tmp_path / "data" / "labels.csv").read_text() == "frame,count\na.png,1\nc.png,1\n"
     assert len(list((tmp_path / "data" / "frames").iterdir())) == 4
+
+
+@pytest.mark.parametrize(("frames", "is_warned"), [(20, True), (50, False)])
+def test_import_warns_of_few_frames_to_evaluate_on(run, tmp_path, monkeypatch, frames, is_warned):
+    """Without DVC's last step."""
+    monkeypatch.setattr(mall, "dvc_add", lambda data: None)
+    (tmp_path / "params.yaml").write_text((ROOT / "presets" / "tiny.yaml").read_text())
+    (tmp_path / "own" / "frames").mkdir(parents=True)
+    for number in range(frames):
+        Image.new("L", (20, 20), number).save(tmp_path / "own" / "frames" / f"{number:02}.png")
+    rows = [f"{number:02}.png,{number % 9}" for number in range(frames)]
+    (tmp_path / "own" / "labels.csv").write_text("\n".join(["frame,count", *rows, ""]))
+    last = run("import", "own").splitlines()[-1]
+    if is_warned:
+        assert last.startswith("warning: 4 evaluation frames are too few: an MAE on fewer than 10")
+    else:
+        assert last == "data: 50 frames. `dvc repro` trains on them."
 
 
 def test_the_version_is_that_of_pyproject(run, capsys):
@@ -113,6 +157,50 @@ def test_help_imports_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "import-mall" in done.stdout
     assert "heavy set()" in done.stdout
+
+
+def test_no_command_shows_the_help(run, capsys):
+    with pytest.raises(SystemExit, match=r"^0$"):
+        run()
+    assert capsys.readouterr().out == cli._parser().format_help()
+
+
+HEAVY = """
+import sys
+def note(event, arguments):
+    if event == "import" and arguments[0] in ("torch", "mlflow", "pandas", "datasets"):
+        sys.stderr.write("a heavy import\\n")
+sys.addaudithook(note)
+from llava_dvc.cli import main
+main()
+"""
+
+
+ARGUMENTS = {"predict": ["a.jpg"], "watch": ["a.mp4"]}
+
+
+def typed(command: str) -> list[str]:
+    return [sys.executable, "-c", HEAVY, command, *ARGUMENTS.get(command, [])]
+
+
+@pytest.mark.parametrize("command", sorted(cli.FIRST_LINES))
+def test_a_slow_command_shows_life_before_its_imports(tmp_path, command):
+    ours, terminal = pty.openpty()
+    with subprocess.Popen(
+        typed(command), cwd=tmp_path, stderr=terminal, stdout=subprocess.DEVNULL
+    ) as process:
+        os.close(terminal)
+        first = os.read(ours, 10_000).decode()
+        process.kill()
+    os.close(ours)
+    assert first.splitlines()[0] == f"{cli.FIRST_LINES[command]} ..."
+
+
+def test_a_pipe_has_no_line_of_life(tmp_path):
+    done = subprocess.run(typed("predict"), cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "..." not in done.stderr
 
 
 def test_a_missing_image_is_an_error_before_the_model_is_loaded(run, tmp_path):

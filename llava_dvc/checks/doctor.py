@@ -10,7 +10,7 @@ from PIL import Image
 from llava_dvc.checks.check import Check
 from llava_dvc.checks.hardware import hardware_checks
 from llava_dvc.checks.inputs import input_checks
-from llava_dvc.checks.label_range import check_label_range, check_tile_points
+from llava_dvc.checks.label_range import check_eval_frames, check_label_range, check_tile_points
 from llava_dvc.checks.preflight import CAMERA_SIZE, RequestedModel, model_checks
 from llava_dvc.checks.training_cost import cost_checks, rows_to_time
 from llava_dvc.config import Config
@@ -27,6 +27,7 @@ def all_checks(cfg: Config, prepared: Path) -> Iterator[Check]:
     """
     yield from input_checks(cfg.backbone.name)
     yield check_label_range(cfg, prepared)
+    yield check_eval_frames(cfg, prepared)
     tiles = check_tile_points(cfg, prepared)
     yield tiles
     loadable = tiles.fault is None

@@ -1,7 +1,7 @@
 """Checks that the labels fit the settings, before anything slow begins.
 
 `evaluate.max_count` must allow every label: evaluate would refuse after the training. With
-`image.tiles` the frames need points.
+`image.tiles` the frames need points. A warning says when too few frames are for evaluation.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from llava_dvc.config import Config
 from llava_dvc.data.labels import scan_labels
 from llava_dvc.data.points import POINTS
 from llava_dvc.dataset import load_split
-from llava_dvc.errors import count_above_max, tiles_without_points
+from llava_dvc.errors import count_above_max, few_frames, tiles_without_points
 from llava_dvc.training.points import have_points
 
 
@@ -44,6 +44,14 @@ def check_tile_points(cfg: Config, prepared: Path, data: Path = DATA) -> Check:
         found = not (data / "labels.csv").is_file() or (data / POINTS).is_file()
     fault = None if found else str(tiles_without_points(tiles))
     return Check("tiles", f"{tiles[0]} x {tiles[1]}, counted by points", fault)
+
+
+def check_eval_frames(cfg: Config, prepared: Path) -> Check:
+    """How many frames `prepared` has to evaluate on."""
+    if not (prepared / "eval").is_dir():
+        return Check("evaluation", f"not known before `dvc repro prepare` has made {prepared}/")
+    frames = len(load_split(prepared, "eval"))
+    return Check("evaluation", f"{frames} frames", note=few_frames(frames) or None)
 
 
 def _labelled_frames(cfg: Config, prepared: Path, data: Path) -> Iterator[tuple[int, str]]:

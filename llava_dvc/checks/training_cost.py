@@ -19,6 +19,7 @@ from llava_dvc.errors import UserError
 from llava_dvc.model.encoder import Encoder
 from llava_dvc.tracking.system_metrics import process_usage
 from llava_dvc.training.augment import augmented_rows
+from llava_dvc.training.checkpoints import StopOnSignal
 from llava_dvc.training.count_trainer import CountTrainer
 from llava_dvc.training.tile_rows import with_tiles
 
@@ -98,11 +99,12 @@ def cost_checks(cfg: Config, prepared: Path, trainer: CountTrainer) -> Iterator[
 
 
 def time_steps(trainer: CountTrainer) -> TimedSteps:
-    """Trains STEPS steps, then validates. No checkpoint is written."""
+    """Trains STEPS steps, then validates. Writes no checkpoint, so a signal ends the process."""
     clock = StepClock()
     start = time.time() - psutil.Process().create_time()
     trainer.args.max_steps, trainer.args.save_strategy = STEPS, "no"
     trainer.args.eval_strategy = trainer.args.logging_strategy = "no"
+    trainer.remove_callback(StopOnSignal)
     trainer.add_callback(clock)
     trainer.train()
     frames = trainer.spec.val["image"][:VAL_FRAMES]

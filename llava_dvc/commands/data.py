@@ -1,6 +1,8 @@
 """The commands `import`, `import-mall` and `frames`: what fills data/."""
 
 import argparse
+import re
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +11,10 @@ from llava_dvc.errors import UserError
 
 if TYPE_CHECKING:
     from llava_dvc.data.imports.staged_frames import ImportRules
+
+UNKNOWN_COLUMNS = re.compile(r": the columns are (.+?, .+?)\. Say what they are: --columns")
+FRAME_COLUMN = re.compile("frame|file|image|picture|photo|path")
+COUNT_COLUMN = re.compile("count|people|person|number|total")
 
 
 def add_data_commands(commands: Any) -> None:
@@ -28,7 +34,7 @@ def import_mall_command(arguments: argparse.Namespace) -> None:
     require_saved(Path("data"))
     frames = mall.import_mall(arguments.source, Path("data"), _import_rules())
     mall.dvc_add(Path("data"))
-    sys.stdout.write(f"data: {frames} frames. `dvc repro` trains on them.\n")
+    sys.stdout.write(_closing_text(frames))
 
 
 def import_command(arguments: argparse.Namespace) -> None:
@@ -56,9 +62,39 @@ def import_command(arguments: argparse.Namespace) -> None:
     )
     if not plan.add:
         require_saved(Path("data"))
-    frames = import_source(plan, Path("data"), sys.stdout.write)
+    try:
+        frames = import_source(plan, Path("data"), sys.stdout.write)
+    except UserError as error:
+        raise UserError(f"{error}{_columns_to_copy(str(error))}") from None
     dvc_add(Path("data"))
-    sys.stdout.write(f"data: {frames} frames. `dvc repro` trains on them.\n")
+    sys.stdout.write(_closing_text(frames))
+
+
+def _columns_to_copy(error: str) -> str:
+    """The whole command with --columns, for the error about a table of unknown columns."""
+    found = UNKNOWN_COLUMNS.search(error)
+    if found is None:
+        return ""
+    names = found[1].split(", ")
+    frame = next((name for name in names if FRAME_COLUMN.search(name)), names[0])
+    others = [name for name in names if name != frame]
+    count = next((name for name in others if COUNT_COLUMN.search(name)), others[0])
+    columns = f"frame={frame},count={count}"
+    command = shlex.join(["llava-dvc", *sys.argv[1:], "--columns", columns])
+    return f" If {frame} names the frame and {count} is its count: {command}"
+
+
+def _closing_text(frames: int) -> str:
+    """What to do next, and a warning if too few of the labelled frames are for evaluation."""
+    from llava_dvc.config import load_config
+    from llava_dvc.errors import few_frames
+
+    text = f"data: {frames} frames. `dvc repro` trains on them.\n"
+    if not Path("params.yaml").exists():
+        return text
+    split = load_config().split
+    few = "" if split.train_until is not None else few_frames(round(split.eval * frames))
+    return f"{text}warning: {few}\n" if few else text
 
 
 def _import_rules() -> "ImportRules":

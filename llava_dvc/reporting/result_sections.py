@@ -10,7 +10,7 @@ import pandas as pd
 
 from llava_dvc.checks.presets import Difference
 from llava_dvc.config import Config
-from llava_dvc.errors import not_found
+from llava_dvc.errors import few_frames, not_found
 from llava_dvc.evaluation.improvement import RIVALS, Improvement, verdict
 from llava_dvc.evaluation.plots import worst_places
 from llava_dvc.files import WORST
@@ -111,7 +111,11 @@ def error_section(facts: ReportFacts) -> ReportSection:
     )
     sentence = verdict(metrics["mae"], rivals, facts.improvements)
     table = Table(head, tuple(rows))
-    return ReportSection("Error", (Text(sentence), table, Text(meaning), *_groups(metrics)))
+    few = few_frames(metrics["frames"])
+    warning = (Text(few),) if few else ()
+    return ReportSection(
+        "Error", (*warning, Text(sentence), table, Text(meaning), *_groups(metrics))
+    )
 
 
 def _baseline_row(

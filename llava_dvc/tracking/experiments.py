@@ -3,24 +3,29 @@
 import json
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
+from math import inf
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from llava_dvc.config import flatten
-from llava_dvc.errors import UserError, printable_text
+from llava_dvc.errors import UserError, few_frames, printable_text
+from llava_dvc.pipeline_file import PIPELINE, declared_paths
 from llava_dvc.tracking.mlflow_run import metric_names
 from llava_dvc.tracking.mlflow_store import connect, unreachable
-from llava_dvc.tracking.registry import verdicts
+from llava_dvc.tracking.provenance import recorded_md5
+from llava_dvc.tracking.registry import NOT_COMPARABLE, verdicts
 from llava_dvc.tracking.run import TRAINING_SECONDS, result_key
 
 ADAPTER = "models/adapter"
 METRICS = "metrics/evaluate.json"
 WORKSPACE = "workspace"
+OTHER_FRAMES = "on other frames:"
 COLUMNS = {
     "experiment,\nMLflow run": 16,
     "MAE (95 %)": 16,
@@ -60,21 +65,67 @@ class ExperimentRow:
         return {name: str(value) for name, value in section.items()}
 
 
-def experiment_table() -> str:
-    """Returns the rows of `dvc exp show`, the least MAE first, each with the MLflow run of the same
-    result.
+NO_ROW = ExperimentRow("", "", None, None, {}, {}, "")
 
-    An experiment that DVC took from its run cache has no run of its own, and shows the run that
-    made the result. Raises UserError when `dvc exp show` fails or the tracker cannot be reached.
+
+def experiment_table() -> str:
+    """Returns the rows of `dvc exp show`, each with the MLflow run of the same result.
+
+    Results on the frames of the workspace come first, the least MAE first, then those on other
+    frames. An experiment that DVC took from its run cache has no run of its own, and shows the run
+    that made the result. Raises UserError when `dvc exp show` fails or the tracker cannot be
+    reached.
     """
     experiments = list(experiment_rows(exp_show()))  # first: it fails outside a repository
     runs = result_runs()
     pairs = [(row, matching_run(row, runs)) for row in experiments]
     said = verdicts_of([run for _, run in pairs if run])
-    committed = next((row.settings for row in experiments if row.name != WORKSPACE), {})
+    committed = next((row for row in experiments if row.name != WORKSPACE), NO_ROW)
     pairs.sort(key=lambda pair: pair[0].metrics.get("mae", float("inf")))
     seconds = training_seconds(runs)
-    return drawn_table([table_cells(row, run, committed, said, seconds) for row, run in pairs])
+    here = frames_here(experiments)
+    cells: tuple[list[tuple[str, ...]], list[tuple[str, ...]]] = ([], [])
+    for row, run in pairs:
+        cells[is_other(row, here)].append(table_cells(row, run, committed, said, seconds))
+    heading = [(OTHER_FRAMES,)] if cells[1] else []
+    ours = [row for row in experiments if row.metrics and not is_other(row, here)]
+    verdicts_here = [said.get(run.info.run_id) for row, run in pairs if run and row in ours]
+    notes = table_notes(ours, NOT_COMPARABLE in verdicts_here)
+    return drawn_table([*cells[0], *heading, *cells[1]]) + notes
+
+
+def frames_here(experiments: Sequence[ExperimentRow]) -> tuple[Any, ...]:
+    """What decides the evaluation frames of the workspace, as `evaluated_frames`."""
+    workspace = next((row for row in experiments if row.name == WORKSPACE), experiments[0])
+    data = recorded_md5(declared_paths()["data"]) if PIPELINE.is_file() else None
+    return evaluated_frames(replace(workspace, data=data or workspace.data))
+
+
+def evaluated_frames(row: ExperimentRow) -> tuple[Any, ...]:
+    """What decides which frames and labels a result was evaluated on."""
+    split, rules = (_section(row.settings, name) for name in ("split", "data"))
+    chosen = [split.get(name) for name in ("strategy", "eval", "train_until")]
+    seed = None if split.get("strategy") == "temporal" else row.settings.get("seed")
+    return (row.data, *chosen, seed, rules.get("zone"), rules.get("exclude"))
+
+
+def is_other(row: ExperimentRow, here: tuple[Any, ...]) -> bool:
+    """Whether a row is of other frames than `here`. One without data has no result."""
+    return row.data is not None and evaluated_frames(row) != here
+
+
+def table_notes(ours: Sequence[ExperimentRow], is_champion_elsewhere: bool) -> str:
+    """Lines below the table. `ours` are the rows with a result on the frames of the workspace."""
+    notes = [few_frames(min((row.metrics.get("frames", inf) for row in ours), default=inf))]
+    if not ours:
+        notes.append("No result on the frames in data/ yet: run `dvc repro`.")
+    if is_champion_elsewhere:
+        notes.append(
+            "The champion was evaluated on other frames and cannot be compared with these results. "
+            "It stays until you name another: docs/experiments.md, section The registry."
+        )
+    lines = [textwrap.fill(note, WIDTH) for note in notes if note]
+    return "".join(f"\n{line}\n" for line in lines)
 
 
 def drawn_table(rows: Sequence[Sequence[str]]) -> str:
@@ -167,19 +218,19 @@ def training_seconds(runs: list[Any]) -> dict[str, float | None]:
 def table_cells(
     row: ExperimentRow,
     run: Any,
-    committed: Mapping[str, Any],
+    committed: ExperimentRow,
     said: Mapping[str, str],
     seconds: Mapping[str, float | None],
 ) -> tuple[str, ...]:
-    """`committed` are the settings of the last commit; `said` and `seconds` are by a run's id."""
+    """`committed` is the row of the last commit; `said` and `seconds` are by a run's id."""
     name, verdict, took = row.name, "", None
     if run:
         name = name if run.info.run_name == name else f"{name}\n{run.info.run_name}"
         took = seconds.get(run.info.run_id)
         verdict = said.get(run.info.run_id, "")
     smoothed = _rounded(row.metrics.get("mae_smoothed"))
-    last = "; ".join(filter(None, (verdict, status_note(row, run))))
-    changed = changed_settings(row, committed)
+    last = "; ".join(filter(None, (verdict, status_note(row, run, committed))))
+    changed = changed_settings(row, committed.settings)
     return (name, mae_cell(row), smoothed, _rounded(took, 0), changed, last)
 
 
@@ -201,11 +252,13 @@ def _rounded(value: Any, digits: int = 2) -> str:
     return f"{value:.{digits}f}" if isinstance(value, int | float) else "-"
 
 
-def status_note(row: ExperimentRow, run: Any) -> str:
+def status_note(row: ExperimentRow, run: Any, committed: ExperimentRow = NO_ROW) -> str:
     """Why there is no run, or how the run and its tags differ from the row; else empty."""
     if run is None:
-        is_evaluated = row.adapter and row.metrics
-        return "no run of these settings" if is_evaluated else row.error or "not run"
+        if not (row.adapter and row.metrics):
+            return row.error or "not run"
+        is_committed = (row.adapter, row.metrics) == (committed.adapter, committed.metrics)
+        return "as committed, not run here" if is_committed else "no run of these settings"
     wrong = wrong_tags(row, run)
     if wrong:
         return f"{wrong}; run `dvc repro -f -s evaluate`"

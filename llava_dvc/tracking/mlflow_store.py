@@ -28,6 +28,18 @@ from llava_dvc.tracking.store_faults import (
 EXPERIMENT = "llava-dvc"
 ARTIFACTS = "mlartifacts"
 VIEW = "results"
+COLUMNS = {  # after the name and time of a run, which MLflow does not move
+    "metrics.`mae`": 90,
+    "metrics.`mae_ci_low`": 95,
+    "metrics.`mae_ci_high`": 100,
+    "attributes.`Description`": 420,
+    "metrics.`rmse`": 70,
+    "metrics.`accuracy`": 80,
+    "attributes.`Models`": 200,
+    "params.`train.learning_rate`": 100,
+    "params.`evaluate.decode`": 100,
+}
+"""The columns of the table of results in their order, and their widths in pixels."""
 # The table at #/experiments/ID/runs?viewStateShareKey=results, in the format of MLflow's web page.
 VIEW_STATE = {
     "searchFilter": "tags.stage = 'result'",
@@ -37,11 +49,9 @@ VIEW_STATE = {
     "lifecycleFilter": "Active",
     "modelVersionFilter": "All Runs",
     "datasetsFilter": [],
-    "selectedColumns": [
-        *(f"attributes.`{name}`" for name in ("Description", "Models")),
-        *(f"metrics.`{name}`" for name in ("mae", "mae_ci_low", "mae_ci_high", "rmse", "accuracy")),
-        *(f"params.`{name}`" for name in ("train.learning_rate", "evaluate.decode")),
-    ],
+    "selectedColumns": list(COLUMNS),
+    "columnOrder": list(COLUMNS),
+    "columnWidths": COLUMNS,
 }
 LOCAL_STORE = "sqlite:///mlflow.db"
 # sqlite:///mlflow.db, file:mlruns, mlruns; not sqlite:////tmp/mlflow.db, sqlite:///:memory:, http://

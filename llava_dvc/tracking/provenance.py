@@ -63,9 +63,14 @@ def version_tags() -> dict[str, str]:
 
 def backbone_revision(backbone: config.Backbone) -> str:
     """The commit on the Hub, or DVC's md5 of a local folder; "unversioned" without either."""
-    dvc_file = Path(f"{backbone.name}.dvc")
-    if backbone.revision or not dvc_file.is_file():
-        return backbone.revision or "unversioned"
+    return backbone.revision or recorded_md5(backbone.name) or "unversioned"
+
+
+def recorded_md5(folder: str) -> str | None:
+    """DVC's md5 of a folder, from the .dvc file beside it; None without that file."""
+    dvc_file = Path(f"{folder}.dvc")
+    if not dvc_file.is_file():
+        return None
     return str(yaml.safe_load(dvc_file.read_text(encoding="utf-8"))["outs"][0]["md5"])
 
 

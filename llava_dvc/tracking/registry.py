@@ -25,6 +25,8 @@ from llava_dvc.tracking.mlflow_store import connect, store_lock, tracking_uri, u
 MODEL = "llava-people-counter"
 CHAMPION, CHALLENGER = "champion", "challenger"
 Difference = tuple[float, float, float]  # mean and 95 % interval, in people
+NOT_COMPARABLE = "cannot be compared: other frames"
+"""The verdict on a result whose frames are not those of the champion."""
 EVALUATION_FIELDS = ("decode", "max_count", "flip", "temperature")
 """Fields of the recipe that an evaluation sets. Versions made before `flip` have no tag of it."""
 
@@ -148,7 +150,7 @@ def logged_counts(client: Any, run_id: str) -> pd.DataFrame | None:
 def short_verdict(difference: Difference | None) -> str:
     """Example: worse by 0.31 people (not clear)."""
     if difference is None:
-        return "cannot be compared: other frames"
+        return NOT_COMPARABLE
     mean, low, high = difference
     if not mean:
         return "equal"

@@ -7,7 +7,7 @@ import yaml
 
 from llava_dvc import cli
 from llava_dvc.checks import doctor
-from llava_dvc.checks.label_range import check_label_range, check_tile_points
+from llava_dvc.checks.label_range import check_eval_frames, check_label_range, check_tile_points
 from llava_dvc.errors import UserError
 from stages import train as stage
 
@@ -57,8 +57,8 @@ def test_train_refuses_before_it_loads(low, prepared, refusal):
     assert refusal(low, prepared(eval=[3])) == FAULT
 
 
-def run_doctor(settings, tmp_path, monkeypatch, capsys) -> tuple[object, str]:
-    """Exit code and the row about the labels, in the folder `tmp_path`, without other checks."""
+def run_doctor(settings, tmp_path, monkeypatch, capsys, row="label range") -> tuple[object, str]:
+    """Exit code and a row of the table, in the folder `tmp_path`, without other checks."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["llava-dvc", "doctor"])
     monkeypatch.setattr(doctor, "hardware_checks", lambda _: [])
@@ -72,7 +72,7 @@ def run_doctor(settings, tmp_path, monkeypatch, capsys) -> tuple[object, str]:
         cli.main()
     except SystemExit as stop:
         code = stop.code
-    return code, next(x for x in capsys.readouterr().out.splitlines() if "label range" in x)
+    return code, next(x for x in capsys.readouterr().out.splitlines() if row in x)
 
 
 def test_doctor_says_so(low, prepared, tmp_path, monkeypatch, capsys):
@@ -82,6 +82,17 @@ def test_doctor_says_so(low, prepared, tmp_path, monkeypatch, capsys):
     code, line = run_doctor(low, tmp_path, monkeypatch, capsys)
     assert code == "error: 1 of these checks would stop a training"
     assert line.split(maxsplit=3)[2:] == ["FAULT", FAULT]
+
+
+def test_doctor_warns_of_few_frames_to_evaluate_on(cfg, prepared, tmp_path, monkeypatch, capsys):
+    assert check_eval_frames(cfg, tmp_path / "prepared").found.startswith("not known before")
+    check = check_eval_frames(cfg, prepared(eval=[0, 1, 2, 3]))
+    assert (check.found, check.fault) == ("4 frames", None)
+    assert check.note.startswith("4 evaluation frames are too few: an MAE on fewer than 10 says")
+    _, line = run_doctor(cfg, tmp_path, monkeypatch, capsys, "evaluation")
+    assert line.split(maxsplit=2)[1:] == ["note", check.note]
+    enough = check_eval_frames(cfg, prepared(eval=[0] * 10))
+    assert (enough.found, enough.note) == ("10 frames", None)
 
 
 POINTS_FAULT = (

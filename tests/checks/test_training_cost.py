@@ -1,4 +1,8 @@
+import os
+import signal
+
 import pytest
+from transformers import TrainerCallback
 
 from llava_dvc.checks.training_cost import (
     STEPS,
@@ -6,6 +10,7 @@ from llava_dvc.checks.training_cost import (
     TimedSteps,
     TrainingLength,
     reckoned_seconds,
+    time_steps,
     training_length,
 )
 from llava_dvc.config import Config
@@ -38,3 +43,16 @@ def test_the_length_is_that_of_the_trainer(cfg, rows, backbone, encoder, tmp_pat
     assert found.steps == trainer.set_initial_training_values(trainer.args, loader)[-1]
     every = settings.train.validate_every
     assert found.validations == settings.train.epochs + (found.steps // every if every else 0)
+
+
+class CtrlC(TrainerCallback):
+    def on_step_begin(self, args, state, control, **_):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_stop_speaks_of_no_checkpoint(cfg, rows, backbone, encoder, tmp_path, capfd):
+    """Unlike a training, the doctor has nothing to continue from."""
+    spec = TrainingSpec(rows, rows, cfg.adapter, cfg.train, 17, tmp_path, [CtrlC()])
+    with pytest.raises(KeyboardInterrupt):
+        time_steps(CountTrainer(backbone, encoder, spec))
+    assert "checkpoint" not in capfd.readouterr().err

@@ -2,11 +2,15 @@
 
 import ast
 import re
+import shutil
+import subprocess
+from pathlib import Path
 
 import nbformat
 import pytest
 
 from llava_dvc.cli import _parser
+from llava_dvc.config import load_config
 from tests.conftest import ROOT
 
 PATH = ROOT / "notebooks" / "fine_tune_VLM_LlaVa.ipynb"
@@ -41,20 +45,35 @@ def test_ci_runs_it():
 
 
 @pytest.mark.parametrize(
-    ("memory", "capability", "settings"),
+    ("card", "settings"),
     [
-        (0.0, 0.0, ("tiny", "float32")),  # no card
-        (15.36, 7.5, ("llava-1.5-7b", "float16")),  # T4
-        (16.3, 8.9, ("llava-1.5-7b", "bfloat16")),
-        (23.0, 8.9, ("llava-1.5-7b-tuned", "bfloat16")),  # L4
-        (32.5, 7.0, ("llava-1.5-7b", "float16")),  # V100
+        (None, ("tiny", "float32")),
+        ("exit 9", ("tiny", "float32")),  # the program without a card
+        ("echo 6144, 7.5", ("tiny", "float32")),
+        ("echo 15360, 7.5", ("llava-1.5-7b", "float16")),  # T4
+        ("echo 16376, 8.9", ("llava-1.5-7b", "bfloat16")),
+        ("echo 23034, 8.9; echo 15360, 7.5", ("llava-1.5-7b-tuned", "bfloat16")),  # L4, and a T4
+        ("echo 32510, 7.0", ("llava-1.5-7b", "float16")),  # V100
     ],
 )
-def test_the_card_chooses_a_preset_that_there_is(memory, capability, settings):
+def test_the_card_chooses_preset_and_number_format(tmp_path, monkeypatch, card, settings):
+    """The whole cell, with a stand-in for nvidia-smi and for commands other than preset."""
     (source,) = [cell for cell in CELLS if "def settings_for" in cell]
-    functions = source.partition("\n\n\nrun(")[0]
-    scope = {}
-    exec(functions, scope)
-    assert scope["settings_for"](memory, capability) == settings
-    text = (ROOT / "presets" / f"{settings[0]}.yaml").read_text()
-    assert f"dtype: {settings[1]}" in text or "dtype: bfloat16" in text  # what the cell replaces
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "presets" / "tiny.yaml", "params.yaml")
+    if card:
+        Path("nvidia-smi").write_text(f"#!/bin/sh\n{card}\n")
+        Path("nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin" if card else str(tmp_path))
+
+    def run(command: str) -> None:
+        if command.startswith("llava-dvc preset "):
+            shutil.copy(ROOT / "presets" / f"{command.split()[-1]}.yaml", "params.yaml")
+
+    scope = {"run": run, "ON_COLAB": True, "Path": Path, "shutil": shutil, "subprocess": subprocess}
+    exec(source, scope)
+    preset, dtype = settings
+    chosen = load_config(Path("params.yaml"))
+    expected = load_config(ROOT / "presets" / f"{preset}.yaml")
+    assert chosen.backbone.dtype == dtype
+    assert chosen.model_copy(update={"backbone": expected.backbone}) == expected

@@ -577,7 +577,7 @@ def test_runs_shows_every_row(swept: Path):
     done = call(swept, "llava-dvc", "runs")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert {"dirty", "queued-4", "queued-2", "again"} < {line.split()[0] for line in lines}
+    assert {"dirty", "queued-4", "queued-2", "again"} < {line.split()[0] for line in lines if line}
     # Such errors have wide intervals. They stand below, where the first column has the run's name
     # if it is another one's.
     below = {line[:16].strip(): after[:16].strip() for line, after in pairwise(lines)}

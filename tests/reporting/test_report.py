@@ -14,7 +14,7 @@ from PIL import Image
 from llava_dvc import cli
 from llava_dvc.errors import UserError
 from llava_dvc.evaluation.predictions import score_predictions
-from llava_dvc.files import WORST, write_json
+from llava_dvc.files import WORST, read_json, write_json
 from llava_dvc.metrics import baseline_metrics
 from llava_dvc.reporting.blocks import ReportSection, Table, Text
 from llava_dvc.reporting.logged_run import ResultKeys
@@ -168,6 +168,15 @@ def test_worst_frames_can_be_left_out_and_an_unlogged_result_has_a_report(result
     assert WORST not in "".join(written(tmp_path / "report"))
     assert not (tmp_path / "report" / WORST).exists()
     assert "MLflow has no run of this result." in written(tmp_path / "report")[0]
+
+
+@pytest.mark.parametrize(("frames", "is_warned"), [(4, True), (10, False)])
+def test_an_error_on_few_frames_has_a_warning(result, tmp_path, frames, is_warned):
+    file = tmp_path / "metrics" / "evaluate.json"
+    write_json(file, read_json(file) | {"frames": frames})
+    make_report(None, tmp_path / "report", ReportChoices())
+    for text in written(tmp_path / "report"):
+        assert ("4 evaluation frames are too few: an MAE on fewer" in text) == is_warned
 
 
 def test_a_stage_logs_its_minutes_and_memory(cfg, store, monkeypatch):

@@ -2,6 +2,8 @@
 
 import re
 import sys
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +13,7 @@ from llava_dvc.errors import UserError
 from llava_dvc.tracking import experiments, registry
 from llava_dvc.tracking.provenance import dvc_md5
 from llava_dvc.tracking.run import open_result
-from tests.results import DATA, log_result, predictions
+from tests.results import DATA, log_result, predictions, record_data
 
 
 @pytest.fixture
@@ -20,6 +22,7 @@ def shown(store, cfg, tmp_path, monkeypatch):
     without a run, one with other metrics, one in the queue and one that failed.
     """
     monkeypatch.setenv("DVC_EXP_NAME", "brave-cat")
+    record_data(tmp_path, monkeypatch, DATA)
     frames = predictions(1, 2.0)
     adapter, _ = log_result(cfg, tmp_path, 1, frames)
     error = float((frames["predicted"] - frames["count"]).abs().mean())
@@ -58,7 +61,7 @@ def shown(store, cfg, tmp_path, monkeypatch):
 def table(text: str) -> dict[str, list[str]]:
     """The lines of each row of the table, by its name."""
     rows: dict[str, list[str]] = {}
-    for line in text.splitlines()[2:]:
+    for line in text.partition("\n\n")[0].splitlines()[2:]:
         name = line.split()[0]
         if name in NAMES and name not in rows:  # else it is the run of the row
             rows[name] = []
@@ -104,7 +107,7 @@ def test_the_table_fits_with_long_names_and_all_figures(cfg):
     seconds = experiments.training_seconds([run, again])
     assert seconds == {"1": 12345.6, "2": 12345.6}
     said = {"1": "worse by 12.31 people (not clear)"}
-    cells = experiments.table_cells(row, run, settings, said, seconds)
+    cells = experiments.table_cells(row, run, replace(row, settings=settings), said, seconds)
     text = experiments.drawn_table([cells])
     assert max(map(len, text.splitlines())) <= experiments.WIDTH
     whole = " ".join(text.split())
@@ -191,6 +194,96 @@ def test_a_commit_may_hold_any_params_and_metrics(odd):
         "error": odd,
     }
     row = experiments.parse_experiment(shown)
-    cells = experiments.table_cells(row, experiments.matching_run(row, []), {}, {}, {})
+    cells = experiments.table_cells(row, experiments.matching_run(row, []), row, {}, {})
     assert cells[:2] == ("1234567890", "-")
     experiments.drawn_table([cells])
+
+
+def shown_row(cfg, name, mae, data=DATA, frames=60, **split):
+    """A row of DVC's output without a run in MLflow."""
+    params = cfg.model_dump(mode="json")
+    params["split"] |= split
+    metrics = {"mae": mae, "frames": frames}
+    return {
+        "rev": name,
+        "data": {
+            "params": {"params.yaml": {"data": params}},
+            "metrics": {experiments.METRICS: {"data": metrics}},
+            "deps": {"data": {"hash": data}},
+            "outs": {experiments.ADAPTER: {"hash": f"{name}.dir"}},
+        },
+    }
+
+
+@pytest.fixture
+def runs_text(store, tmp_path, monkeypatch):
+    """The output of `llava-dvc runs` for rows of DVC's output."""
+
+    def text(*rows):
+        monkeypatch.setattr(experiments, "exp_show", lambda: rows)
+        return experiments.experiment_table()
+
+    record_data(tmp_path, monkeypatch, DATA)
+    return text
+
+
+def first_words(text):
+    return [line.split()[0] for line in text.partition("\n\n")[0].splitlines()[2:]]
+
+
+def test_results_on_other_frames_are_ranked_apart(cfg, runs_text):
+    rows = [
+        shown_row(cfg, "workspace", 3.0),
+        shown_row(cfg, "sample", 1.0, data="other.dir"),
+        shown_row(cfg, "better", 2.0),
+        shown_row(cfg, "longer", 0.5, eval=0.5),
+        shown_row(cfg, "gapped", 2.5, val=0.1),
+    ]
+    text = runs_text(*rows)
+    names = [word for word in first_words(text) if word in [row["rev"] for row in rows] + ["on"]]
+    assert names == ["better", "gapped", "workspace", "on", "longer", "sample"]
+    assert "\non other frames:\n" in text
+    assert "champion was evaluated" not in text
+    assert max(map(len, text.splitlines())) <= experiments.WIDTH
+    assert "other frames" not in runs_text(rows[0], rows[2], rows[4])
+
+
+def test_a_champion_on_other_frames_is_said(cfg, runs_text, tmp_path, monkeypatch):
+    rows = []
+    for seed, data in ((1, "sample.dir"), (2, DATA)):
+        adapter, _ = log_result(cfg, tmp_path, seed, predictions(seed, 2.0), data=data)
+        row = shown_row(cfg, "sample" if seed == 1 else "workspace", 2.0, data=data)
+        row["data"]["outs"] = {experiments.ADAPTER: {"hash": dvc_md5(adapter)}}
+        rows.append(row)
+    text = runs_text(*rows)
+    assert first_words(text)[0] == "workspace"
+    words = " ".join(text.split())
+    assert "The champion was evaluated on other frames and cannot be compared with these" in words
+    assert "It stays until you name another: docs/experiments.md, section The registry." in words
+    record_data(tmp_path, monkeypatch, "sample.dir")
+    text = runs_text(*rows)
+    assert first_words(text)[0] == "sample"
+    assert "The champion was evaluated on other frames" not in text
+
+
+def test_before_the_first_result_on_new_frames_the_table_says_so(cfg, runs_text, monkeypatch):
+    record_data(Path.cwd(), monkeypatch, "new.dir")
+    text = runs_text(shown_row(cfg, "workspace", 3.0), shown_row(cfg, "main", 3.0))
+    assert first_words(text)[:2] == ["on", "workspace"]
+    assert text.endswith("\n\nNo result on the frames in data/ yet: run `dvc repro`.\n")
+
+
+@pytest.mark.parametrize("frames", [4, 9, 10])
+def test_an_error_on_few_frames_has_a_warning(cfg, runs_text, frames):
+    text = " ".join(runs_text(shown_row(cfg, "workspace", 3.0, frames=frames)).split())
+    assert (f"{frames} evaluation frames are too few: an MAE on fewer" in text) == (frames < 10)
+
+
+def test_the_committed_result_is_not_taken_for_ones_own(cfg, runs_text):
+    main, workspace = shown_row(cfg, "main", 2.0), shown_row(cfg, "workspace", 2.0)
+    workspace["data"]["outs"] = main["data"]["outs"]
+    assert " ".join(runs_text(workspace, main).split()).count("as committed, not run here") == 2
+    workspace["data"]["outs"] = {experiments.ADAPTER: {"hash": "mine.dir"}}
+    text = " ".join(runs_text(workspace, main).split())
+    assert text.count("as committed, not run here") == 1
+    assert "no run of these settings" in text

@@ -76,6 +76,7 @@ def page(
     browser: webdriver.Chrome, request: pytest.FixtureRequest, tmp_path: Path
 ) -> Iterator[Page]:
     page = Page(browser)
+    page.driver.set_window_size(1600, 1100)
     yield page
     page.save(request.node.name, tmp_path)
 
@@ -122,6 +123,7 @@ def test_no_user_path_or_remote_is_recorded(client, experiment, runs):
 
 def test_table_shows_the_results_best_first(page, logged, experiment, runs):
     view = f"viewStateShareKey={VIEW}&workflowType=machine_learning"
+    page.driver.set_window_size(2200, 1100)  # MLflow does not draw columns outside the window
     page.open(f"{logged.server}/#/experiments/{experiment}/runs?{view}")
     page.shows(
         *RESULTS, *(str(run.data.metrics["mae"]) for run in runs.values()), "4 matching runs"
@@ -129,6 +131,24 @@ def test_table_shows_the_results_best_first(page, logged, experiment, runs):
     by_mae = sorted(runs, key=lambda name: runs[name].data.metrics["mae"])
     assert re.findall("|".join(runs), page.text()) == by_mae
     assert MODEL in page.text()
+
+
+VISIBLE_HEADERS = """
+return [...document.querySelectorAll(".ag-header-cell")].map(cell => {
+  const box = cell.getBoundingClientRect();
+  const hit = document.elementFromPoint(Math.min(box.left + 60, box.right - 2), box.top + 8);
+  return cell.contains(hit) ? cell.textContent.trim() : "";
+}).filter(Boolean);
+"""
+
+
+def test_a_laptops_screen_shows_what_a_result_is_about(page, logged, experiment):
+    """Without scrolling, and with the panel that MLflow opens on the right."""
+    page.driver.set_window_size(1500, 900)
+    page.open(addresses(experiment)["Results"][0].replace(MLFLOW, logged.server))
+    page.shows(*RESULTS, "4 matching runs")
+    order = ["Run Name", "Created", "mae", "mae_ci_low", "mae_ci_high", "Description"]
+    page.until(lambda: page.driver.execute_script(VISIBLE_HEADERS) == order)
 
 
 def test_two_runs_are_compared_on_parallel_coordinates(page, logged, experiment, runs):
@@ -215,7 +235,11 @@ def test_tensorboard_shows_scalars(page, tensorboard):
 
 def test_tensorboard_shows_curves_alone_at_the_address_of_make_ui(page, tensorboard):
     page.open(addresses("1")["Curves"][0].replace(TENSORBOARD, tensorboard))
-    page.shows("Tags matching filter", "3 cards", "/loss")  # not those of result/, not images
+    page.shows("Tags matching filter", "2 cards", "/loss", "/mae")  # not those of result/
+    [smoothing] = page.until(
+        lambda: page.all("[type=number][aria-labelledby=scalars-smoothing-label]")
+    )
+    assert smoothing.get_attribute("value") == "0"
 
 
 ALL_TEXT = """
