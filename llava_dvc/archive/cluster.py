@@ -1,0 +1,119 @@
+"""Reads and counts blocks on a Ray cluster. Nothing else imports Ray."""
+
+import logging
+import os
+import socket
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from llava_dvc.archive.block_counter import ArchiveModel, BlockCounter
+from llava_dvc.archive.blocks import Block
+from llava_dvc.archive.reading import Row, read_block
+from llava_dvc.config import Backbone
+from llava_dvc.errors import UserError, one_line
+from llava_dvc.recipe import Recipe
+
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read when Ray is imported: nothing is reported
+
+try:
+    import ray
+    import ray.data
+except ImportError:
+    raise UserError("--ray: Ray is not installed. Run `pip install 'llava-dvc[ray]'`.") from None
+
+ROWS = 16
+"""That a model gets at once: of 4K, 400 MB."""
+CONNECT = 5.0  # seconds
+
+
+@contextmanager
+def connected(address: str, threads: int) -> Iterator[None]:
+    """Connects to a cluster. Raises UserError when there is none, and for errors of its work."""
+    _require_listening(address)
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # Ray would set it to the CPUs that an actor reserves. Sums then have other last digits.
+    environment = {"env_vars": {"OMP_NUM_THREADS": str(threads)}}
+    try:
+        ray.init(address, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise _no_cluster(address, error) from None
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        raise _cause(error) from None
+    finally:
+        ray.shutdown()
+
+
+def counted_rows(
+    blocks: Sequence[Block], folder: Path, recipe: Recipe, every: float
+) -> Iterator[Row]:
+    """Yields rows of all blocks, in any order: those of `read_block`, with counts for pixels."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    items = [{"block": block} for block in blocks]
+    model = ArchiveModel(folder, Path.cwd(), uuid.uuid4().hex)
+    models, zones = _models(recipe.backbone), recipe.zones
+
+    def read(batch: dict[str, Any]) -> Iterator[Any]:
+        yield from read_block(batch["block"][0], every, zones)
+
+    counted = (
+        ray.data.from_items(items, override_num_blocks=len(items))
+        .map_batches(read, batch_size=1, num_cpus=1)
+        .map_batches(
+            BlockCounter,
+            fn_constructor_args=[model],
+            batch_size=ROWS,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=models),
+            num_gpus=1 if recipe.backbone.device == "cuda" else 0,
+            # A process without a CPU of its own always finds a node when its own is gone, and
+            # always leaves room for reading.
+            num_cpus=0,
+            scheduling_strategy="SPREAD",
+        )
+    )
+    yield from counted.iter_rows()
+
+
+def _models(backbone: Backbone) -> int:
+    """One for each GPU, or for each `threads` cores of a node. One core of a node reads frames."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if backbone.device == "cuda":
+        return max(1, int(sum(node.get("GPU", 0) for node in nodes)))
+    return sum(max(1, int(node.get("CPU", 1) - 1) // backbone.threads) for node in nodes)
+
+
+def _require_listening(address: str) -> None:
+    """Ray itself waits a minute for an address at which nobody listens."""
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise _no_cluster(address, error) from None
+
+
+def _no_cluster(address: str, error: Exception) -> UserError:
+    return UserError(
+        f"--ray: {address}: no Ray cluster there ({one_line(str(error))}). Start one with "
+        "`ray start --head`, and write auto, or its HOST:PORT."
+    )
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The UserError of a worker that caused an error of Ray, or the error itself."""
+    below: BaseException | None = error
+    while below is not None:
+        cause = getattr(below, "cause", None)
+        if isinstance(cause, UserError):
+            return cause
+        below = below.__cause__ or (cause if isinstance(cause, BaseException) else None)
+    return error
