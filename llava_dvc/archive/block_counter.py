@@ -11,6 +11,7 @@ from filelock import FileLock
 from PIL import Image
 
 from llava_dvc.archive.reading import HEAD
+from llava_dvc.errors import UserError
 from llava_dvc.model.adapter import backbone_of_manifest
 from llava_dvc.recipe import MANIFEST, Recipe, require_unchanged
 from llava_dvc.serving.counter import Counter
@@ -45,7 +46,16 @@ class BlockCounter:
         self._model = model
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Returns the rows in the same order, with the counts in place of the pixels."""
+        """Returns the rows in the same order, with the counts in place of the pixels.
+
+        If the model cannot count, the only row is of no block, and has the reason.
+        """
+        try:
+            return self._count(table)
+        except UserError as error:  # raised here, it would arrive in the middle of a traceback
+            return pa.Table.from_pylist([{"error": str(error)}], COUNTED)
+
+    def _count(self, table: pa.Table) -> pa.Table:
         rows = table.to_pylist()
         seen = [row for row in rows if row["rgb"] is not None]
         images = [_image(row["width"], row["rgb"]) for row in seen]

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from datetime import time as Clock
 from itertools import groupby
 from pathlib import PurePosixPath
 
@@ -97,9 +96,9 @@ def archive_file(path: str, root: str) -> ArchiveFile:
     day, time = None, None
     for found in TIME.finditer("/".join(parts)):
         try:
-            year, month, number, *clock = (int(text) for text in found.groups() if text)
-            day = date(year, month, number)
-            time = datetime.combine(day, Clock(*clock)) if clock else None
+            digits = [text for text in found.groups() if text]
+            time = datetime.fromisoformat("".join(digits[:3]) + "T" + "".join(digits[3:] or ["00"]))
+            day, time = time.date(), time if digits[3:] else None
         except ValueError:  # digits that are no date
             continue
     return ArchiveFile(path, camera or "unknown", day, time)

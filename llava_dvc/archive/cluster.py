@@ -16,7 +16,9 @@ from llava_dvc.config import Backbone
 from llava_dvc.errors import UserError, one_line
 from llava_dvc.recipe import Recipe
 
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read when Ray is imported: nothing is reported
+# Read when Ray is imported. Nothing is reported to anyone, and Ray's own log stays in its files.
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
 try:
     import ray
@@ -31,7 +33,7 @@ CONNECT = 5.0  # seconds
 
 @contextmanager
 def connected(address: str, threads: int) -> Iterator[None]:
-    """Connects to a cluster. Raises UserError when there is none, and for errors of its work."""
+    """Connects to a cluster. Raises UserError when there is none."""
     _require_listening(address)
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -43,8 +45,6 @@ def connected(address: str, threads: int) -> Iterator[None]:
         raise _no_cluster(address, error) from None
     try:
         yield
-    except ray.exceptions.RayError as error:
-        raise _cause(error) from None
     finally:
         ray.shutdown()
 
@@ -52,15 +52,18 @@ def connected(address: str, threads: int) -> Iterator[None]:
 def counted_rows(
     blocks: Sequence[Block], folder: Path, recipe: Recipe, every: float
 ) -> Iterator[Row]:
-    """Yields rows of all blocks, in any order: those of `read_block`, with counts for pixels."""
+    """Yields rows of all blocks, in any order: those of `read_block`, with counts for pixels.
+
+    Raises UserError when a node cannot load the model.
+    """
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     items = [{"block": block} for block in blocks]
     model = ArchiveModel(folder, Path.cwd(), uuid.uuid4().hex)
-    models, zones = _models(recipe.backbone), recipe.zones
+    models, zones = min(_models(recipe.backbone), len(items)), recipe.zones
 
-    def read(batch: dict[str, Any]) -> Iterator[Any]:
+    def read(batch: Any) -> Iterator[Any]:
         yield from read_block(batch["block"][0], every, zones)
 
     counted = (
@@ -73,18 +76,21 @@ def counted_rows(
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=models),
             num_gpus=1 if recipe.backbone.device == "cuda" else 0,
-            # A process without a CPU of its own always finds a node when its own is gone, and
-            # always leaves room for reading.
+            # A process that reserves no CPU finds another node when its own is gone, and always
+            # leaves room for reading.
             num_cpus=0,
-            scheduling_strategy="SPREAD",
         )
     )
-    yield from counted.iter_rows()
+    for row in counted.iter_rows():
+        if row["block"] is None:
+            raise UserError(row["error"])
+        yield row
 
 
 def _models(backbone: Backbone) -> int:
     """One for each GPU, or for each `threads` cores of a node. One core of a node reads frames."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    known: list[Any] = ray.nodes()  # type: ignore[no-untyped-call]
+    nodes = [node["Resources"] for node in known if node["Alive"]]
     if backbone.device == "cuda":
         return max(1, int(sum(node.get("GPU", 0) for node in nodes)))
     return sum(max(1, int(node.get("CPU", 1) - 1) // backbone.threads) for node in nodes)
@@ -106,14 +112,3 @@ def _no_cluster(address: str, error: Exception) -> UserError:
         f"--ray: {address}: no Ray cluster there ({one_line(str(error))}). Start one with "
         "`ray start --head`, and write auto, or its HOST:PORT."
     )
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The UserError of a worker that caused an error of Ray, or the error itself."""
-    below: BaseException | None = error
-    while below is not None:
-        cause = getattr(below, "cause", None)
-        if isinstance(cause, UserError):
-            return cause
-        below = below.__cause__ or (cause if isinstance(cause, BaseException) else None)
-    return error
