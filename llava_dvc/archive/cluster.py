@@ -28,6 +28,8 @@ except ImportError:
 
 ROWS = 16
 """That a model gets at once: of 4K, 400 MB."""
+BLOCK_BYTES = 32 * 2**20
+"""Of frames that a node sends at once."""
 CONNECT = 5.0  # seconds
 
 
@@ -57,6 +59,7 @@ def counted_rows(
     Raises UserError when a node cannot load the model.
     """
     context = ray.data.DataContext.get_current()
+    context.target_max_block_size = BLOCK_BYTES
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     items = [{"block": block} for block in blocks]

@@ -15,6 +15,7 @@ from llava_dvc.serving.sources import find_sources
 from tests.conftest import config_on, frame, write_adapter, write_checkpoint
 
 WIDTH = 128  # features a token: on 64, a batch of one frame has the digits of a larger batch
+NODE = {"num_cpus": 2, "object_store_memory": 80 * 2**20}
 Counts = dict[str, tuple[Any, ...]]
 
 
@@ -31,9 +32,8 @@ def cluster() -> Any:
     """Two nodes with two CPUs and an object store each."""
     from ray.cluster_utils import Cluster
 
-    node = {"num_cpus": 2, "object_store_memory": 80 * 2**20}
-    running = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
-    running.add_node(**node)
+    running = Cluster(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})
+    running.add_node(**NODE)
     yield running
     running.shutdown()
 
