@@ -19,9 +19,10 @@ from llava_dvc.serving.video.file_kind import MOTION_JPEG_SUFFIXES, VIDEO_SUFFIX
 
 TIME = re.compile(
     r"(?<!\d)((?:19|20)\d\d)[-_]?(\d\d)[-_]?(\d\d)"
-    r"(?:[T_ /-]?(\d\d)[-_:.h]?(\d\d)[-_:.m]?(\d\d))?(?!\d)"
+    r"(?:[T_ -]?(\d\d)(\d\d)(\d\d)|[T_ /-](\d\d)[-_:.](\d\d)[-_:.](\d\d))?(?!\d)"
 )
 """A date, and the time of day after it if that is there: `2026-11-26/08-30-00`, `20261126T083000`.
+Six digits in a folder of that day can be any number.
 """
 
 
@@ -96,10 +97,10 @@ def archive_file(path: str, root: str) -> ArchiveFile:
     day, time = None, None
     for found in TIME.finditer("/".join(parts)):
         try:
-            digits = [text for text in found.groups() if text]
-            time = datetime.fromisoformat("".join(digits[:3]) + "T" + "".join(digits[3:] or ["00"]))
-            day, time = time.date(), time if digits[3:] else None
-        except ValueError:  # digits that are no date
+            digits = "".join(text for text in found.groups() if text)
+            day = date.fromisoformat(digits[:8])
+            time = datetime.fromisoformat(f"{digits[:8]}T{digits[8:]}") if digits[8:] else None
+        except ValueError:  # digits that are no date, or no time of day
             continue
     return ArchiveFile(path, camera or "unknown", day, time)
 

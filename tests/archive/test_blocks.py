@@ -31,6 +31,8 @@ def names(files, root):
         ("hall/20261126T083005.jpg", "hall", date(2026, 11, 26), (8, 30, 5)),
         ("hall/out_20261126083005_7.jpg", "hall", date(2026, 11, 26), (8, 30, 5)),
         ("hall/2026-11-26/17.jpg", "hall", date(2026, 11, 26), None),
+        ("hall/2026-11-26/000017.jpg", "hall", date(2026, 11, 26), None),
+        ("hall/2026-11-26/88-30-05.jpg", "hall", date(2026, 11, 26), None),
         ("hall/2026-13-45/1.jpg", "hall", None, None),
         ("seq_000001.jpg", "archive", None, None),
     ],
