@@ -28,6 +28,7 @@ from llava_dvc.model.backbone import backbone_encoder
 from tests.conftest import config_on, write_adapter, write_checkpoint
 
 CAMERAS, DAYS = 5, 4
+INTERVAL = 10.0  # seconds between two looks at the memory, each of which takes a while
 NODE = {"num_cpus": 2, "object_store_memory": 200 * 2**20}
 RAY = ("ray::", "raylet", "gcs_server")
 """In the command lines of a cluster's processes."""
@@ -86,7 +87,7 @@ def peak_memory() -> Iterator[dict[str, float]]:
     stop = threading.Event()
 
     def watch() -> None:
-        while not stop.wait(1):
+        while not stop.wait(INTERVAL):
             found = [memory(process) for process in psutil.process_iter() if is_ray(process)]
             now = [memory(psutil.Process()), sum(found), max(found, default=0.0)]
             for name, value in zip(list(peak), now, strict=True):

@@ -77,13 +77,17 @@ def seal_blocks(
     Yields for each row how many frames it is, 0 or 1, and how many frames it has sealed.
     """
     waiting: dict[str, dict[int, Row]] = {}
+    lengths: dict[str, int] = {}
     for row in rows:
-        found = waiting.setdefault(row["block"], {})
-        found[row["place"]] = row
-        last, sealed = max(found), 0
-        if found[last]["frame"] is None and len(found) == last + 1:
-            del waiting[row["block"]], found[last]
-            results.seal(blocks[row["block"]], list(found.values()))
+        key, sealed = row["block"], 0
+        found = waiting.setdefault(key, {})
+        if row["frame"] is None:
+            lengths[key] = row["place"]
+        else:
+            found[row["place"]] = row
+        if len(found) == lengths.get(key):
+            del waiting[key]
+            results.seal(blocks[key], list(found.values()))
             sealed = sum(one["error"] is None for one in found.values())
         yield int(row["frame"] is not None), sealed
 
