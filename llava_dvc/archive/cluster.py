@@ -39,7 +39,7 @@ def connected(address: str, threads: int) -> Iterator[None]:
     _require_listening(address)
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    # Ray would set it to the CPUs that an actor reserves. Sums then have other last digits.
+    # Ray would set it to the CPUs that a process reserves. predict uses as many as the recipe says.
     environment = {"env_vars": {"OMP_NUM_THREADS": str(threads)}}
     try:
         ray.init(address, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR)

@@ -8,8 +8,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from llava_dvc.archive.blocks import Block, cut_blocks, list_files
 from llava_dvc.archive.cluster import connected, counted_rows
 from llava_dvc.archive.reading import Row
@@ -18,6 +16,7 @@ from llava_dvc.errors import UserError
 from llava_dvc.recipe import Recipe, adapter_sha256, require_unchanged
 from llava_dvc.serving.adapter_source import find_adapter
 from llava_dvc.serving.sources import Source, estimate_total
+from llava_dvc.terminal.progress import ProgressBar
 
 
 @dataclass(frozen=True)
@@ -52,34 +51,22 @@ def count_archive(job: ArchiveJob, address: str) -> None:
         if blocks:
             with connected(address, recipe.backbone.threads):
                 rows = counted_rows(blocks, folder, recipe, job.every)
-                total = estimate_frame_total(blocks, job.every)
-                with tqdm(total=total, unit="frame", disable=None) as progress:
-                    for done, number in seal_blocks(
-                        rows, {one.key: one for one in blocks}, results
-                    ):
-                        progress.update(done)
-                        frames += number
+                rows = show_progress(rows, estimate_frame_total(blocks, job.every))
+                frames = seal_blocks(rows, {block.key: block for block in blocks}, results)
         failed = results.write_failed()
     seconds = time.monotonic() - began
-    sys.stdout.write(
-        f"{frames} frames counted in {seconds:.0f} s ({frames / max(seconds, 1e-9):.1f} a second): "
-        f"{job.out / 'counts'}\n"
-    )
+    sys.stdout.write(f"{frames} frames counted in {seconds:.0f} s: {job.out / 'counts'}\n")
     if failed:
         sys.stdout.write(f"{failed} files or frames cannot be read: {job.out / 'failed.parquet'}\n")
 
 
-def seal_blocks(
-    rows: Iterable[Row], blocks: Mapping[str, Block], results: ResultFolder
-) -> Iterator[tuple[int, int]]:
-    """Writes each block when all its rows are there.
-
-    Yields for each row how many frames it is, 0 or 1, and how many frames it has sealed.
-    """
+def seal_blocks(rows: Iterable[Row], blocks: Mapping[str, Block], results: ResultFolder) -> int:
+    """Writes each block when all its rows are there. Returns the number of frames with a count."""
     waiting: dict[str, dict[int, Row]] = {}
     lengths: dict[str, int] = {}
+    frames = 0
     for row in rows:
-        key, sealed = row["block"], 0
+        key = row["block"]
         found = waiting.setdefault(key, {})
         if row["frame"] is None:
             lengths[key] = row["place"]
@@ -88,8 +75,25 @@ def seal_blocks(
         if len(found) == lengths.get(key):
             del waiting[key]
             results.seal(blocks[key], list(found.values()))
-            sealed = sum(one["error"] is None for one in found.values())
-        yield int(row["frame"] is not None), sealed
+            frames += sum(one["error"] is None for one in found.values())
+    return frames
+
+
+def show_progress(rows: Iterable[Row], total: int) -> Iterator[Row]:
+    """Yields the rows, and shows how many frames of `total` came, how fast, and the time left."""
+    bar = ProgressBar("count", max(1, total))
+    began, frames = 0.0, 0
+    for row in rows:
+        if not frames:
+            began = time.monotonic()  # the nodes have loaded the model
+            bar.advance(0)
+        if row["frame"] is None:  # the end of a block
+            bar.show(f"{frames / max(time.monotonic() - began, 1e-9):.1f} frames/s")
+        else:
+            frames += 1
+            bar.advance(1)
+        yield row
+    bar.close()
 
 
 def estimate_frame_total(blocks: Iterable[Block], every: float) -> int:

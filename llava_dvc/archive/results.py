@@ -25,8 +25,8 @@ from llava_dvc.files import read_json
 
 Row = dict[str, Any]
 
-NO_DAY = "__HIVE_DEFAULT_PARTITION__"
-"""What readers of such folders take for a missing value."""
+NO_DAY = "unknown"
+"""Not the name that stands for null: pyarrow cannot read a folder in which every day is null."""
 COUNTS = pa.schema(
     [
         ("frame", pa.string()),

@@ -24,7 +24,7 @@ def test_a_block_goes_to_its_camera_and_days(results, tmp_path):
     assert failed(tmp_path / "out") == {"3": "3: is empty"}
     assert counted(tmp_path / "out") == dict.fromkeys("12", (3, 2, 5, [0.25, 0.75]))
     found = {(one["frame"], one["camera"], one["day"]) for one in rows_of(tmp_path / "out")}
-    assert found == {("1", "h 1", "2026-11-26"), ("2", "h 1", None)}
+    assert found == {("1", "h 1", "2026-11-26"), ("2", "h 1", "unknown")}
     assert results.finished_files() == {"/a/h 1/1.jpg", "/a/h 1/2.jpg"}
 
 
