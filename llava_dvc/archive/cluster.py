@@ -31,6 +31,10 @@ ROWS = 16
 BLOCK_BYTES = 32 * 2**20
 """Of frames that a node sends at once."""
 CONNECT = 5.0  # seconds
+HTTP2_START = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+HTTP2_SETTINGS = b"\4"
+"""What a client of gRPC sends first, and the kind of frame that a server answers (RFC 9113, 3.4).
+"""
 
 
 @contextmanager
@@ -100,12 +104,17 @@ def _models(backbone: Backbone) -> int:
 
 
 def _require_listening(address: str) -> None:
-    """Ray itself waits a minute for an address at which nobody listens."""
+    """Ray itself waits for minutes at an address at which nobody, or somebody else, listens."""
     if address == "auto":
         return
     host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host, int(port)), timeout=CONNECT).close()
+        with socket.create_connection((host, int(port)), timeout=CONNECT) as connection:
+            if os.environ.get("RAY_USE_TLS") == "1":
+                return
+            connection.sendall(HTTP2_START)
+            if connection.recv(4)[3:] != HTTP2_SETTINGS:
+                raise OSError("something else listens there")
     except (OSError, ValueError, OverflowError) as error:
         raise _no_cluster(address, error) from None
 

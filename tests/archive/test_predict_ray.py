@@ -5,8 +5,10 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from datetime import datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
@@ -116,11 +118,17 @@ def run(monkeypatch, wide_adapter, tmp_path):
 def test_a_wrong_address_is_one_line(run):
     with socket.create_server(("127.0.0.1", 0)) as free:
         closed = f"127.0.0.1:{free.getsockname()[1]}"
-    for address, reason in ((closed, "Connection refused"), ("nonsense", "invalid literal")):
+    cases = [(closed, "Connection refused"), ("nonsense", "invalid literal")]
+    page = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    threading.Thread(target=page.serve_forever, daemon=True).start()
+    cases.append((f"127.0.0.1:{page.server_port}", "something else listens there"))
+    for address, reason in cases:
         line = run("--ray", address, "--out", "out")
         assert line.startswith(f"error: --ray: {address}: no Ray cluster there (")
         assert reason in line
         assert "\n" not in line
+    page.shutdown()
+    page.server_close()
 
 
 def test_options_that_do_not_fit_are_one_line(run):
