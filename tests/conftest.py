@@ -37,14 +37,18 @@ SIDE = 56  # pixels; 16 image tokens
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint on disk, random weights from a fixed seed."""
-    folder = tmp_path_factory.mktemp("tiny-llava")
+    return write_checkpoint(tmp_path_factory.mktemp("tiny-llava"))
+
+
+def write_checkpoint(folder: Path, width: int = 64) -> Path:
+    """Writes a LLaVA with so many features a token."""
     tokenizer = build_tokenizer()
     torch.manual_seed(0)
     model = LlavaForConditionalGeneration(
         LlavaConfig(
             vision_config=CLIPVisionConfig(
-                hidden_size=64,
-                intermediate_size=128,
+                hidden_size=width,
+                intermediate_size=2 * width,
                 num_hidden_layers=3,
                 num_attention_heads=2,
                 image_size=SIDE,
@@ -52,8 +56,8 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ),
             text_config=LlamaConfig(
                 vocab_size=len(tokenizer),
-                hidden_size=64,
-                intermediate_size=128,
+                hidden_size=width,
+                intermediate_size=2 * width,
                 num_hidden_layers=2,
                 num_attention_heads=2,
                 num_key_value_heads=2,
@@ -82,8 +86,12 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def cfg(tiny_folder: Path) -> Config:
     """The tiny preset on the tiny checkpoint, cut down to seconds."""
+    return config_on(tiny_folder)
+
+
+def config_on(checkpoint: Path) -> Config:
     values = load_config(ROOT / "presets" / "tiny.yaml").model_dump()
-    values["backbone"]["name"] = str(tiny_folder)
+    values["backbone"]["name"] = str(checkpoint)
     values["adapter"] |= {"r": 4, "alpha": 8}
     values["train"] |= {"epochs": 1, "batch_size": 2, "save_every": 2, "learning_rate": 1e-3}
     values["evaluate"] |= {"batch_size": 4, "max_count": 60}
@@ -103,8 +111,11 @@ def encoder(cfg: Config) -> Encoder:
 @pytest.fixture(scope="session")
 def adapter_folder(tmp_path_factory: pytest.TempPathFactory, cfg: Config, encoder: Encoder) -> Path:
     """An adapter as train leaves it, with random weights."""
+    return write_adapter(tmp_path_factory.mktemp("adapter"), cfg, encoder)
+
+
+def write_adapter(folder: Path, cfg: Config, encoder: Encoder) -> Path:
     torch.manual_seed(1)
-    folder = tmp_path_factory.mktemp("adapter")
     model = load_backbone(cfg.backbone)
     model = get_peft_model(model, peft_config(cfg.adapter, model))
     for name, weights in model.named_parameters():

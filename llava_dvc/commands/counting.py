@@ -32,6 +32,9 @@ def add_counting_commands(commands: Any) -> None:
 
 def predict_command(arguments: argparse.Namespace) -> None:
     """Counts the people in image files and videos."""
+    if arguments.ray or arguments.out:
+        _count_archive(arguments)
+        return
     from llava_dvc.serving.predict import Outputs, Where, count_files
 
     start = _parse_start(arguments.start)
@@ -40,6 +43,22 @@ def predict_command(arguments: argparse.Namespace) -> None:
     count_files(
         arguments.paths, arguments.adapter, outputs, arguments.every, arguments.smooth, where
     )
+
+
+def _count_archive(arguments: argparse.Namespace) -> None:
+    """Counts on a Ray cluster. Raises UserError for options that only predict itself has."""
+    from llava_dvc.errors import UserError
+
+    if not (arguments.ray and arguments.out):
+        given, other = ("--ray", "--out") if arguments.ray else ("--out", "--ray")
+        raise UserError(f"{given}: needs {other} too. Add it, or leave out {given}.")
+    for name in ("format", "smooth", "zone", "camera", "annotate", "timeline", "start"):
+        if getattr(arguments, name):
+            raise UserError(f"--{name}: is not possible with --ray. Leave it out.")
+    from llava_dvc.archive.job import ArchiveJob, count_archive
+
+    job = ArchiveJob(arguments.paths, arguments.adapter, arguments.out, arguments.every)
+    count_archive(job, arguments.ray)
 
 
 def _parse_start(text: str | None) -> datetime | None:
@@ -127,6 +146,18 @@ def _add_predict(commands: Any) -> None:
         "--start",
         metavar="TIME",
         help="when the video began, for the plot: 2026-11-26T08:30 (default: as its file says)",
+    )
+    command.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="count on a Ray cluster: its HOST:PORT, or auto for that of this machine; PATH may be "
+        "an address such as s3://bucket/archive; needs `pip install 'llava-dvc[ray]'`",
+    )
+    command.add_argument(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="with --ray: write Parquet files here, by camera and day",
     )
     command.set_defaults(run=predict_command)
 

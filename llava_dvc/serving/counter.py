@@ -126,16 +126,24 @@ class Counter:
         """
         return self.count_in(images, self.find_zone(zone, camera))
 
-    def count_in(self, images: Sequence[Picture], zone: "Zone | None") -> list[Count]:
-        """As `count`, in a zone that `find_zone` found; None is the whole of the images."""
+    def count_in(
+        self, images: Sequence[Picture], zone: "Zone | None", fill: bool = False
+    ) -> list[Count]:
+        """As `count`, in a zone that `find_zone` found; None is the whole of the images.
+
+        `fill` repeats an image until the last batch is full. An answer is then the same to the last
+        digit, whichever other images there are.
+        """
         if isinstance(images, str | Path | Image.Image):
             raise TypeError(f"expected a list of images, got one: {images!r}. Put it into a list.")
         pictures = Pictures(images, zone)
         found: dict[int, Count] = {}
         for alike in self._of_one_size(pictures):
-            answers = self.predictor.predict(pictures.only(alike), self.batch_size)
+            spare = -len(alike) % self.batch_size if fill else 0
+            batches = pictures.only([*alike, *alike[-1:] * spare])
+            answers = self.predictor.predict(batches, self.batch_size)
             decoded = decode_answers(answers, self.recipe.temperature, self.recipe.decode)
-            found |= zip(alike, _counts(decoded), strict=True)
+            found |= zip(alike, _counts(decoded), strict=False)
         return [found[place] for place in range(len(images))]
 
     def find_zone(self, name: str | None = None, camera: str | None = None) -> "Zone | None":

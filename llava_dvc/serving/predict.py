@@ -122,16 +122,21 @@ def count_paths(
     size = counter.batch_size * BATCHES_PER_CALL[counter.recipe.backbone.device]
     zones = [counter.find_zone(name, where.camera) for name in (where.zones or (None,))]
     frames = read_sources(sources, every, min(size, MAX_PREFETCH), errors)
+    # A few pictures alone would only wait for the pictures that fill their batch.
+    fill = len(sources) > counter.batch_size or any(source.is_video for source in sources)
     while chunk := _take_frames(frames, size):
-        yield from _count_in_zones(counter, chunk, zones)
+        yield from _count_in_zones(counter, chunk, zones, fill)
         chunk.clear()  # before the next frames are taken
 
 
 def _count_in_zones(
-    counter: Counter, frames: Sequence[SourceFrame], zones: Sequence[Zone | None]
+    counter: Counter,
+    frames: Sequence[SourceFrame],
+    zones: Sequence[Zone | None],
+    fill: bool,
 ) -> Iterator[tuple[SourceFrame, Count]]:
     images = [frame.image for frame in frames]
-    found = [counter.count_in(images, zone) for zone in zones]
+    found = [counter.count_in(images, zone, fill) for zone in zones]
     for frame, counts in zip(frames, zip(*found, strict=True), strict=True):
         for zone, count in zip(zones, counts, strict=True):
             yield replace(frame, zone=zone), count

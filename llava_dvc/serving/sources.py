@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 from tqdm import tqdm
@@ -15,10 +16,12 @@ from llava_dvc.data.data_errors import printable_name
 from llava_dvc.data.images import IMAGE_FORMATS, read_image, stated_pixels
 from llava_dvc.data.labels import natural_key
 from llava_dvc.errors import UserError, printable_text
-from llava_dvc.serving.counter import Zone
 from llava_dvc.serving.prefetch import Reserve, map_in_order, prefetch
 from llava_dvc.serving.video.file_kind import file_kind
 from llava_dvc.serving.video.sampling import FINE_STEP, estimate_frames, sample_video
+
+if TYPE_CHECKING:  # it loads PyTorch, and a worker that only reads frames needs none
+    from llava_dvc.serving.counter import Zone
 
 MAX_QUEUED_PIXELS = 64_000_000
 """Of all frames that are decoded in advance. A pixel takes four bytes, and eight while it is
@@ -47,7 +50,7 @@ class SourceFrame:
     """Time since the first frame of the video; None for an image file."""
     stamp: str = ""
     """The time for the name of a file: names of one video sort in order. Empty for an image."""
-    zone: Zone | None = None
+    zone: "Zone | None" = None
     """In which people are counted; None is the whole frame."""
 
     @property
@@ -150,6 +153,14 @@ def read_sources(
             else:
                 yield frame
             del frame
+
+
+def read_source(path: Path, every: float) -> Iterator[SourceFrame | UserError | str]:
+    """Yields the frame of a picture, or those of a video; then its notes, then its error."""
+    if file_kind(path) == "video":
+        yield from _read_video(path, every)
+    else:
+        yield _read_image(path, lambda pixels: None)
 
 
 def _pixels_of(part: SourceFrame | UserError | str) -> int:

@@ -273,6 +273,7 @@ EDITED = {  # stages that a change of the code in each room changes
     "checks": set(),
     "tracking": set(),
     "reporting": set(),
+    "archive": set(),
     "serving": set(),
     "labelling": set(),
     "terminal": set(),

@@ -96,9 +96,9 @@ def test_a_terminal_gets_an_aligned_table(predict, images, monkeypatch):
 def test_large_frames_are_counted_few_at_a_time(predict, images, clip, monkeypatch):
     calls, count = [], Counter.count_in
 
-    def record(counter, pictures, zone):
+    def record(counter, pictures, zone, fill):
         calls.append(len(pictures))
-        return count(counter, pictures, zone)
+        return count(counter, pictures, zone, fill)
 
     monkeypatch.setattr(Counter, "count_in", record)
     expected, _ = predict("cam", "clip.mp4")

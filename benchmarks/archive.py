@@ -1,0 +1,147 @@
+"""Measures `llava-dvc predict --ray` on two nodes of one machine, with and without a killed node.
+
+    python -m benchmarks.archive --frames 20000
+    python -m benchmarks.archive --frames 5000 --adapter models/adapter --size 640x480
+
+It writes its own JPEGs. Without --adapter, a random LLaVA of two narrow layers counts them: the
+figures are then those of Ray, of reading and of writing, not of a model.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+from ray.cluster_utils import Cluster
+
+from benchmarks.prepare_scale import encode_images
+from llava_dvc.archive.job import ArchiveJob, count_archive
+from llava_dvc.model.backbone import backbone_encoder
+from tests.conftest import config_on, write_adapter, write_checkpoint
+
+CAMERAS, DAYS = 5, 4
+INTERVAL = 10.0  # seconds between two looks at the memory, each of which takes a while
+NODE = {"num_cpus": 2, "object_store_memory": 200 * 2**20}
+RAY = ("ray::", "raylet", "gcs_server")
+"""In the command lines of a cluster's processes."""
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
+        folder = Path(name)
+        adapter = arguments.adapter or dry_adapter(folder)
+        write_archive(folder / "archive", arguments.frames, arguments.size)
+        calm = run(folder, adapter, "calm", kill=False)
+        hurt = run(folder, adapter, "hurt", kill=True)
+        same = answers(folder / "calm") == answers(folder / "hurt")
+    report = {"frames": arguments.frames, "size": arguments.size, "calm": calm, "killed": hurt}
+    sys.stdout.write(json.dumps(report | {"same_answers": same}) + "\n")
+
+
+def run(folder: Path, adapter: Path, name: str, kill: bool) -> dict[str, Any]:
+    """Counts on a new cluster. With `kill`, one of its two nodes dies in the middle."""
+    head = NODE | {"include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    node = cluster.add_node(**NODE)
+    job = ArchiveJob([str(folder / "archive")], adapter, folder / name)
+    files = sum(path.is_file() for path in (folder / "archive").rglob("*"))
+    killer = threading.Thread(target=kill_in_the_middle, args=(cluster, node, job.out, files))
+    if kill:
+        killer.start()
+    with peak_memory() as peak:
+        began = time.monotonic()
+        count_archive(job, cluster.address)
+        seconds = time.monotonic() - began
+    if kill:
+        killer.join()
+    cluster.shutdown()
+    rate = round(files / seconds, 1)
+    return {"seconds": round(seconds, 1), "frames_per_second": rate, **peak}
+
+
+def kill_in_the_middle(cluster: Any, node: Any, out: Path, files: int) -> None:
+    def counted() -> int:
+        blocks = (out / "blocks").glob("*.json")
+        return sum(len(json.loads(path.read_text())["files"]) for path in blocks)
+
+    while counted() < files / 2:
+        time.sleep(0.2)
+    cluster.remove_node(node, allow_graceful=False)
+
+
+@contextmanager
+def peak_memory() -> Iterator[dict[str, float]]:
+    """Yields the most memory in MB while the block runs: of this process, of all of Ray's together,
+    and of the largest of them. Pages that processes share are shared out among them.
+    """
+    peak = {"command_mb": 0.0, "ray_mb": 0.0, "largest_mb": 0.0}
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(INTERVAL):
+            found = [memory(process) for process in psutil.process_iter() if is_ray(process)]
+            now = [memory(psutil.Process()), sum(found), max(found, default=0.0)]
+            for name, value in zip(list(peak), now, strict=True):
+                peak[name] = max(peak[name], round(value))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        stop.set()
+        watcher.join()
+
+
+def is_ray(process: psutil.Process) -> bool:
+    try:
+        return any(word in " ".join(process.cmdline()[:1]) for word in RAY)
+    except psutil.Error:
+        return False
+
+
+def memory(process: psutil.Process) -> float:
+    try:
+        return float(process.memory_full_info().pss / 1e6)
+    except psutil.Error:
+        return 0.0
+
+
+def write_archive(folder: Path, frames: int, size: str) -> None:
+    images = encode_images(size, 90)
+    for number in range(frames):
+        day = folder / f"camera-{number % CAMERAS}" / f"2026-11-{20 + number // CAMERAS % DAYS}"
+        day.mkdir(parents=True, exist_ok=True)
+        (day / f"{number:06d}.jpg").write_bytes(images[number % len(images)])
+
+
+def dry_adapter(folder: Path) -> Path:
+    cfg = config_on(write_checkpoint(folder / "backbone"))
+    return write_adapter(folder / "adapter", cfg, backbone_encoder(cfg.backbone, cfg.image))
+
+
+def answers(out: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pq.read_table(out / "counts").to_pylist()
+    return sorted(rows, key=lambda row: row["frame"])
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--frames", type=int, default=20000)
+    parser.add_argument("--size", default="96x72")
+    parser.add_argument("--adapter", type=Path)
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

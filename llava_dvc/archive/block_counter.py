@@ -1,0 +1,94 @@
+"""Counts the frames of blocks: what each process with a model does."""
+
+import os
+import tempfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pyarrow as pa
+from filelock import FileLock
+from PIL import Image
+
+from llava_dvc.archive.reading import HEAD
+from llava_dvc.errors import UserError
+from llava_dvc.model.adapter import backbone_of_manifest
+from llava_dvc.recipe import MANIFEST, Recipe, require_unchanged
+from llava_dvc.serving.counter import Counter
+
+COUNTED = pa.schema(
+    [
+        *HEAD,
+        ("count", pa.int64()),
+        ("low", pa.int64()),
+        ("high", pa.int64()),
+        ("probabilities", pa.list_(pa.float64())),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class ArchiveModel:
+    """The adapter, as each process finds it."""
+
+    folder: Path
+    """Absolute. It is there on every node."""
+    home: Path
+    """The folder in which the command runs: the backbone's name may be relative to it."""
+    job: str
+    """Another one for every run, so that each node checks the adapter again."""
+
+
+class BlockCounter:
+    """Counts rows of `read_block`. It loads the model at its first rows."""
+
+    def __init__(self, model: ArchiveModel) -> None:
+        self._model = model
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Returns the rows in the same order, with the counts in place of the pixels.
+
+        If the model cannot count, the only row is of no block, and has the reason.
+        """
+        try:
+            return self._count(table)
+        except UserError as error:  # raised here, it would arrive in the middle of a traceback
+            return pa.Table.from_pylist([{"error": str(error)}], COUNTED)
+
+    def _count(self, table: pa.Table) -> pa.Table:
+        rows = table.to_pylist()
+        seen = [row for row in rows if row["rgb"] is not None]
+        images = [_image(row["width"], row["rgb"]) for row in seen]
+        counts = self._counter.count_in(images, None, fill=True) if images else []
+        for row, count in zip(seen, counts, strict=True):
+            row |= vars(count)
+        return pa.Table.from_pylist(rows, COUNTED)
+
+    @cached_property
+    def _counter(self) -> Counter:
+        if self._model.home.is_dir():
+            os.chdir(self._model.home)
+        return Counter.from_pretrained(checked_folder(self._model))
+
+
+def checked_folder(model: ArchiveModel) -> Path:
+    """The adapter's folder after a check by its manifest, which the first caller on a node makes.
+
+    It is a folder of links without the manifest, so that loading does not check again. Raises
+    UserError when a file or the backbone is not that of the manifest.
+    """
+    links = Path(tempfile.gettempdir()) / f"llava-dvc-{os.getuid()}-{model.job}"
+    with FileLock(f"{links}.lock"):
+        if not links.exists():
+            require_unchanged(model.folder)
+            with backbone_of_manifest(model.folder, Recipe.read(model.folder).backbone):
+                pass
+            links.mkdir(mode=0o700)
+            for path in model.folder.iterdir():
+                if path.name != MANIFEST:
+                    (links / path.name).symlink_to(path)
+    return links
+
+
+def _image(width: int, rgb: bytes) -> Image.Image:
+    return Image.frombytes("RGB", (width, len(rgb) // (3 * width)), rgb)

@@ -1,0 +1,126 @@
+"""`llava-dvc predict --ray`: workers, a node and the command itself are killed."""
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from ray.cluster_utils import Cluster
+
+from llava_dvc.archive.job import ArchiveJob, count_archive
+from tests.archive.conftest import (
+    NODE,
+    cluster,  # noqa: F401 a fixture
+    counted,
+    failed,
+    predicted,
+    wide_adapter,  # noqa: F401 a fixture
+    write_day,
+)
+
+COMMAND = """
+import sys
+from pathlib import Path
+from llava_dvc.archive.job import ArchiveJob, count_archive
+source, adapter, out, address = sys.argv[1:]
+count_archive(ArchiveJob([source], adapter, Path(out), block_size=8), address)
+"""
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory) -> Path:
+    """500 frames of two cameras. Two are broken."""
+    folder = tmp_path_factory.mktemp("archive")
+    for seed, camera in enumerate(("door", "hall")):
+        for day in range(5):
+            write_day(folder / camera / f"2026-11-{day + 20}", 50, 1000 * seed + 100 * day)
+        (folder / camera / "2026-11-20" / "08-49-00.png").write_bytes(b"no image")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(archive, wide_adapter) -> Any:  # noqa: F811
+    found = predicted(archive, wide_adapter)
+    assert len(found) == 498
+    return found
+
+
+@pytest.fixture
+def job(archive, wide_adapter, tmp_path):  # noqa: F811
+    return ArchiveJob([str(archive)], wide_adapter, tmp_path / "out", block_size=8)
+
+
+def finished(job) -> int:
+    return len(list((job.out / "blocks").glob("*.json")))
+
+
+def wait_for_blocks(job, number: int) -> None:
+    until = time.monotonic() + 120
+    while finished(job) < number:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def kill_workers(cluster) -> None:  # noqa: F811
+    """SIGKILL to one process that counts, and to one that reads."""
+    names = {"BlockCounter": None, "MapBatches(read)": None}
+    for process in psutil.process_iter(["cmdline"]):
+        for name in names:
+            if name in " ".join(process.info["cmdline"] or ()) and names[name] is None:
+                names[name] = process
+                process.kill()
+    assert names["BlockCounter"]
+
+
+def test_killed_workers_and_a_killed_node_change_no_digit(cluster, job, undisturbed, archive):  # noqa: F811
+    node, left = cluster.add_node(**NODE), []
+
+    def disturb() -> None:
+        wait_for_blocks(job, 3)
+        kill_workers(cluster)
+        wait_for_blocks(job, 12)
+        cluster.remove_node(node, allow_graceful=False)
+        left.append(finished(job))
+
+    killer = threading.Thread(target=disturb)
+    killer.start()
+    count_archive(job, cluster.address)
+    killer.join()
+    assert left[0] < 60, "the node was killed too late"
+    assert counted(job.out) == undisturbed
+    assert len(failed(job.out)) == 2
+
+
+def test_a_killed_command_goes_on_with_other_blocks(cluster, job, undisturbed):  # noqa: F811
+    arguments = [job.sources[0], job.adapter, job.out, cluster.address]
+    process = subprocess.Popen([sys.executable, "-c", COMMAND, *map(str, arguments)])
+    wait_for_blocks(job, 10)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = {path: path.stat().st_mtime_ns for path in (job.out / "blocks").iterdir()}
+    assert 10 <= len(kept) < 60
+    count_archive(replace(job, block_size=30), cluster.address)
+    assert counted(job.out) == undisturbed
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert len(failed(job.out)) == 2
+
+
+def test_an_archive_in_a_bucket(job, bucket, undisturbed, archive):
+    """The nodes start with the address of the bucket in their environment."""
+    folder = archive / "hall" / "2026-11-21"
+    for path in folder.iterdir():
+        bucket.upload_file(str(path), f"archive/hall/2026-11-21/{path.name}")
+    running = Cluster(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})
+    count_archive(replace(job, sources=["s3://llava/archive"]), running.address)
+    running.shutdown()
+    local = {
+        name.replace("s3://llava/archive", str(archive)): of
+        for name, of in counted(job.out).items()
+    }
+    assert local == {str(path): undisturbed[str(path)] for path in folder.iterdir()}
