@@ -63,7 +63,9 @@ def watch_command(arguments: argparse.Namespace) -> None:
     outputs = WatchOutputs(
         arguments.out, arguments.format, arguments.alert, arguments.webhook, arguments.notify
     )
-    server = WatchServer(arguments.host, arguments.port, arguments.allowed_host)
+    server = WatchServer(
+        arguments.host, arguments.port, arguments.allowed_host, arguments.show_frames
+    )
     watch_cameras(watched, arguments.adapter, pace, outputs, server)
 
 
@@ -184,6 +186,12 @@ def _add_watch(commands: Any) -> None:
         "repeated; needs `pip install 'llava-dvc[alerts]'`",
     )
     _add_server_options(command, 8001)
+    command.add_argument(
+        "--show-frames",
+        action="store_true",
+        help="show the newest frame of each camera on the page; it is never kept on disk (default: "
+        "no picture leaves the process)",
+    )
     command.set_defaults(run=watch_command)
 
 

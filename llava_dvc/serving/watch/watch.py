@@ -56,9 +56,9 @@ def watch_cameras(
     alerts = [Alert(rule, pace.every) for rule in rules]
     digits = adapter_sha256(folder)[:ADAPTER_DIGITS]
     sink = ReadingSink(log, outputs.row_format, alerts, receivers, digits)
-    watch = CameraWatch(counter, cameras, pace, sink, zones)
+    watch = CameraWatch(counter, cameras, pace, sink, zones, place.show_frames)
     hosts = own_hosts(place.host, listener.getsockname()[0])
-    app = build_watch_app(watch, hosts, place.allowed_hosts)
+    app = build_watch_app(watch, hosts, place.allowed_hosts, place.show_frames)
     server = GracefulServer(server_config(app), sys.stderr)
     watch.on_end = partial(setattr, server, "should_exit", True)
     with suppress(KeyboardInterrupt):  # Uvicorn raises it again after the shutdown

@@ -73,6 +73,8 @@ class CameraCounter:
         counts = self._enqueue_zones(image)
         distance = self._distance(image)
         self._watch_health(image, distance)
+        if shown := self.reader.state.picture:
+            shown.put(image)
         del image
         for zone, count in self._wait_for(counts):
             reading = zone.read(live, count, self._suspect, distance)
