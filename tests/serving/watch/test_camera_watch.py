@@ -106,6 +106,7 @@ def test_good_cameras_are_counted_beside_bad_ones_and_no_password_is_shown(
         assert found["llava_dvc_people", name, ""] in {one.alone.count for one in rows.of(name)}
         assert found["llava_dvc_frame_age_seconds", name] >= 0
         assert found["llava_dvc_dropped_frames_total", name] > 5
+        assert found["llava_dvc_skipped_frames_total", name] == 0
         assert found["llava_dvc_camera_up", name] == 1
     assert found["llava_dvc_camera_up", "gone"] == 0
     assert found["llava_dvc_reconnects_total", "gone"] >= 1
