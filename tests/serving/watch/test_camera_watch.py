@@ -288,6 +288,19 @@ def striped(left, light):
     return Image.fromarray(pixels)
 
 
+def test_a_distance_that_cannot_be_measured_costs_no_reading(
+    watching, camera, counter, monkeypatch, caplog
+):
+    def fail(*_, **__):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(counter, "distance", fail)
+    _, rows = watching(f"hall={camera.url}")
+    rows.wait_for(3, "hall")
+    assert {one.distance for one in rows.of("hall")} == {None}
+    assert caplog.messages.count("hall: a frame's distance is not known") == 1
+
+
 def test_a_stream_may_change_its_size_and_a_refused_frame_costs_only_its_reading(
     watching, counter, monkeypatch
 ):
