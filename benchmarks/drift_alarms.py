@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pandas as pd
 
-from llava_dvc.drift.compare import CHANCE, ZoneReadings, split_rows
+from llava_dvc.drift.compare import CHANCE, ZoneReadings, split_zones
 from llava_dvc.drift.training_facts import TrainingFacts
 
 FACTS = TrainingFacts("0123456789ab", 60, {10: 16, 20: 26, 30: 18}, 5.9, "", True)
@@ -93,7 +93,7 @@ CHANGES: dict[str, Callable[[pd.DataFrame], None]] = {
 def compared(seed: int, change: Callable[[pd.DataFrame], None], days: int = 7) -> ZoneReadings:
     rows = simulated_rows(seed)
     change(rows)
-    (zone,) = split_rows(rows, days, FACTS)
+    (zone,) = split_zones(rows, days, FACTS)
     return zone
 
 

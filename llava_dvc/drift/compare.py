@@ -118,7 +118,7 @@ def daily_means(rows: pd.DataFrame, column: str) -> np.ndarray:
     return rows[column].groupby(rows["day"]).mean().dropna().to_numpy()
 
 
-def split_rows(rows: pd.DataFrame, days: int, facts: TrainingFacts) -> list[ZoneReadings]:
+def split_zones(rows: pd.DataFrame, days: int, facts: TrainingFacts) -> list[ZoneReadings]:
     """The readings of each camera and zone. The period ends with the newest row of all.
 
     A day is 24 hours, and is counted back from there, so that every day has its whole night.

@@ -12,10 +12,10 @@ from llava_dvc.drift.compare import (
     WIDER,
     ZoneReadings,
     daily_means,
-    split_rows,
+    split_zones,
 )
 from llava_dvc.drift.drift_pictures import draw_zone
-from llava_dvc.drift.read_rows import read_rows
+from llava_dvc.drift.read_rows import read_readings
 from llava_dvc.drift.training_facts import TrainingFacts
 from llava_dvc.errors import UserError
 from llava_dvc.reporting.blocks import Picture, ReportSection, Table, Text
@@ -34,8 +34,8 @@ def make_drift_report(paths: Sequence[Path], adapter: str | Path, days: int, fol
     """
     require_report_folder(folder)
     facts = TrainingFacts.read(find_adapter(adapter))
-    rows = read_rows(paths)
-    zones = split_rows(rows, days, facts)
+    rows = read_readings(paths)
+    zones = split_zones(rows, days, facts)
     _require_readings(zones, days)
     _require_adapter(zones, facts.adapter, adapter)
     answer = answer_sentence(zones, days)

@@ -36,7 +36,7 @@ class ReadRow(NamedTuple):
     """The first digits of its sha256; empty in rows of an older version."""
 
 
-def read_rows(paths: Sequence[Path]) -> pd.DataFrame:
+def read_readings(paths: Sequence[Path]) -> pd.DataFrame:
     """Returns the rows of all files once, with the columns of ReadRow, in order of time.
 
     A file is CSV if its name ends so, else JSON Lines. Raises UserError for a file that cannot be

@@ -14,7 +14,7 @@ from benchmarks.drift_alarms import (
     simulated_rows,
     unsure,
 )
-from llava_dvc.drift.compare import FEWEST_HOURS, split_rows
+from llava_dvc.drift.compare import FEWEST_HOURS, split_zones
 
 
 @pytest.mark.parametrize("days", [1, 7])
@@ -49,7 +49,7 @@ def test_blind_pictures_and_zones_that_were_not_evaluated_count_less():
     other = rows.assign(zone="tills")
     crowded = last_days(rows, 3)
     rows.loc[crowded, "suspect"] = "blinded"
-    whole, tills = split_rows(pd.concat([rows, other]).sort_values("time"), 7, FACTS)
+    whole, tills = split_zones(pd.concat([rows, other]).sort_values("time"), 7, FACTS)
     assert (whole.name, whole.blind, whole.signs()) == ("hall", int(crowded.sum()), [])
     assert (tills.name, tills.blind, tills.signs()) == ("hall/tills", 0, [])
 
@@ -58,5 +58,5 @@ def test_a_few_hours_are_not_enough_for_a_mark():
     rows = simulated_rows(1, days=1)
     move(rows)
     for hours, signs in ((FEWEST_HOURS - 1, 0), (FEWEST_HOURS, 1)):
-        (zone,) = split_rows(rows[: hours * 60], 1, FACTS)
+        (zone,) = split_zones(rows[: hours * 60], 1, FACTS)
         assert (zone.is_enough, len(zone.signs())) == (bool(signs), signs)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from llava_dvc.drift.read_rows import read_rows
+from llava_dvc.drift.read_rows import read_readings
 from llava_dvc.errors import UserError
 from llava_dvc.serving.watch.reading_log import ReadingLog
 from tests.serving.watch.readings import reading
@@ -28,7 +28,7 @@ def written(folder, row_format):
 @pytest.mark.parametrize("row_format", ["jsonl", "csv"])
 def test_what_watch_writes_is_read_again_in_order_of_time(tmp_path, row_format):
     first, second = written(tmp_path, row_format)
-    rows = read_rows([second, first, first])
+    rows = read_readings([second, first, first])
     assert rows["people"].tolist() == [5, 5, 6, 6]
     assert rows["width"].tolist() == [6, 4, 6, 4]
     assert rows["zone"].tolist() == ["tills", "", "tills", ""]
@@ -41,7 +41,7 @@ def test_what_watch_writes_is_read_again_in_order_of_time(tmp_path, row_format):
 def test_rows_of_an_old_version_and_one_that_was_cut_off(tmp_path):
     path = tmp_path / "old.jsonl"
     path.write_text(GOOD + GOOD.replace("08:00", "08:01")[:-9])
-    (row,) = read_rows([path]).to_dict("records")
+    (row,) = read_readings([path]).to_dict("records")
     assert (row["people"], row["zone"], row["adapter"]) == (5, "", "")
     assert math.isnan(row["distance"])
 
@@ -69,10 +69,10 @@ def test_what_is_no_row_is_one_line_with_its_place(tmp_path, name, content, mess
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError, match=message) as caught:
-        read_rows([path])
+        read_readings([path])
     assert "\n" not in str(caught.value)
 
 
 def test_a_file_that_is_not_there_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"gone\.jsonl: cannot be read \(No such file"):
-        read_rows([tmp_path / "gone.jsonl"])
+        read_readings([tmp_path / "gone.jsonl"])
