@@ -1,4 +1,4 @@
-"""The commands `predict`, `watch`, `serve` and `vllm`: counts from an adapter."""
+"""The commands `predict`, `watch`, `drift`, `serve` and `vllm`: counts from an adapter."""
 
 import argparse
 import sys
@@ -8,9 +8,10 @@ from typing import Any
 
 
 def add_counting_commands(commands: Any) -> None:
-    """Adds predict, watch, serve and vllm."""
+    """Adds predict, watch, drift, serve and vllm."""
     _add_predict(commands)
     _add_watch(commands)
+    _add_drift(commands)
     command = commands.add_parser("serve", help="count over HTTP, with a page to drop frames on")
     _add_adapter_option(command)
     _add_server_options(command, 8000)
@@ -81,8 +82,20 @@ def watch_command(arguments: argparse.Namespace) -> None:
     outputs = WatchOutputs(
         arguments.out, arguments.format, arguments.alert, arguments.webhook, arguments.notify
     )
-    server = WatchServer(arguments.host, arguments.port, arguments.allowed_host)
+    server = WatchServer(
+        arguments.host, arguments.port, arguments.allowed_host, arguments.show_frames
+    )
     watch_cameras(watched, arguments.adapter, pace, outputs, server)
+
+
+def drift_command(arguments: argparse.Namespace) -> None:
+    """Writes the report of what live cameras have counted."""
+    from llava_dvc.drift.drift_report import make_drift_report
+    from llava_dvc.reporting.report import HTML, MARKDOWN
+
+    out = arguments.out
+    answer = make_drift_report(arguments.readings, arguments.adapter, arguments.days, out)
+    sys.stdout.write(f"{answer}\n{out / MARKDOWN} and {out / HTML}: the report.\n")
 
 
 def serve_command(arguments: argparse.Namespace) -> None:
@@ -204,7 +217,38 @@ def _add_watch(commands: Any) -> None:
         "repeated; needs `pip install 'llava-dvc[alerts]'`",
     )
     _add_server_options(command, 8001)
+    command.add_argument(
+        "--show-frames",
+        action="store_true",
+        help="show the newest frame of each camera on the page; it is never kept on disk (default: "
+        "no picture leaves the process)",
+    )
     command.set_defaults(run=watch_command)
+
+
+def _add_drift(commands: Any) -> None:
+    command = commands.add_parser(
+        "drift", help="say from the rows of watch whether frames should be labelled again"
+    )
+    command.add_argument(
+        "readings",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="what watch has written, as JSON Lines or CSV; earlier days help",
+    )
+    _add_adapter_option(command, Path("published"))
+    command.add_argument(
+        "--days", type=int, choices=[1, 7], default=7, help="the last day or week (default: 7)"
+    )
+    command.add_argument(
+        "--out",
+        type=Path,
+        default=Path("drift"),
+        metavar="FOLDER",
+        help="write report.md, report.html and the pictures here (default: drift)",
+    )
+    command.set_defaults(run=drift_command)
 
 
 def _add_pace_options(command: argparse.ArgumentParser) -> None:
@@ -259,11 +303,13 @@ def _add_zone_option(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_adapter_option(command: argparse.ArgumentParser) -> None:
+def _add_adapter_option(
+    command: argparse.ArgumentParser, default: Path = Path("models/adapter")
+) -> None:
     command.add_argument(
         "--adapter",
-        default=Path("models/adapter"),
+        default=default,
         metavar="ADAPTER",
         help="a folder, a Hub id (owner/name or owner/name@revision), or champion "
-        "(default: models/adapter)",
+        f"(default: {default})",
     )

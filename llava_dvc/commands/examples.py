@@ -24,6 +24,7 @@ EXAMPLES = {
         "hall=rtsp://camera.local/stream --out counts --alert 'hall > 40 for 60s'",
         "clip.mp4 --realtime --every 1",
     ),
+    "drift": ("counts/readings-*.jsonl", "counts/readings-2026-11-26.jsonl --days 1"),
     "serve": ("--keep-corrections corrections", "--adapter champion --host 0.0.0.0 --port 8080"),
     "vllm": ("published", "elsewhere/published"),
 }

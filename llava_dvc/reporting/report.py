@@ -55,7 +55,7 @@ def make_report(experiment: str | None, folder: Path, choices: ReportChoices) ->
     A report in `folder` is replaced. Raises UserError if `folder` holds anything else, or if the
     result is not whole.
     """
-    _require_report_folder(folder)
+    require_report_folder(folder)
     with result_folder(experiment) as root:
         sections = report_sections(root, choices, folder)
     title = f"Counting people: {experiment or 'the result in the workspace'}"
@@ -141,7 +141,8 @@ def markdown_words(text: str) -> str:
     return re.sub(r"([\\|\[\]*])", r"\\\1", escaped)
 
 
-def _require_report_folder(folder: Path) -> None:
+def require_report_folder(folder: Path) -> None:
+    """Raises UserError if `folder` holds anything but a report."""
     is_report = folder.is_dir() and ((folder / MARKDOWN).is_file() or not any(folder.iterdir()))
     if folder.exists() and not is_report:
         raise UserError(

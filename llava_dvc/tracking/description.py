@@ -6,7 +6,7 @@ from typing import Any
 NOTE = "mlflow.note.content"
 """MLflow's tag for the description."""
 RESULT = "MAE "
-OURS = (RESULT, "Training: ", "Preparing", "Prepared", "Baselines")
+OURS = (RESULT, "Training: ", "Preparing", "Prepared", "Baselines", "Drift")
 """How a first paragraph that we have written begins."""
 BASELINES = ("train_mean", "blind_interpolation", "zero_shot", "ridge_features")
 ENDS = {"FAILED": " It failed.", "KILLED": " It was stopped before its end."}
@@ -65,6 +65,8 @@ def run_description(run: Any, verdict: str) -> str:
             text = prepared_in_words(metrics, run.data.params)
         case "baseline":
             text = baselines_in_words(metrics)
+        case "drift":
+            text = f"Drift: {run.data.tags.get('answer', 'unknown')}"
         case _:
             validation = metrics.get("val/mae")
             error = "" if validation is None else f" MAE on validation frames: {validation:.2f}."

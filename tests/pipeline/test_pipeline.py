@@ -276,6 +276,7 @@ EDITED = {  # stages that a change of the code in each room changes
     "archive": set(),
     "serving": set(),
     "labelling": set(),
+    "drift": set(),
     "terminal": set(),
     "data": {"prepare"},
     "metrics.py": {"prepare", *COUNTS},

@@ -49,6 +49,8 @@ FLAGS = [
     "--use-fake-device-for-media-stream",
     "--window-size=1200,900",
 ]
+PHONE = {"width": 390, "height": 664, "deviceScaleFactor": 1, "mobile": True}
+"""What the browser of a phone of 390 x 844 leaves to the page."""
 SIZES = {f"camera {width}": (width, width * 3 // 4) for width in (64, 160, 640)}
 """Smaller when it is shrunk, noise has weaker edges. So each size is a camera of its own."""
 MEASURED = {"mae": 2.0167, "mae_ci_low": 1.4167, "mae_ci_high": 2.634, "frames": 60}
@@ -244,6 +246,17 @@ def browser(tmp_path_factory):
     driver.implicitly_wait(20)
     yield driver
     driver.quit()
+
+
+@pytest.fixture
+def korean_phone(browser):
+    agent = browser.execute_script("return navigator.userAgent")
+    language = {"userAgent": agent, "acceptLanguage": "ko-KR,en"}
+    browser.execute_cdp_cmd("Network.setUserAgentOverride", language)
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PHONE)
+    yield browser
+    browser.execute_cdp_cmd("Network.setUserAgentOverride", language | {"acceptLanguage": "en-US"})
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def wait_until(browser, script: str) -> None:

@@ -15,14 +15,12 @@ from llava_dvc.serving import request_batcher
 from llava_dvc.serving import service as service_module
 from llava_dvc.serving.page import web_files
 from tests.conftest import ROOT, frame
-from tests.serving.conftest import wait_until
+from tests.serving.conftest import PHONE, wait_until
 from tests.serving.requests import JPEG, encoded
 
 CSP = "Content-Security-Policy"
 WEB = web_files.WEB
 EXAMPLE = WEB / "examples" / "people_12.jpg"
-PHONE = {"width": 390, "height": 664, "deviceScaleFactor": 1, "mobile": True}
-"""What the browser of a phone of 390 x 844 leaves to the page."""
 SENT = "performance.getEntriesByType('resource').filter(e => e.name.endsWith('/count')).length"
 DONE = "!document.getElementById('details').hidden"
 POLICY = {
@@ -289,17 +287,6 @@ def test_examples_are_drawn_frames_of_the_sample():
         assert path.stat().st_size < 40_000
         with Image.open(io.BytesIO(path.read_bytes())) as image:
             assert (image.size, image.getexif()) == ((640, 480), {})
-
-
-@pytest.fixture
-def korean_phone(browser):
-    agent = browser.execute_script("return navigator.userAgent")
-    language = {"userAgent": agent, "acceptLanguage": "ko-KR,en"}
-    browser.execute_cdp_cmd("Network.setUserAgentOverride", language)
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PHONE)
-    yield browser
-    browser.execute_cdp_cmd("Network.setUserAgentOverride", language | {"acceptLanguage": "en-US"})
-    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_a_korean_phone_shows_number_and_interval_without_scrolling(

@@ -63,13 +63,23 @@ def describe_model(adapter: str | Path, folder: Path, recipe: Recipe) -> ServedM
     return ServedModel.from_recipe(name, recipe, _measured_error(folder))
 
 
-def _measured_error(folder: Path) -> MeasuredError | None:
+def read_evaluation(folder: Path) -> dict[str, Any] | None:
+    """Returns the figures of a published folder's evaluation; None if it is another folder.
+
+    Raises UserError when the manifest is not ours, or the evaluation is not the one it lists.
+    """
     if not (folder / MANIFEST).is_file() or not (folder / EVALUATION).is_file():
         return None
     listed = {entry["path"]: entry for entry in read_manifest(folder)["files"]}
     if listed.get(EVALUATION) != manifest_entry(folder, EVALUATION):
         raise errors.adapter_file_differs(folder / EVALUATION, "changed")
-    metrics: dict[str, Any] = read_object(folder / EVALUATION)
+    return read_object(folder / EVALUATION)
+
+
+def _measured_error(folder: Path) -> MeasuredError | None:
+    metrics = read_evaluation(folder)
+    if metrics is None:
+        return None
     wanted = MeasuredError.model_fields
     if any(metrics.get(name) is None for name in wanted):  # of an older version
         return None

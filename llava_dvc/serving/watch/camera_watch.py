@@ -13,6 +13,7 @@ from llava_dvc.serving.watch.camera.camera_counter import CameraCounter
 from llava_dvc.serving.watch.camera.camera_reader import CameraReader
 from llava_dvc.serving.watch.camera.camera_state import CameraState
 from llava_dvc.serving.watch.camera.counted_zone import CountedZone
+from llava_dvc.serving.watch.camera.shown_picture import ShownPicture
 from llava_dvc.serving.watch.reading import Reading
 from llava_dvc.serving.watch.reading_sink import ReadingSink
 from llava_dvc.serving.watch.watch_metrics import WatchMetrics
@@ -37,14 +38,17 @@ class CameraWatch:
         pace: Pace,
         sink: ReadingSink,
         zones: Sequence[str | None] = (None,),
+        show_frames: bool = False,
     ) -> None:
-        """`zones` are names that the adapter knows. None is the zone of its training."""
+        """`zones` are names that the adapter knows. None is the zone of its training. With
+        `show_frames`, the newest picture of each camera is held in memory for the page.
+        """
         self.on_end: Callable[[], None] = lambda: None
         """Is called when no camera sends frames any more, or a row cannot be written."""
         self.failure: Exception | None = None
         """Why a row could not be written."""
         self.readers: dict[str, CameraReader] = {}
-        self._sink = sink
+        self._sink, self._shows_frames = sink, show_frames
         self._stop = threading.Event()
         found = {
             camera.name: [counter.find_zone(name, camera.name) for name in zones]
@@ -52,6 +56,7 @@ class CameraWatch:
         }
         for camera in cameras:
             state = CameraState(pace.every, [zone and zone.name for zone in found[camera.name]])
+            state.picture = ShownPicture() if show_frames else None
             self.readers[camera.name] = CameraReader(
                 camera, state, pace.transport, pace.stall, self._stop
             )
@@ -86,10 +91,24 @@ class CameraWatch:
         threading.Thread(target=self._wait_for_all, name="ending", daemon=True).start()
 
     def page_rows(self) -> dict[str, dict[str, Any]]:
-        """Returns the values of all cameras for the page."""
+        """Returns the values of all cameras for the page. `picture` is the number of the newest
+        one; it is there if pictures are shown, and None for a camera that is not live.
+        """
         now = time.monotonic()
-        readers = self.readers.items()
-        return {name: reader.state.view(now).page_row() for name, reader in readers}
+        rows = {name: reader.state.view(now).page_row() for name, reader in self.readers.items()}
+        for name, row in rows.items() if self._shows_frames else ():
+            shown = self._shown(name)
+            row["picture"] = shown.number or None if shown else None
+        return rows
+
+    def picture(self, camera: str) -> bytes | None:
+        """Returns the newest picture of a camera that is live, as JPEG. None if none is shown."""
+        shown = self._shown(camera)
+        return shown.jpeg() if shown else None
+
+    def _shown(self, camera: str) -> ShownPicture | None:
+        state = self.readers[camera].state if camera in self.readers else None
+        return state.picture if state and state.connection == "live" else None
 
     def close(self) -> None:
         """Ends the threads, writes the rows of the frames that are being counted."""

@@ -36,6 +36,8 @@ class Reading:
     """In which people are counted; None is the whole frame."""
     distance: float | None = None
     """From the training frames: above 1 the frame is unlike them. None if that is not known."""
+    adapter: str | None = None
+    """Which adapter counted: the first ADAPTER_DIGITS of its sha256."""
 
     @property
     def best(self) -> Interval:
@@ -55,11 +57,13 @@ class Reading:
             "smoothed_high": self.smoothed and self.smoothed.high,
             "suspect": self.suspect,
             "distance": None if self.distance is None else round(self.distance, 3),
+            "adapter": self.adapter,
         }
 
 
 COLUMNS = ("time", "camera", "zone", "count", "low", "high", "smoothed", "smoothed_low",
-           "smoothed_high", "suspect", "distance")  # fmt: skip
+           "smoothed_high", "suspect", "distance", "adapter")  # fmt: skip
+ADAPTER_DIGITS = 12
 
 
 def reading_line(reading: Reading, row_format: ReadingFormat) -> str:

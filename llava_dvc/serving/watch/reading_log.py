@@ -1,6 +1,7 @@
 """Files of readings: one for each day in UTC."""
 
 import errno
+import itertools
 import os
 from contextlib import suppress
 from datetime import datetime
@@ -51,12 +52,14 @@ class ReadingLog:
         if path == self._path:
             return
         self._close_file()
+        header = header_line(self._format).encode()
+        put_aside(path, header)
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         self._path = path
         # The end of a row that a power failure cut off is not a row.
         os.ftruncate(self._file, whole_lines(self._file))
         if not os.fstat(self._file).st_size:
-            _append(self._file, header_line(self._format).encode())
+            _append(self._file, header)
 
     def _close_file(self) -> None:
         if self._path is not None:
@@ -67,6 +70,21 @@ class ReadingLog:
 def day_file(folder: Path, time: datetime, row_format: ReadingFormat) -> Path:
     """Returns the file for a reading of that time."""
     return folder / f"readings-{time:%Y-%m-%d}.{row_format}"
+
+
+def put_aside(path: Path, header: bytes) -> None:
+    """Gives another name to a file that begins otherwise: an older version wrote it."""
+    if header and path.exists():
+        with path.open("rb") as file:
+            first = file.readline()
+        if first.endswith(b"\n") and first != header:
+            path.rename(free_name(path))
+
+
+def free_name(path: Path) -> Path:
+    """Returns `readings-2026-11-26.1.csv`, or the next number that is free."""
+    names = (path.with_suffix(f".{number}{path.suffix}") for number in itertools.count(1))
+    return next(name for name in names if not name.exists())
 
 
 def whole_lines(file: int) -> int:

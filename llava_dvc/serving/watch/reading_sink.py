@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 from llava_dvc.serving.row_writer import print_row
 from llava_dvc.serving.watch.alerts import Alert
@@ -23,11 +24,15 @@ class ReadingSink:
         row_format: ReadingFormat,
         alerts: Sequence[Alert],
         receivers: Sequence[EventReceiver],
+        adapter: str | None = None,
     ) -> None:
-        """Without a `log`, rows go to standard output. `receivers` get the events of the alerts."""
+        """Without a `log`, rows go to standard output. `receivers` get the events of the alerts.
+        Each row names the `adapter`.
+        """
         self.alerts = alerts
         self.lost_rows = 0
         self._log, self._format, self._receivers = log, row_format, receivers
+        self._adapter = adapter
         self._lock = threading.Lock()
         self._failing = False
         if log is None and (header := header_line(row_format)):
@@ -35,6 +40,7 @@ class ReadingSink:
 
     def take(self, reading: Reading) -> None:
         """Raises BrokenPipeError or UserError when standard output cannot be written."""
+        reading = replace(reading, adapter=self._adapter)
         with self._lock:
             if self._log is None:
                 print_row(reading_line(reading, self._format).rstrip("\n"))

@@ -8,13 +8,14 @@ from functools import partial
 from pathlib import Path
 
 from llava_dvc.errors import UserError
-from llava_dvc.recipe import Recipe
+from llava_dvc.recipe import Recipe, adapter_sha256
 from llava_dvc.serving.adapter_source import find_adapter
 from llava_dvc.serving.guards.browser_guard import check_allowed_hosts, own_hosts
 from llava_dvc.serving.server import GracefulServer, bind_socket, load_warm, server_config
 from llava_dvc.serving.watch.alerts import Alert, parse_alerts
 from llava_dvc.serving.watch.camera.address import parse_cameras
 from llava_dvc.serving.watch.camera_watch import CameraWatch
+from llava_dvc.serving.watch.reading import ADAPTER_DIGITS
 from llava_dvc.serving.watch.reading_log import ReadingLog
 from llava_dvc.serving.watch.reading_sink import ReadingSink
 from llava_dvc.serving.watch.watch_app import build_watch_app
@@ -53,10 +54,11 @@ def watch_cameras(
             "marked as changed. `dvc repro` makes one that does."
         )
     alerts = [Alert(rule, pace.every) for rule in rules]
-    sink = ReadingSink(log, outputs.row_format, alerts, receivers)
-    watch = CameraWatch(counter, cameras, pace, sink, zones)
+    digits = adapter_sha256(folder)[:ADAPTER_DIGITS]
+    sink = ReadingSink(log, outputs.row_format, alerts, receivers, digits)
+    watch = CameraWatch(counter, cameras, pace, sink, zones, place.show_frames)
     hosts = own_hosts(place.host, listener.getsockname()[0])
-    app = build_watch_app(watch, hosts, place.allowed_hosts)
+    app = build_watch_app(watch, hosts, place.allowed_hosts, place.show_frames)
     server = GracefulServer(server_config(app), sys.stderr)
     watch.on_end = partial(setattr, server, "should_exit", True)
     with suppress(KeyboardInterrupt):  # Uvicorn raises it again after the shutdown

@@ -16,10 +16,15 @@ from llava_dvc.serving.service_metrics import metrics_response
 from llava_dvc.serving.watch.camera_watch import CameraWatch
 
 EVENT_SECONDS = 1.0
+PICTURE_HEADERS = {
+    "Cache-Control": "no-store",
+    "Cross-Origin-Resource-Policy": "same-origin",  # no page of another site may show it
+    "X-Content-Type-Options": "nosniff",
+}
 
 
 class WatchPages:
-    """Answers with what `watch` knows at the moment. No answer holds a picture or an address."""
+    """Answers with what `watch` knows at the moment. No answer holds an address."""
 
     def __init__(self, watch: CameraWatch) -> None:
         self._watch = watch
@@ -38,6 +43,13 @@ class WatchPages:
 
     async def metrics(self) -> Response:
         return metrics_response(self._watch.metrics.registry)
+
+    async def frame(self, camera: str) -> Response:
+        """Answers with the newest picture of a camera. No browser or proxy may keep it."""
+        jpeg = await asyncio.to_thread(self._watch.picture, camera)
+        if jpeg is None:
+            return Response(status_code=404, headers=PICTURE_HEADERS)
+        return Response(jpeg, media_type="image/jpeg", headers=PICTURE_HEADERS)
 
     async def health(self) -> dict[str, str]:
         return {"status": "ok"}
@@ -58,9 +70,15 @@ class WatchPages:
 
 
 def build_watch_app(
-    watch: CameraWatch, own_hosts: Sequence[str], allowed_hosts: Sequence[str]
+    watch: CameraWatch,
+    own_hosts: Sequence[str],
+    allowed_hosts: Sequence[str],
+    show_frames: bool = False,
 ) -> FastAPI:
-    """Returns an ASGI application that starts `watch`, and closes it at shutdown."""
+    """Returns an ASGI application that starts `watch`, and closes it at shutdown.
+
+    Without `show_frames` no path answers with a picture.
+    """
     pages = WatchPages(watch)
     app = FastAPI(lifespan=pages.lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(GuardBrowsers, own=own_hosts, allowed=allowed_hosts)
@@ -69,5 +87,7 @@ def build_watch_app(
     for path, answer in answers.items():
         app.add_api_route(path, answer, methods=["GET", "HEAD"], response_model=None)
     app.add_api_route("/events", pages.events, response_model=None)
+    if show_frames:
+        app.add_api_route("/frames/{camera}", pages.frame, response_model=None)
     app.mount("/web", WebFiles())
     return app

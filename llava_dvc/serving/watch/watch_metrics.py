@@ -48,13 +48,17 @@ class WatchMetrics(Collector):
         dropped = CounterMetricFamily(
             "llava_dvc_dropped_frames", "Frames that a newer one replaced", labels=["camera"]
         )
+        skipped = CounterMetricFamily(
+            "llava_dvc_skipped_frames", "Frames not decoded, for lack of time", labels=["camera"]
+        )
         reconnects = CounterMetricFamily(
             "llava_dvc_reconnects", "Attempts to reach a camera again", labels=["camera"]
         )
         for name, camera in self._cameras.items():
             dropped.add_metric([name], camera.newest.dropped)
+            skipped.add_metric([name], camera.load.skipped)
             reconnects.add_metric([name], views[name].reconnects)
-        yield from (dropped, reconnects)
+        yield from (dropped, skipped, reconnects)
         alert = GaugeMetricFamily("llava_dvc_alert", "1 if the alert is on", labels=["alert"])
         for text, on in self._alerts().items():
             alert.add_metric([text], on)

@@ -84,8 +84,9 @@ class WatchOutputs:
 
 @dataclass(frozen=True)
 class WatchServer:
-    """Where metrics and page are."""
+    """Where metrics and page are, and if the page shows pictures."""
 
     host: str = "127.0.0.1"
     port: int = 8001
     allowed_hosts: Sequence[str] = ()
+    show_frames: bool = False

@@ -1,10 +1,13 @@
+import {say, writeWords} from "./words.js";
+
 const cards = new Map();
+const STATES = ["connecting", "live", "waiting", "ended", "frozen", "black", "blinded", "changed"];
 
 // A card for each camera, with a part for each zone.
 function card(name, zones) {
   if (cards.has(name)) return cards.get(name);
   const section = document.createElement("section");
-  section.innerHTML = `<h2></h2><div class="state"></div>`;
+  section.innerHTML = `<h2></h2><img hidden><div class="state"></div>`;
   section.querySelector("h2").textContent = name;
   section.id = `camera-${name}`;
   for (const {zone} of zones) section.lastChild.before(zonePart(zone));
@@ -17,7 +20,8 @@ function zonePart(zone) {
   const part = document.createElement("div");
   part.className = "zone";
   part.innerHTML = `<h3></h3><div class="count"></div><div class="range"></div>
-    <svg viewBox="0 0 59 40" preserveAspectRatio="none" role="img" aria-label="the last hour"></svg>`;
+    <svg viewBox="0 0 59 40" preserveAspectRatio="none" role="img"></svg>`;
+  part.querySelector("svg").setAttribute("aria-label", say("lastHour"));
   part.querySelector("h3").textContent = zone ?? "";
   return part;
 }
@@ -41,17 +45,28 @@ function show(name, camera) {
   const section = card(name, camera.zones);
   section.querySelectorAll(".zone").forEach((part, place) => showZone(part, camera.zones[place]));
   section.classList.toggle("bad", camera.state !== "live");
-  const age = camera.age === null ? "" : `, newest frame ${Math.round(camera.age)} s ago`;
-  section.querySelector(".state").textContent =
-    camera.state + (camera.reason ? `: ${camera.reason}` : "") + age;
+  const state = STATES.includes(camera.state) ? say(camera.state) : camera.state;
+  const age = camera.age === null ? "" : `, ${say("age", {seconds: Math.round(camera.age)})}`;
+  section.querySelector(".state").textContent = state + (camera.reason ? `: ${camera.reason}` : "") + age;
+  if ("picture" in camera) showPicture(section.querySelector("img"), name, camera.picture);
+}
+
+// `number` is another one for each picture; null if there is none.
+function showPicture(image, name, number) {
+  document.getElementById("pictures").textContent = say("pictures");
+  image.hidden = number === null;
+  image.alt = say("newest", {name});
+  if (number !== null) image.src = `frames/${encodeURIComponent(name)}?${number}`;
+  else image.removeAttribute("src");
 }
 
 function showZone(part, {people, hour}) {
   part.querySelector(".count").textContent = people ? people.count : "–";
-  part.querySelector(".range").textContent = people ? `80 % interval: ${people.low} to ${people.high}` : " ";
+  part.querySelector(".range").textContent = people ? say("counted", people) : " ";
   sparkline(part.querySelector("svg"), hour);
 }
 
+writeWords("camerasTitle");
 const events = new EventSource("events");
 const lost = document.getElementById("lost");
 events.onmessage = event => {
@@ -59,6 +74,6 @@ events.onmessage = event => {
   for (const [name, camera] of Object.entries(JSON.parse(event.data))) show(name, camera);
 };
 events.onerror = () => {
-  lost.textContent = "The connection to llava-dvc watch is lost. Trying again.";
+  lost.textContent = say("lost");
   for (const count of document.querySelectorAll(".count")) count.textContent = "–";
 };

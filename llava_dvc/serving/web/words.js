@@ -60,6 +60,23 @@ export const WORDS = {
     cameraMissing: "No camera was found, or another program uses it.",
     cameraInsecure: "The browser gives the camera only to pages with https, or on the server's own machine " +
       "(localhost).",
+    camerasTitle: "People at each camera",
+    camerasAbout: "80 % interval: in about 8 of 10 frames, the true number of people is within it.",
+    noPicture: "No picture is shown or kept.",
+    pictures: "The newest picture of each camera is shown, and none is kept.",
+    newest: "Newest picture of {name}",
+    counted: "80 % interval: {low} to {high}",
+    lastHour: "The last hour: the mean of each minute",
+    age: "newest frame {seconds} s ago",
+    lost: "The connection to llava-dvc watch is lost. Trying again.",
+    connecting: "connecting",
+    live: "live",
+    waiting: "waiting",
+    ended: "ended",
+    frozen: "frozen",
+    black: "black",
+    blinded: "blinded",
+    changed: "changed",
   },
   ko: {
     title: "사람이 몇 명 있나요?",
@@ -119,6 +136,23 @@ export const WORDS = {
     cameraRefused: "이 페이지가 카메라를 쓸 수 없습니다. 브라우저 설정에서 허용하세요.",
     cameraMissing: "카메라가 없거나 다른 프로그램이 쓰고 있습니다.",
     cameraInsecure: "브라우저는 https 페이지나 서버가 도는 컴퓨터(localhost)에서만 카메라를 내줍니다.",
+    camerasTitle: "카메라별 사람 수",
+    camerasAbout: "80 % 구간: 사진 10장 가운데 8장쯤은 실제 사람 수가 이 안에 있습니다.",
+    noPicture: "사진은 보여 주지도 저장하지도 않습니다.",
+    pictures: "카메라마다 가장 최근 장면을 보여 주지만 저장하지는 않습니다.",
+    newest: "{name}의 가장 최근 장면",
+    counted: "80 % 구간: {low}~{high}명",
+    lastHour: "지난 한 시간: 1분마다의 평균",
+    age: "마지막 사진 {seconds}초 전",
+    lost: "llava-dvc watch와 연결이 끊겼습니다. 다시 연결하고 있습니다.",
+    connecting: "연결 중",
+    live: "실시간",
+    waiting: "연결 끊김",
+    ended: "끝남",
+    frozen: "화면이 멈춤",
+    black: "화면이 어두움",
+    blinded: "화면이 가려짐",
+    changed: "장면이 달라짐",
   },
 };
 
@@ -129,10 +163,10 @@ export function say(word, values = {}) {
   return WORDS[language][word].replace(/\{(\w+)\}/g, (_, name) => values[name]);
 }
 
-// Fills every element with data-word, data-label or data-alt.
-export function writeWords() {
+// Fills every element with data-word, data-label or data-alt. `title` is the word for the page's title.
+export function writeWords(title = "title") {
   document.documentElement.lang = language;
-  document.title = say("title");
+  document.title = say(title);
   for (const node of document.querySelectorAll("[data-word]")) node.textContent = say(node.dataset.word);
   for (const node of document.querySelectorAll("[data-label]"))
     node.setAttribute("aria-label", say(node.dataset.label));

@@ -106,6 +106,7 @@ def test_good_cameras_are_counted_beside_bad_ones_and_no_password_is_shown(
         assert found["llava_dvc_people", name, ""] in {one.alone.count for one in rows.of(name)}
         assert found["llava_dvc_frame_age_seconds", name] >= 0
         assert found["llava_dvc_dropped_frames_total", name] > 5
+        assert found["llava_dvc_skipped_frames_total", name] == 0
         assert found["llava_dvc_camera_up", name] == 1
     assert found["llava_dvc_camera_up", "gone"] == 0
     assert found["llava_dvc_reconnects_total", "gone"] >= 1
@@ -285,6 +286,19 @@ def striped(left, light):
     pixels = np.random.default_rng(light).integers(80, 100, (48, 64, 3), dtype=np.uint8)
     pixels[:, left::10] += 80 + 5 * light
     return Image.fromarray(pixels)
+
+
+def test_a_distance_that_cannot_be_measured_costs_no_reading(
+    watching, camera, counter, monkeypatch, caplog
+):
+    def fail(*_, **__):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(counter, "distance", fail)
+    _, rows = watching(f"hall={camera.url}")
+    rows.wait_for(3, "hall")
+    assert {one.distance for one in rows.of("hall")} == {None}
+    assert caplog.messages.count("hall: a frame's distance is not known") == 1
 
 
 def test_a_stream_may_change_its_size_and_a_refused_frame_costs_only_its_reading(

@@ -9,6 +9,7 @@ import pytest
 
 from llava_dvc.serving.watch.camera.address import parse_cameras
 from llava_dvc.serving.watch.camera.camera_reader import read_failure
+from llava_dvc.serving.watch.camera.decoding_load import DecodingLoad
 from llava_dvc.serving.watch.camera.live_video import StreamStalled, read_camera
 from tests.serving.video.clips import copy_packets
 
@@ -32,7 +33,7 @@ def site(tmp_path, short_clip):
 
 def frames(address):
     (camera,) = parse_cameras([address], False)
-    return list(read_camera(camera, "tcp", 5.0))
+    return list(read_camera(camera, "tcp", 5.0, DecodingLoad(camera.name)))
 
 
 @pytest.mark.parametrize("name", ["live.m3u8", "clip.ts"])

@@ -14,7 +14,7 @@ from tests.serving.watch.readings import reading
 ROW = {
     "time": "2026-11-26T08:00:01.500+00:00", "camera": "hall", "zone": None, "count": 7, "low": 4,
     "high": 10, "smoothed": 8, "smoothed_low": 6, "smoothed_high": 9, "suspect": None,
-    "distance": 0.517,
+    "distance": 0.517, "adapter": "0123456789ab",
 }  # fmt: skip
 
 
@@ -30,7 +30,7 @@ def lines(path):
 
 
 def test_a_row_has_all_values_as_json_and_as_csv():
-    one = reading(1.5, 7, smoothed=Interval(8, 6, 9), distance=0.51678)
+    one = reading(1.5, 7, smoothed=Interval(8, 6, 9), distance=0.51678, adapter="0123456789ab")
     assert json.loads(reading_line(one, "jsonl")) == ROW
     text = header_line("csv") + reading_line(one, "csv")
     (row,) = csv.DictReader(text.splitlines())
@@ -52,7 +52,7 @@ def test_a_row_that_was_cut_off_is_removed_and_whole_ones_stay(tmp_path):
     log.close()
     found = path.read_text().splitlines()
     assert found[:2] == [header_line("csv").strip(), "1"]
-    assert found[-2:] == ["1", "2026-11-26T08:00:00.000+00:00,hall,,5,2,8,,,,,"]
+    assert found[-2:] == ["1", "2026-11-26T08:00:00.000+00:00,hall,,5,2,8,,,,,,"]
 
 
 def test_a_file_that_is_one_cut_off_row_gets_its_header_again(tmp_path):
@@ -62,6 +62,18 @@ def test_a_file_that_is_one_cut_off_row_gets_its_header_again(tmp_path):
     log.write(reading(0, 5))
     log.close()
     assert [row["count"] for row in csv.DictReader(path.open())] == ["5"]
+
+
+def test_rows_with_other_columns_are_put_aside(tmp_path):
+    path = tmp_path / "readings-2026-11-26.csv"
+    for old in ("time,camera,count\n08:00,hall,1\n", "time,camera\n08:00,hall\n"):
+        path.write_text(old)
+        log = ReadingLog(tmp_path, "csv")
+        log.write(reading(0, 5))
+        log.close()
+        assert [row["count"] for row in csv.DictReader(path.open())] == ["5"]
+    assert (tmp_path / "readings-2026-11-26.1.csv").read_text().startswith("time,camera,count\n")
+    assert (tmp_path / "readings-2026-11-26.2.csv").read_text() == old
 
 
 def test_a_row_that_does_not_fit_leaves_the_file_as_it_was(log, tmp_path):

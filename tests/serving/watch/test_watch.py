@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from llava_dvc import cli
+from llava_dvc.recipe import adapter_sha256
 from llava_dvc.serving import server
 from llava_dvc.serving.watch.camera import camera_state
 from llava_dvc.serving.watch.camera.camera_state import CameraState
@@ -49,13 +50,14 @@ def test_rows_go_to_the_files_of_the_days_and_alerts_to_the_log(run_watch, short
 
 
 def test_rows_go_to_standard_output_and_a_broken_file_is_named_at_the_end(
-    run_watch, short_clip, tmp_path
+    run_watch, short_clip, tmp_path, adapter_folder
 ):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video")
     output, log, stopped = run_watch(short_clip, f"bad={broken}", "--realtime", "--every", "0.3")
     found = [json.loads(line) for line in output.splitlines()]
     assert {(row["camera"], row["distance"]) for row in found} == {("short", None)}
+    assert {row["adapter"] for row in found} == {adapter_sha256(adapter_folder)[:12]}
     assert log.count("the adapter does not know how its training frames look") == 1
     assert stopped == "error: bad: Invalid data found when processing input"
 

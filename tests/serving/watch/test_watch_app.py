@@ -1,11 +1,15 @@
 """The page of `llava-dvc watch`, and what it is fed with."""
 
 import http.client
+import io
 import json
 import re
+import tempfile
 import threading
+from contextlib import contextmanager
 
 import pytest
+from PIL import Image
 
 from llava_dvc.serving import server as server_module
 from llava_dvc.serving.guards import connection_limit
@@ -14,11 +18,37 @@ from llava_dvc.serving.server import GracefulServer, bind_socket, server_config
 from llava_dvc.serving.watch.camera.address import parse_cameras
 from llava_dvc.serving.watch.camera.history import MINUTES, MinuteMeans
 from llava_dvc.serving.watch.camera_watch import CameraWatch
+from llava_dvc.serving.watch.reading_log import ReadingLog
 from llava_dvc.serving.watch.reading_sink import ReadingSink
 from llava_dvc.serving.watch.watch_app import build_watch_app
 from llava_dvc.serving.watch.watch_options import Pace
+from tests.conftest import frame
 from tests.serving.conftest import wait_until
 from tests.serving.watch.cameras import MjpegCamera
+
+
+@contextmanager
+def watching(counter, sources, sink, show_frames=False):
+    """The running command, in this process."""
+    pace = Pace(every=0.2)
+    cameras = parse_cameras(sources, False)
+    watch = CameraWatch(counter, cameras, pace, sink, show_frames=show_frames)
+    listener = bind_socket("127.0.0.1", 0)
+    server = GracefulServer(server_config(build_watch_app(watch, LOCAL_HOSTS, (), show_frames)))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    server.port = listener.getsockname()[1]
+    try:
+        yield server
+    finally:
+        open_stream = ask(server, "/events")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(server_module, "GRACE_SECONDS", 0.05)
+            patch.setattr(connection_limit, "LAST_SECONDS", 0.05)
+            server.should_exit = True
+            thread.join(30)
+        assert not thread.is_alive(), "a page that is open holds up the end"
+        open_stream.close()
 
 
 @pytest.fixture(scope="module")
@@ -26,22 +56,8 @@ def server(counter):
     """Watches one camera that works and one that does not."""
     camera = MjpegCamera()
     sources = [f"hall={camera.url}", "gone=http://user:geheim@127.0.0.1:1/geheim"]
-    sink = ReadingSink(None, "jsonl", [], [])
-    watch = CameraWatch(counter, parse_cameras(sources, False), Pace(every=0.2), sink)
-    listener = bind_socket("127.0.0.1", 0)
-    server = GracefulServer(server_config(build_watch_app(watch, LOCAL_HOSTS, ())))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    server.port = listener.getsockname()[1]
-    yield server
-    open_stream = ask(server, "/events")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(server_module, "GRACE_SECONDS", 0.05)
-        patch.setattr(connection_limit, "LAST_SECONDS", 0.05)
-        server.should_exit = True
-        thread.join(30)
-    assert not thread.is_alive(), "a page that is open holds up the end"
-    open_stream.close()
+    with watching(counter, sources, ReadingSink(None, "jsonl", [], [])) as running:
+        yield running
     camera.stop()
 
 
@@ -96,6 +112,66 @@ def test_the_page_shows_each_camera_and_follows_it(server, browser):
     assert "waiting: Connection refused" in text
     assert "geheim" not in browser.page_source
     assert browser.get_log("browser") == []
+
+
+SHOWN = "document.querySelector('#camera-hall .count')?.textContent"
+
+
+def test_the_page_of_a_korean_browser_is_korean(server, korean_phone):
+    korean_phone.get(f"http://127.0.0.1:{server.port}/")
+    wait_until(korean_phone, f"/^[0-9]+$/.test({SHOWN})")
+    shown = korean_phone.execute_script("return document.body.innerText")
+    assert re.search(r"80 % 구간: \d+~\d+명", shown)
+    assert "연결 끊김: Connection refused" in shown
+    assert "사진은 보여 주지도 저장하지도 않습니다." in shown
+    words = set(re.findall(r"[A-Za-z]{2,}", shown))
+    assert words == {"hall", "gone", "Connection", "refused"}
+
+
+@pytest.mark.parametrize("width", [390, 500])
+def test_the_page_fits_a_narrow_window(server, korean_phone, width):
+    size = {"width": width, "height": 664, "deviceScaleFactor": 1, "mobile": True}
+    korean_phone.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    korean_phone.get(f"http://127.0.0.1:{server.port}/")
+    wait_until(korean_phone, f"/^[0-9]+$/.test({SHOWN})")
+    name = "document.querySelector('#camera-gone h2').textContent = 'long_name_'.repeat(20)"
+    korean_phone.execute_script(name)
+    assert korean_phone.execute_script("return document.documentElement.scrollWidth") <= width
+
+
+def test_without_show_frames_no_picture_is_served(server):
+    assert ask(server, "/frames/hall").status == 404
+    assert "picture" not in next_event(ask(server, "/events"))["hall"]
+
+
+def test_show_frames_shows_the_newest_picture_and_keeps_none(
+    counter, browser, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    camera = MjpegCamera([frame(seed, (800, 600)) for seed in range(3)])
+    sink = ReadingSink(ReadingLog(tmp_path / "out", "jsonl"), "jsonl", [], [])
+    sources = [f"hall={camera.url}", "gone=http://127.0.0.1:1/"]
+    with watching(counter, sources, sink, show_frames=True) as running:
+        browser.get(f"http://127.0.0.1:{running.port}/")
+        image = "document.querySelector('#camera-hall img')"
+        wait_until(browser, f"{image}?.naturalWidth === 640")
+        browser.execute_script(f"window.before = {image}.src")
+        wait_until(browser, f"{image}.src !== window.before && {image}.naturalWidth === 640")
+        assert browser.execute_script("return document.querySelector('#camera-gone img').hidden")
+        assert "none is kept" in browser.execute_script("return document.body.innerText")
+        answer = ask(running, "/frames/hall")
+        assert answer.getheader("Cache-Control") == "no-store"
+        assert answer.getheader("Cross-Origin-Resource-Policy") == "same-origin"
+        assert Image.open(io.BytesIO(answer.read())).size == (640, 480)
+        for other in ("gone", "nobody", "..%2Fhall"):
+            assert ask(running, f"/frames/{other}").status == 404
+        assert ask(running, "/frames/hall", "evil.example").status == 400
+        camera.stop()
+        wait_until(browser, f"{image}.hidden")
+        assert ask(running, "/frames/hall").status == 404
+    kept = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert {name.split("-")[0] for name in kept} == {"readings", ".watch.lock"}
 
 
 def test_minutes_are_means_and_minutes_without_a_count_are_gaps():

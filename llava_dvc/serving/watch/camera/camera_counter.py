@@ -44,6 +44,7 @@ class CameraCounter:
         self._enqueue, self._zones, self._on_reading = enqueue, zones, on_reading
         self._stop, self._distance = stop, distance
         self._failures = FailureLog(reader.camera.name)
+        self._unmeasured = FailureLog(reader.camera.name, "a frame's distance is not known")
         self._health = PictureHealth()
         self._suspect: str | None = None
         name = f"count {reader.camera.name}"
@@ -71,13 +72,25 @@ class CameraCounter:
             return
         self._failures.clear()
         counts = self._enqueue_zones(image)
-        distance = self._distance(image)
+        distance = self._measure(image)
         self._watch_health(image, distance)
+        if shown := self.reader.state.picture:
+            shown.put(image)
         del image
         for zone, count in self._wait_for(counts):
             reading = zone.read(live, count, self._suspect, distance)
             self._on_reading(reading, live.came)
             self.reader.state.add_reading(live.came, reading)
+
+    def _measure(self, image: Image) -> float | None:
+        """Returns the distance from the training frames. A failure costs no reading."""
+        try:
+            distance = self._distance(image)
+        except Exception as error:
+            self._unmeasured.report(error)
+            return None
+        self._unmeasured.clear()
+        return distance
 
     def _enqueue_zones(self, image: Image) -> list[ZoneFuture]:
         """Enqueues the frame in all zones at once, so that they are counted in one batch."""

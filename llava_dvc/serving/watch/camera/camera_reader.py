@@ -10,6 +10,7 @@ from llava_dvc.data.images import ImageError
 from llava_dvc.errors import UserError
 from llava_dvc.serving.watch.camera.address import CameraAddress
 from llava_dvc.serving.watch.camera.camera_state import CameraState
+from llava_dvc.serving.watch.camera.decoding_load import DecodingLoad
 from llava_dvc.serving.watch.camera.live_video import LiveFrame, StreamStalled, read_camera
 from llava_dvc.serving.watch.camera.newest_frame import NewestFrame
 from llava_dvc.serving.watch.camera.pacing import Backoff
@@ -32,6 +33,7 @@ class CameraReader:
     ) -> None:
         self.camera, self.state = camera, state
         self.newest: NewestFrame[LiveFrame] = NewestFrame()
+        self.load = DecodingLoad(camera.name)
         self.error: str | None = None
         """Why a file could not be read to its end."""
         self._transport, self._stall, self._stop = transport, stall, stop
@@ -60,7 +62,7 @@ class CameraReader:
         first = last = None
         reason = ENDED
         try:
-            for frame in read_camera(self.camera, self._transport, self._stall):
+            for frame in read_camera(self.camera, self._transport, self._stall, self.load):
                 if first is None:
                     first = frame.came
                     self._report_start(frame)

@@ -7,6 +7,7 @@ from threading import Lock
 from typing import Any, Literal, NamedTuple
 
 from llava_dvc.serving.watch.camera.history import MinuteMeans
+from llava_dvc.serving.watch.camera.shown_picture import ShownPicture
 from llava_dvc.serving.watch.reading import Reading
 
 Connection = Literal["connecting", "live", "waiting", "ended"]
@@ -69,6 +70,8 @@ class CameraState:
     reason: str = ""
     """Why the camera is not live."""
     reconnects: int = 0
+    picture: ShownPicture | None = None
+    """None if no picture is shown."""
     _frame_at: float | None = None
     _readings: dict[str | None, tuple[float, Reading]] = field(default_factory=dict)
     _hours: defaultdict[str | None, MinuteMeans] = field(

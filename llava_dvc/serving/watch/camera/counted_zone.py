@@ -16,14 +16,14 @@ logger = logging.getLogger(__name__)
 class FailureLog:
     """Logs the first of several failures in a row."""
 
-    def __init__(self, name: str) -> None:
-        self._name, self._failing = name, False
+    def __init__(self, name: str, problem: str = "a frame could not be counted") -> None:
+        self._name, self._problem, self._failing = name, problem, False
 
     def report(self, error: Exception) -> None:
         if not self._failing and isinstance(error, UserError):
             logger.error("%s: %s", self._name, error)
         elif not self._failing:
-            logger.error("%s: a frame could not be counted", self._name, exc_info=error)
+            logger.error("%s: %s", self._name, self._problem, exc_info=error)
         self._failing = True
 
     def clear(self) -> None:

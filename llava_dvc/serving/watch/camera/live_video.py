@@ -21,6 +21,7 @@ from llava_dvc.serving.video.file_kind import VIDEO_FORMATS, open_video, video_s
 from llava_dvc.serving.video.picture import PixelShape, TimedFrame, deinterlace, upright_image
 from llava_dvc.serving.video.sampling import VideoReader, limit_pixels
 from llava_dvc.serving.watch.camera.address import CameraAddress
+from llava_dvc.serving.watch.camera.decoding_load import DecodingLoad
 
 OPTIONS = {"fpsprobesize": "0", "analyzeduration": "1000000"}
 """The rate of a stream is not measured before its first frame is given."""
@@ -47,10 +48,13 @@ class LiveFrame:
         return upright_image(self.frame, self.aspect)
 
 
-def read_camera(camera: CameraAddress, transport: str, stall: float) -> Iterator[LiveFrame]:
+def read_camera(
+    camera: CameraAddress, transport: str, stall: float, load: DecodingLoad
+) -> Iterator[LiveFrame]:
     """Yields the intact frames of a camera until its stream ends.
 
-    `transport` is tcp or udp, for RTSP. Raises av.FFmpegError, OSError, UserError, or StreamStalled
+    `transport` is tcp or udp, for RTSP. If `load` finds decoding too slow, only key frames of a
+    stream are given. Raises av.FFmpegError, OSError, UserError, or StreamStalled
     if no picture comes for `stall` seconds.
     """
     if camera.kind == "file":
@@ -59,7 +63,7 @@ def read_camera(camera: CameraAddress, transport: str, stall: float) -> Iterator
     with _open_camera(camera, transport, stall) as container:
         stream = _first_stream(container)
         shape = PixelShape(stream)
-        decoder = LiveDecoder(container, stream, stall)
+        decoder = LiveDecoder(container, stream, stall, load)
         frames = (TimedFrame(time.monotonic(), frame, intact) for frame, intact in decoder)
         for timed in deinterlace(frames):
             if timed.intact:
@@ -67,23 +71,48 @@ def read_camera(camera: CameraAddress, transport: str, stall: float) -> Iterator
 
 
 class LiveDecoder(VideoDecoder):
-    """Decodes a stream that has no end. Errors of reading end it."""
+    """Decodes a stream that has no end, as far as it can. Errors of reading end it."""
 
-    def __init__(self, container: InputContainer, stream: VideoStream, stall: float) -> None:
+    def __init__(
+        self, container: InputContainer, stream: VideoStream, stall: float, load: DecodingLoad
+    ) -> None:
         super().__init__(container, stream)
-        self._stall = stall
+        self._stall, self._load = stall, load
+        load.restart()
 
     def _packets(self) -> Iterator["Packet[Any]"]:
-        last = time.monotonic()
+        last = asked = time.monotonic()
+        waited = 0.0
         # All streams: a camera may send sound and no picture, which is no read that takes long.
         for packet in self._container.demux():
             now = time.monotonic()
+            waited += now - asked
             # Also at a packet: libav gives what is left of one when a read takes too long.
             if now - last > self._stall:
                 raise StreamStalled
             if packet.stream is self._stream and packet.size:
                 last = now
+                if packet.dts is not None and packet.time_base:
+                    self._load.add_packet(now, waited, float(packet.dts * packet.time_base))
+                waited = 0.0
+                self._choose_frames(packet)
                 yield packet
+            asked = time.monotonic()
+
+    def _choose_frames(self, packet: "Packet[Any]") -> None:
+        if self._load.only_keys:
+            self._context.skip_frame = "NONKEY"
+            self._load.skipped += not packet.is_keyframe
+        elif packet.is_keyframe:  # the frames before it need some that were skipped
+            self._context.skip_frame = "DEFAULT"
+
+    def _decode(self, packet: "Packet[Any]", number: int) -> list[VideoFrame]:
+        frames = super()._decode(packet, number)
+        if self._load.only_keys and packet.is_keyframe and packet.size:
+            # Else the decoder holds it back for frames between, which do not come.
+            frames += self._context.decode(None)
+            self._context.flush_buffers()
+        return frames
 
 
 def _play_file(camera: CameraAddress) -> Iterator[LiveFrame]:

@@ -1,0 +1,1 @@
+"""Compares the readings of live cameras with what the adapter was trained on."""
