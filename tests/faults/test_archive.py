@@ -61,7 +61,7 @@ def finished(job) -> int:
 
 
 def wait_for_blocks(job, number: int) -> None:
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     while finished(job) < number:
         assert time.monotonic() < until
         time.sleep(0.05)
