@@ -1,5 +1,7 @@
 """Counts of few rows at a time, without a cluster."""
 
+from uuid import uuid4
+
 import pyarrow as pa
 import pytest
 
@@ -16,7 +18,7 @@ def test_the_digits_do_not_depend_on_the_number_of_rows(wide_adapter, tmp_path, 
     write_day(tmp_path / "hall", 9, 0)
     (block,) = cut_blocks(list_files([str(tmp_path)]), 9)
     tables = list(read_block(block, 1.0, None))
-    counter = BlockCounter(ArchiveModel(wide_adapter, tmp_path, f"{tmp_path.name}"))
+    counter = BlockCounter(ArchiveModel(wide_adapter, tmp_path, uuid4().hex))
     parts = [pa.concat_tables(tables[at : at + rows]) for at in range(0, 10, rows)]
     found = [row for part in parts for row in counter(part).to_pylist()]
     assert found[-1]["frame"] is None

@@ -15,7 +15,7 @@ from llava_dvc.errors import UserError
 from llava_dvc.recipe import Smoothing
 from llava_dvc.serving.counter import Count, Counter
 from llava_dvc.serving.watch.alerts import Alert, parse_alerts
-from llava_dvc.serving.watch.camera import pacing
+from llava_dvc.serving.watch.camera import health, pacing
 from llava_dvc.serving.watch.camera.address import parse_cameras
 from llava_dvc.serving.watch.camera.live_video import LiveFrame
 from llava_dvc.serving.watch.camera_watch import CameraWatch
@@ -162,6 +162,7 @@ def test_each_zone_has_readings_metrics_and_a_smoothing_of_its_own(
         return [Count(n, n, n, n, tuple(row), "") for n, row in zip(numbers, rows, strict=True)]
 
     monkeypatch.setattr(zoned, "count_in", few_at_the_tills)
+    monkeypatch.setattr(health, "FROZEN_READINGS", 1000)
     camera = MjpegCamera()
     sources = [f"hall={camera.url}", f"yard={camera.url}"]
     watch, rows = watching(*sources, counter=zoned, zones=["tills", "door"])
