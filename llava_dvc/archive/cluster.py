@@ -18,6 +18,8 @@ from llava_dvc.recipe import Recipe
 
 # Read when Ray is imported. Nothing is reported to anyone, and Ray's own log stays in its files.
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+# Under `uv run`, workers would start by uv's path in a copy of this folder, where it may not be.
+os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
 try:

@@ -1,5 +1,6 @@
 """A small archive, an adapter, and a Ray cluster of two nodes on this machine."""
 
+import importlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ def wide_adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def cluster() -> Any:
     """Two nodes with two CPUs and an object store each."""
+    importlib.import_module("llava_dvc.archive.cluster")  # sets how Ray starts workers
     from ray.cluster_utils import Cluster
 
     running = Cluster(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})
