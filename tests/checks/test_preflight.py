@@ -479,7 +479,7 @@ def test_doctor_without_faults(doctor, rows, tmp_path):
     assert code is None
     assert {result for result, _ in found.values()} == {"ok"}
     assert found["labels"] == ["ok", "3</s>, 12</s>"]
-    assert len(found) == 18
+    assert len(found) == 19
     assert found["training time"][1] == "not known before `dvc repro prepare` has made prepared/"
     rows.select([3, 4, 5]).save_to_disk(tmp_path / "prepared" / "train")
     rows.select([6]).save_to_disk(tmp_path / "prepared" / "val")
@@ -499,7 +499,7 @@ def test_doctor_of_a_missing_folder(doctor):
     assert result == "FAULT"
     line = "backbone.name: backbones/none/config.json does not exist. To restore tiny-llava, run"
     assert text.startswith(line)
-    assert len(found) == 6
+    assert len(found) == 7
 
 
 def test_doctor_with_tiles(doctor, tmp_path):

@@ -1,6 +1,7 @@
 """What is never done, looked up in the code itself: running what came with a model or a file."""
 
 import ast
+import inspect
 import json
 import os
 import re
@@ -14,9 +15,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from llava_dvc.commands.ui_servers import host_and_port, running_servers
 from llava_dvc.config import load_config
 from llava_dvc.errors import UserError
 from llava_dvc.model.adapter import load_adapter, peft_config, save_adapter
+from llava_dvc.tracking.start_page import MLFLOW, TENSORBOARD
 from llava_dvc.training.count_trainer import adapter_weights
 from tests.conftest import ROOT
 from tests.recipes import recipe
@@ -65,10 +68,11 @@ def test_presets_pin_what_comes_from_the_hub(path):
 
 
 def test_pages_are_served_to_this_machine_alone():
-    text = (ROOT / "Makefile").read_text()
-    servers = re.findall(r"(?:tensorboard|mlflow server) (?:.|\\\n)*?(?=&|\n\n)", text)
-    assert len(servers) == 2
-    assert all("--host 127.0.0.1" in server for server in servers)
+    for address in (MLFLOW, TENSORBOARD):
+        assert host_and_port(address)[:2] == ["--host", "127.0.0.1"]
+    started = inspect.getsource(running_servers)
+    assert started.count("*host_and_port(") == 2
+    assert started.count("Popen") == 1
 
 
 def test_an_adapter_in_a_pickle_is_refused(backbone, encoder, cfg, tmp_path):
