@@ -8,6 +8,7 @@ figures are then those of Ray, of reading and of writing, not of a model.
 """
 
 import argparse
+import importlib
 import json
 import sys
 import tempfile
@@ -20,7 +21,6 @@ from typing import Any
 
 import psutil
 import pyarrow.parquet as pq
-from ray.cluster_utils import Cluster
 
 from benchmarks.prepare_scale import encode_images
 from llava_dvc.archive.job import ArchiveJob, count_archive
@@ -50,6 +50,9 @@ def main() -> None:
 def run(folder: Path, adapter: Path, name: str, kill: bool) -> dict[str, Any]:
     """Counts on a new cluster. With `kill`, one of its two nodes dies in the middle."""
     head = NODE | {"include_dashboard": False}
+    importlib.import_module("llava_dvc.archive.cluster")  # says how Ray starts workers
+    from ray.cluster_utils import Cluster
+
     cluster = Cluster(initialize_head=True, head_node_args=head)
     node = cluster.add_node(**NODE)
     job = ArchiveJob([str(folder / "archive")], adapter, folder / name)

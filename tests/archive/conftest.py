@@ -28,13 +28,18 @@ def wide_adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_adapter(folder / "adapter", wide, backbone_encoder(wide.backbone, wide.image))
 
 
+def one_node() -> Any:
+    """A running cluster of one node."""
+    importlib.import_module("llava_dvc.archive.cluster")  # says how Ray starts workers
+    from ray.cluster_utils import Cluster
+
+    return Cluster(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Any:
     """Two nodes with two CPUs and an object store each."""
-    importlib.import_module("llava_dvc.archive.cluster")  # sets how Ray starts workers
-    from ray.cluster_utils import Cluster
-
-    running = Cluster(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})
+    running = one_node()
     running.add_node(**NODE)
     yield running
     running.shutdown()

@@ -11,7 +11,6 @@ from typing import Any
 
 import psutil
 import pytest
-from ray.cluster_utils import Cluster
 
 from llava_dvc.archive.job import ArchiveJob, count_archive
 from tests.archive.conftest import (
@@ -19,6 +18,7 @@ from tests.archive.conftest import (
     cluster,  # noqa: F401 a fixture
     counted,
     failed,
+    one_node,
     predicted,
     wide_adapter,  # noqa: F401 a fixture
     write_day,
@@ -116,7 +116,7 @@ def test_an_archive_in_a_bucket(job, bucket, undisturbed, archive):
     folder = archive / "hall" / "2026-11-21"
     for path in folder.iterdir():
         bucket.upload_file(str(path), f"archive/hall/2026-11-21/{path.name}")
-    running = Cluster(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})
+    running = one_node()
     count_archive(replace(job, sources=["s3://llava/archive"]), running.address)
     running.shutdown()
     local = {
