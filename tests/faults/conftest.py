@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import fsspec
 import pytest
 import yaml
 from moto.server import ThreadedMotoServer
@@ -163,5 +164,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         monkeypatch.setenv(name, value)
     bucket = boto3.resource("s3").Bucket("llava")
     bucket.create()
+    bucket.objects.delete()  # moto keeps them in this process
     yield bucket
+    fsspec.get_filesystem_class("s3").clear_instance_cache()  # it knows this server's address
     server.stop()
