@@ -1,6 +1,5 @@
 """`llava-dvc predict SOURCE --ray ADDRESS --out DIR`: counts an archive on a Ray cluster."""
 
-import math
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,10 +11,9 @@ from llava_dvc.archive.blocks import Block, cut_blocks, list_files
 from llava_dvc.archive.cluster import connected, counted_rows
 from llava_dvc.archive.reading import Row
 from llava_dvc.archive.results import ResultFolder
-from llava_dvc.errors import UserError
 from llava_dvc.recipe import Recipe, adapter_sha256, require_unchanged
 from llava_dvc.serving.adapter_source import find_adapter
-from llava_dvc.serving.sources import Source, estimate_total
+from llava_dvc.serving.sources import Source, estimate_total, require_seconds
 from llava_dvc.terminal.progress import ProgressBar
 
 
@@ -38,8 +36,7 @@ def count_archive(job: ArchiveJob, address: str) -> None:
     `address` is that of a running cluster, or `auto` for the one that this machine belongs to.
     Raises UserError.
     """
-    if not (math.isfinite(job.every) and job.every > 0):
-        raise UserError(f"--every: is {job.every:g}. Set it to seconds above 0.")
+    require_seconds("--every", job.every)
     folder = find_adapter(job.adapter).absolute()
     recipe = Recipe.read(folder)
     require_unchanged(folder)

@@ -20,10 +20,9 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from llava_dvc.archive.blocks import Block
+from llava_dvc.archive.reading import Row
 from llava_dvc.errors import UserError
 from llava_dvc.files import read_json
-
-Row = dict[str, Any]
 
 NO_DAY = "unknown"
 """Not the name that stands for null: pyarrow cannot read a folder in which every day is null."""

@@ -160,6 +160,11 @@ def _add_predict(commands: Any) -> None:
         metavar="TIME",
         help="when the video began, for the plot: 2026-11-26T08:30 (default: as its file says)",
     )
+    _add_ray_options(command)
+    command.set_defaults(run=predict_command)
+
+
+def _add_ray_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--ray",
         metavar="ADDRESS",
@@ -172,7 +177,6 @@ def _add_predict(commands: Any) -> None:
         metavar="FOLDER",
         help="with --ray: write Parquet files here, by camera and day",
     )
-    command.set_defaults(run=predict_command)
 
 
 def _add_watch(commands: Any) -> None:

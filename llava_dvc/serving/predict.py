@@ -1,6 +1,5 @@
 """`llava-dvc predict`: counts the people in image files and videos."""
 
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -22,6 +21,7 @@ from llava_dvc.serving.sources import (
     estimate_total,
     find_sources,
     read_sources,
+    require_seconds,
 )
 from llava_dvc.serving.video.sampling import DamagedVideo, recording_start
 
@@ -165,8 +165,7 @@ def _take_frames(frames: Iterator[SourceFrame], size: int) -> list[SourceFrame]:
 
 def _prepare_outputs(every: float, annotated: Path | None, timeline: Path | None) -> None:
     """Checks the options and makes the folders before the model is loaded."""
-    if not (math.isfinite(every) and every > 0):
-        raise UserError(f"--every: is {every:g}. Set it to seconds above 0.")
+    require_seconds("--every", every)
     if timeline and timeline.suffix.lower() != ".png":
         raise UserError(f"--timeline: is {timeline}. Choose a name that ends in .png.")
     for folder in filter(None, [annotated, timeline and timeline.parent]):

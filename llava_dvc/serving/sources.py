@@ -1,6 +1,7 @@
 """The files that `llava-dvc predict` counts, and the frames in them."""
 
 import glob
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -61,6 +62,12 @@ class SourceFrame:
 def print_note(text: str) -> None:
     """Prints a note above the progress bar, to standard error."""
     tqdm.write(f"note: {printable_text(text)}", file=sys.stderr)
+
+
+def require_seconds(option: str, seconds: float) -> None:
+    """Raises UserError if `seconds` are not finite and above 0."""
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise UserError(f"{option}: is {seconds:g}. Set it to seconds above 0.")
 
 
 def find_sources(patterns: Sequence[str]) -> list[Source]:

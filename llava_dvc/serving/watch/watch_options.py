@@ -1,13 +1,12 @@
 """The options of `llava-dvc watch`."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llava_dvc.errors import UserError
 from llava_dvc.recipe import Recipe
 from llava_dvc.serving.counter import zone_in_recipe
+from llava_dvc.serving.sources import require_seconds
 from llava_dvc.serving.watch.camera.forward_smoothing import ForwardSmoothing
 from llava_dvc.serving.watch.delivery import EventReceiver
 from llava_dvc.serving.watch.notifier import Notifier
@@ -54,8 +53,8 @@ class Pace:
             "--every": self.every, "--frame-interval": self.frame_seconds, "--stall": self.stall,
         }  # fmt: skip
         for option, value in values.items():
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise UserError(f"{option}: is {value:g}. Set it to seconds above 0.")
+            if value is not None:
+                require_seconds(option, value)
 
     def smoothing(self, recipe: Recipe) -> ForwardSmoothing | None:
         """Returns the smoothing of one camera; None if the adapter has none."""
