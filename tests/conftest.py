@@ -1,7 +1,8 @@
 """Something tiny, offline and real: a LLaVA of two narrow layers, and a few drawn frames."""
 
 import shutil
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import mlflow
@@ -32,6 +33,16 @@ from tests.recipes import recipe
 
 ROOT = Path(__file__).parents[1]
 SIDE = 56  # pixels; 16 image tokens
+
+
+@pytest.fixture(autouse=True)
+def same_signal_handlers() -> Iterator[None]:
+    """A training that ends with an error leaves its handlers in the process."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -34,6 +34,8 @@ def load_backbone(backbone: config.Backbone) -> LlavaForConditionalGeneration:
     when the checkpoint cannot be loaded.
     """
     torch.set_num_threads(backbone.threads)
+    # Attention's least weights are below 1e-38. A CPU takes many times as long for such numbers.
+    torch.set_flush_denormal(True)
     if Path(backbone.name).is_dir():  # a bar for a second would only push the stage's own away
         disable_progress_bar()
     fp8 = backbone.quantization == "fp8"
