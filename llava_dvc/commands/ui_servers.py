@@ -1,5 +1,7 @@
 """What `make ui` runs: the servers of MLflow and TensorBoard, and the page that leads to them.
 
+If MLFLOW_TRACKING_URI names a server, the page leads to it, and no MLflow is started here.
+
 python -m llava_dvc.commands.ui_servers
 """
 
@@ -20,8 +22,8 @@ from urllib.parse import urlparse
 from llava_dvc.errors import UserError
 from llava_dvc.exit_line import exit_with_one_line
 from llava_dvc.files import state_root
-from llava_dvc.tracking.mlflow_store import LOCAL_STORE
-from llava_dvc.tracking.start_page import MLFLOW, TENSORBOARD, page_file, write_page
+from llava_dvc.tracking.mlflow_store import HOSTED_STORES, registry_uri, tracking_uri
+from llava_dvc.tracking.start_page import MLFLOW, TENSORBOARD, is_server, page_file, write_page
 
 PATIENCE = 120  # seconds until the servers answer
 Servers = Mapping[str, subprocess.Popen[bytes]]
@@ -33,17 +35,39 @@ def main() -> None:
     with exit_with_one_line("make ui"):
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda *_: sys.exit(0))
-        sys.stderr.write("make ui: starting MLflow and TensorBoard, this takes a moment\n")
-        for address in (MLFLOW, TENSORBOARD):
+        places = own_servers()
+        names = " and ".join(places)
+        sys.stderr.write(f"make ui: starting {names}, this takes a moment\n")
+        for address in places.values():
             require_free(address)
         write_page()
         try:
-            with running_servers(MLFLOW, TENSORBOARD) as servers:
-                wait_until_they_answer(servers)
+            with running_servers(places) as servers:
+                wait_until_they_answer(servers, places)
                 show_page()
                 wait_until_one_ends(servers)
         except KeyboardInterrupt:
             sys.stderr.write("\n")
+
+
+def own_servers() -> dict[str, str]:
+    """The addresses of the servers to start, by the names of the programs.
+
+    Raises UserError when the store has pages that we do not know.
+    """
+    for name, uri in (
+        ("MLFLOW_TRACKING_URI", tracking_uri()),
+        ("MLFLOW_REGISTRY_URI", registry_uri()),
+    ):
+        if uri.partition(":")[0] in HOSTED_STORES:
+            raise UserError(
+                f"{name}={uri}: make ui does not know the address of its pages. Open them in a "
+                "browser. For the curves run: tensorboard --logdir runs"
+            )
+    places = {"MLflow": MLFLOW, "TensorBoard": TENSORBOARD}
+    if is_server(tracking_uri()):
+        del places["MLflow"]
+    return places
 
 
 def require_free(address: str) -> None:
@@ -60,21 +84,20 @@ def log_file() -> Path:
 
 
 @contextmanager
-def running_servers(mlflow: str, tensorboard: str) -> Iterator[Servers]:
-    """Runs both servers at these addresses until the block ends. What they print is in a file."""
-    mlflow_options = [*host_and_port(mlflow), "--workers", "1", "--backend-store-uri", LOCAL_STORE]
-    commands = {
-        "MLflow": ["mlflow", "server", *mlflow_options],
-        "TensorBoard": ["tensorboard.main", "--logdir", "runs", *host_and_port(tensorboard)],
+def running_servers(places: Mapping[str, str]) -> Iterator[Servers]:
+    """Runs servers at these addresses until the block ends. What they print is in a file."""
+    programs = {
+        "MLflow": ["mlflow", "server", "--workers", "1"],
+        "TensorBoard": ["tensorboard.main", "--logdir", "runs"],
     }
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with log_file().open("wb") as log:
         servers = {
             name: subprocess.Popen(
-                [sys.executable, "-m", *command], cwd=state_root(), env=environment,
+                [sys.executable, "-m", *programs[name], *host_and_port(address)],
+                cwd=state_root(), env=os.environ | mlflow_settings(),
                 stdout=log, stderr=log, start_new_session=True,
             )
-            for name, command in commands.items()
+            for name, address in places.items()
         }  # fmt: skip
         try:
             yield servers
@@ -85,15 +108,26 @@ def running_servers(mlflow: str, tensorboard: str) -> Iterator[Servers]:
                 server.wait()
 
 
+def mlflow_settings() -> dict[str, str]:
+    """Options of MLflow's server. An address can have a password: no command line shows it."""
+    settings = {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_BACKEND_STORE_URI": tracking_uri(),
+    }
+    if not is_server(registry_uri()):
+        settings["MLFLOW_REGISTRY_STORE_URI"] = registry_uri()
+    return settings
+
+
 def host_and_port(address: str) -> list[str]:
     place = urlparse(address)
     return ["--host", str(place.hostname), "--port", str(place.port)]
 
 
-def wait_until_they_answer(servers: Servers) -> None:
+def wait_until_they_answer(servers: Servers, places: Mapping[str, str]) -> None:
     """Raises UserError when a server ends, or does not answer in time."""
     deadline = time.monotonic() + PATIENCE
-    while not all(map(answers, (MLFLOW, TENSORBOARD))):
+    while not all(map(answers, places.values())):
         require_running(servers)
         if time.monotonic() > deadline:
             raise UserError(f"make ui: a server does not answer. Read {log_file()}.")

@@ -78,7 +78,9 @@ def _cameras(report: dict[str, Any]) -> tuple[Table, ...]:
 def settings_section(facts: ReportFacts) -> ReportSection:
     """The settings that differ from the nearest preset."""
     if not facts.differences:
-        return ReportSection("Settings", (Text(f"All settings are those of {facts.preset}."),))
+        return ReportSection(
+            "Settings", (Text(f"All settings are those of the preset {facts.preset}."),)
+        )
     rows = tuple(
         (one.setting, _setting_text(one.preset), _setting_text(one.value))
         for one in facts.differences
@@ -109,7 +111,7 @@ def error_section(facts: ReportFacts) -> ReportSection:
         f"{metrics['width_80']:.1f} people wide on average, and holds the label of "
         f"{metrics['coverage_80']:.0%} of the frames."
     )
-    sentence = verdict(metrics["mae"], rivals, facts.improvements)
+    sentence = verdict(metrics["mae"], rivals, facts.improvements).replace("_", " ")
     table = Table(head, tuple(rows))
     few = few_frames(metrics["frames"])
     warning = (Text(few),) if few else ()

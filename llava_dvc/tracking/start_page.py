@@ -8,18 +8,25 @@ from typing import Any
 from urllib.parse import quote
 
 from llava_dvc.files import new_file, state_root
+from llava_dvc.masking import without_logins
 from llava_dvc.pipeline_file import PIPELINE, declared_paths
 from llava_dvc.tracking.description import NOTE, describe_all
-from llava_dvc.tracking.mlflow_store import VIEW, VIEW_STATE, connect, unreachable
+from llava_dvc.tracking.mlflow_store import (
+    VIEW,
+    VIEW_STATE,
+    connect,
+    registry_uri,
+    tracking_uri,
+    unreachable,
+)
 from llava_dvc.tracking.provenance import recorded_md5
 
 MLFLOW, TENSORBOARD = "http://127.0.0.1:5000", "http://127.0.0.1:6006"
+"""Where `make ui` starts its servers."""
 TRAINING = "workflowType=machine_learning"
 """Without this, MLflow shows its pages for chats."""
 CURVES = "^(train/loss|val/mae)$"
 """The tags that TensorBoard shows first: two curves side by side. It sorts them by name."""
-ALL_RESULTS = f"all-{VIEW}"
-"""The view of MLflow's table that also has the results on other frames."""
 HEAD = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>llava-dvc</title>
 <meta name="viewport" content="width=device-width">
@@ -45,9 +52,9 @@ def write_page() -> None:
         order = ["metrics.mae ASC"]
         results = client.search_runs([experiment], VIEW_STATE["searchFilter"], order_by=order)
         ours, others = on_these_frames(results)
-        for name, runs in ((VIEW, ours), (ALL_RESULTS, [])):
-            state = json.dumps(table_of(runs) if others else VIEW_STATE)
-            client.set_experiment_tag(experiment, f"mlflow.sharedViewState.{name}", state)
+        for name, state in views(ours if others else []).items():
+            tag = f"mlflow.sharedViewState.{name}"
+            client.set_experiment_tag(experiment, tag, json.dumps(state))
     except Exception as error:  # a store can raise anything
         raise unreachable(error) from None
     path = page_file()
@@ -65,25 +72,44 @@ def on_these_frames(results: Sequence[Any]) -> tuple[list[Any], list[Any]]:
     return ours, [run for run in results if run not in ours]
 
 
-def table_of(runs: Sequence[Any]) -> dict[str, Any]:
-    """The state of MLflow's table with the results on the data of `runs` alone; all without."""
-    if not runs:
-        return VIEW_STATE
-    of_data = f"tags.data_md5 = '{runs[0].data.tags['data_md5']}'"
-    return VIEW_STATE | {"searchFilter": f"{VIEW_STATE['searchFilter']} and {of_data}"}
+def views(runs: Sequence[Any]) -> dict[str, dict[str, Any]]:
+    """The states of MLflow's table by their names: all results, and those on the data of `runs`."""
+    states = {VIEW: VIEW_STATE}
+    if runs:
+        search = f"{VIEW_STATE['searchFilter']} and tags.data_md5 = '{data_of(runs)}'"
+        states[view_of(runs)] = VIEW_STATE | {"searchFilter": search}
+    return states
 
 
-def addresses(experiment: str) -> dict[str, tuple[str, str]]:
+def view_of(runs: Sequence[Any]) -> str:
+    """Its name has the data, because everyone on a server sees the same views."""
+    return f"{VIEW}-{data_of(runs)[:7]}" if runs else VIEW
+
+
+def data_of(runs: Sequence[Any]) -> str:
+    return str(runs[0].data.tags["data_md5"])
+
+
+def is_server(uri: str) -> bool:
+    return uri.startswith(("http://", "https://"))
+
+
+def mlflow_pages(uri: str) -> str:
+    """The address of the pages of a store: its own server, or that of `make ui`."""
+    return without_logins(uri).rstrip("/") if is_server(uri) else MLFLOW
+
+
+def addresses(experiment: str, view: str = VIEW) -> dict[str, tuple[str, str]]:
     """By the name of each link: its address, and what is there."""
     from llava_dvc.tracking.registry import MODEL  # imports scikit-learn
 
     return {
         "Results": (
-            table_address(experiment, VIEW),
+            table_address(experiment, view),
             "one row a result in MLflow, the least error first",
         ),
         "Model": (
-            f"{MLFLOW}/#/models/{MODEL}?{TRAINING}",
+            f"{mlflow_pages(registry_uri())}/#/models/{MODEL}?{TRAINING}",
             "the adapters as versions of a registered model, and which one counts best",
         ),
         "Curves": (
@@ -94,18 +120,21 @@ def addresses(experiment: str) -> dict[str, tuple[str, str]]:
 
 
 def table_address(experiment: str, view: str) -> str:
-    return f"{MLFLOW}/#/experiments/{experiment}/runs?viewStateShareKey={view}&{TRAINING}"
+    table = f"#/experiments/{experiment}/runs?viewStateShareKey={view}&{TRAINING}"
+    return f"{mlflow_pages(tracking_uri())}/{table}"
 
 
 def page_text(experiment: str, results: Sequence[Any], others: Sequence[Any] = ()) -> str:
     """The HTML. `results` are mlflow.entities.Run, the best first; `others` are those on other
     frames.
     """
+    view = view_of(results) if others else VIEW
     links = [
         f'<li><a href="{html.escape(address)}">{name}</a>: {text}.'
-        for name, (address, text) in addresses(experiment).items()
+        for name, (address, text) in addresses(experiment, view).items()
     ]
-    note = '<p class="note">The links work as long as <code>make ui</code> runs.'
+    end = "The link Curves works" if is_server(tracking_uri()) else "The links work"
+    note = f'<p class="note">{end} as long as <code>make ui</code> runs.'
     body = ["<h1>llava-dvc</h1>\n<ul>", *links, f"</ul>\n{note}", best_of(results)]
     if others:
         body.append(others_note(experiment, len(others)))
@@ -126,7 +155,7 @@ def best_of(results: Sequence[Any]) -> str:
 
 def others_note(experiment: str, number: int) -> str:
     """What is said of the results on other frames, in HTML."""
-    address = html.escape(table_address(experiment, ALL_RESULTS))
+    address = html.escape(table_address(experiment, VIEW))
     results = "1 result is" if number == 1 else f"{number} results are"
     return (
         f'<p>{results} on other frames and cannot be compared: <a href="{address}">All results</a>.'

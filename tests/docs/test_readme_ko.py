@@ -114,7 +114,7 @@ def test_it_is_korean():
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("\nmake repro ", "\nmake all ", "commands 2: 'make repro' has become 'make all'"),
+        ("\nmake repro\n", "\nmake all\n", "commands 2: 'make repro' has become 'make all'"),
         ("\n## ", "\n### ", "heading 2: '## The pipeline' has become"),
         ("| 6.37 |", "| 6.38 |", "rows 3: '5.0% | 6.37 | 7.74' has become"),
         ("`labels.csv`", "`label.csv`", "names in one of the two only"),

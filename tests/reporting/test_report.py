@@ -122,6 +122,7 @@ def test_both_files_say_the_same_and_need_nothing_else(result, tmp_path):
         "| eval | 60 | 25.0 |",
     ):
         assert line in markdown, line
+    assert "\nAgainst ridge features, the adapter is " in markdown
     row = next(line for line in markdown.splitlines() if line.startswith("| ridge features"))
     assert re.fullmatch(
         r"\| ridge features \| [\d.]+ \| [\d.]+ to [\d.]+ \| [\d.]+ \| [\d.]+% \| better by .*\|",

@@ -6,14 +6,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import mlflow
 import pytest
 
 from llava_dvc.commands import ui_servers
 from llava_dvc.errors import UserError
+from llava_dvc.tracking.start_page import page_file
 from tests.conftest import ROOT
 from tests.results import DATA, log_result, predictions, record_data
-from tests.ui.conftest import free_port, is_healthy
+from tests.ui.conftest import free_port, is_healthy, running
 
 START = """
 import signal, sys
@@ -45,6 +48,10 @@ def addresses() -> list[str]:
     return [f"http://127.0.0.1:{free_port()}" for _ in range(2)]
 
 
+def named(addresses: list[str]) -> dict[str, str]:
+    return dict(zip(("MLflow", "TensorBoard"), addresses, strict=True))
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_links_stand_last_and_alone(store, cfg, tmp_path, addresses, number, monkeypatch):
     record_data(tmp_path, monkeypatch, DATA)
@@ -66,6 +73,59 @@ def test_the_links_stand_last_and_alone(store, cfg, tmp_path, addresses, number,
     assert not any(map(ui_servers.answers, addresses))
 
 
+@pytest.fixture
+def team_server(tmp_path: Path) -> Iterator[str]:
+    """An MLflow server that others have started, and used for something else before."""
+    url = f"http://127.0.0.1:{free_port()}"
+    command = [sys.executable, "-m", "mlflow", "server", "--port", url.rpartition(":")[2]]
+    command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{tmp_path}/team.db"]
+    command += ["--artifacts-destination", str(tmp_path / "team")]
+    with running(command, f"{url}/health", MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"):
+        mlflow.MlflowClient(url).create_experiment("of others")
+        yield url
+
+
+def test_a_teams_server_is_linked_to_and_none_is_started(
+    store, cfg, tmp_path, addresses, team_server, monkeypatch
+):
+    record_data(tmp_path, monkeypatch, DATA)
+    with_login = team_server.replace("//", "//ada:secret@")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{with_login}/")
+    log_result(cfg, tmp_path, 1, predictions(1, 2.0))
+    with started(*addresses) as process:
+        lines = [process.stdout.readline() for _ in range(6)]
+        assert lines[2].startswith(f"Results: {team_server}/#/experiments/2/runs?")
+        assert lines[3].startswith(f"Model: {team_server}/#/models/")
+        assert [ui_servers.answers(address) for address in addresses] == [False, True]
+        process.send_signal(signal.SIGINT)
+        errors = process.communicate(timeout=60)[1]
+    assert errors.startswith("make ui: starting TensorBoard, this takes a moment\n")
+    page = page_file().read_text()
+    assert "MAE 2." in page or "MAE 1." in page
+    assert "secret" not in page
+    assert "The link Curves works as long as" in page
+    assert is_healthy(f"{team_server}/health")
+
+
+def test_the_database_of_the_variable_is_served(store, cfg, tmp_path, addresses, monkeypatch):
+    record_data(tmp_path, monkeypatch, DATA)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
+    log_result(cfg, tmp_path, 1, predictions(1, 2.0))
+    with started(*addresses) as process:
+        for _ in range(6):
+            process.stdout.readline()
+        served = mlflow.MlflowClient(addresses[0])
+        assert len(served.search_runs(["1"], "tags.stage = 'result'")) == 1
+        assert len(served.search_model_versions()) == 1
+
+
+@pytest.mark.parametrize("name", ["MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"])
+def test_a_store_whose_pages_are_not_known_is_said(store, monkeypatch, name):
+    monkeypatch.setenv(name, "databricks://me")
+    with pytest.raises(UserError, match=f"^{name}=databricks://me: make ui does not know"):
+        ui_servers.own_servers()
+
+
 def test_a_port_that_is_taken_is_said_at_once(store, addresses):
     with started(addresses[0], addresses[0].replace("127.0.0.1", "127.0.0.2")) as process:
         process.stdout.readline()
@@ -80,7 +140,7 @@ def test_a_port_that_is_taken_is_said_at_once(store, addresses):
 
 def test_a_server_that_ends_is_named(store, tmp_path, addresses):
     (tmp_path / ".cache").mkdir()
-    with ui_servers.running_servers(*addresses) as servers:
+    with ui_servers.running_servers(named(addresses)) as servers:
         os.killpg(servers["TensorBoard"].pid, signal.SIGKILL)
         servers["TensorBoard"].wait()
         with pytest.raises(UserError, match=r"^TensorBoard: its server has ended \(-9\)\. Read /"):

@@ -40,9 +40,9 @@ export const WORDS = {
     progressOpen: "{done} frames counted, more to come",
     tooMany: "Only the first {most} frames are counted.",
     timeline: "{name}: people over time, from {least} to {most}",
-    measured: "Model: {adapter} on {backbone}. On {frames} frames that it was not trained on, it was off by " +
-      "{mae} people on average (95 % interval {low} to {high}). On other cameras it can be worse.",
-    unmeasured: "Model: {adapter} on {backbone}. It is not known here how well it counts: only a published " +
+    measured: "Model: the adapter {adapter} for {backbone}. On {frames} frames that it was not trained on, it was " +
+      "off by {mae} people on average (95 % interval {low} to {high}). On other cameras it can be worse.",
+    unmeasured: "Model: the adapter {adapter} for {backbone}. It is not known here how well it counts: only a published " +
       "folder has its evaluation.",
     took: "Counted in {seconds} s",
     api: "HTTP API",
@@ -118,9 +118,9 @@ export const WORDS = {
     progressOpen: "{done}장을 셌고, 더 남아 있습니다",
     tooMany: "처음 {most}장만 셉니다.",
     timeline: "{name}: 시간에 따른 사람 수, {least}~{most}명",
-    measured: "모델: {backbone} 위의 {adapter}. 학습에 쓰지 않은 사진 {frames}장에서 평균 {mae}명 틀렸습니다" +
+    measured: "모델: {backbone}용 어댑터 {adapter}. 학습에 쓰지 않은 사진 {frames}장에서 평균 {mae}명 틀렸습니다" +
       "(95 % 구간 {low}~{high}). 다른 카메라에서는 더 틀릴 수 있습니다.",
-    unmeasured: "모델: {backbone} 위의 {adapter}. 얼마나 잘 세는지 여기서는 알 수 없습니다. 평가 결과는 배포용 폴더에만 있습니다.",
+    unmeasured: "모델: {backbone}용 어댑터 {adapter}. 얼마나 잘 세는지 여기서는 알 수 없습니다. 평가 결과는 배포용 폴더에만 있습니다.",
     took: "{seconds}초 걸렸습니다",
     api: "HTTP API",
     metrics: "운영 지표",
