@@ -38,8 +38,8 @@ def _changed_files(root: Path, name: str) -> list[str]:
     command = [sys.executable, "-m", "dvc", "data", "status", "--granular", "--json"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     try:
-        changes = json.loads(done.stdout)["uncommitted"] if done.stdout.strip() != "{}" else {}
-    except (ValueError, KeyError):
+        changes = json.loads(done.stdout).get("uncommitted", {})  # missing if there are none
+    except ValueError:
         reason = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
         raise UserError(
             f"{name}: `dvc data status` fails ({reason}). Correct that first."

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 
 import pytest
 from dvc.repo import Repo
@@ -119,3 +120,18 @@ def test_files_that_only_data_has_are_not_deleted(source, tmp_path):
     (data / "labels.csv").write_text("frame,count\na.png,2\n")
     with pytest.raises(UserError, match=r"^data/labels\.csv: not in DVC, and this import would"):
         require_saved(data)
+
+
+def test_a_second_import_before_a_commit_deletes_nothing_either(source, tmp_path):
+    """DVC has the data of the first one, and git has an older data.dvc."""
+    repo, data = tmp_path / "repo", tmp_path / "repo" / "data"
+    shutil.copytree(source, data)
+    subprocess.run(["git", "init", "--quiet", repo], check=True)
+    Repo.init(repo)
+    Repo(repo).add(str(data))
+    commit = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "-am", "a"]
+    subprocess.run(["git", "add", "."], cwd=repo, check=True)
+    subprocess.run(commit, cwd=repo, check=True)
+    (data / "labels.csv").write_text("frame,count\na.png,2\n")
+    Repo(repo).add(str(data))
+    require_saved(data)

@@ -64,7 +64,8 @@ def recognise_format(files: ImportFiles) -> str:
         _require_readable(files)
         raise UserError(
             f"{files.root}: {len(files.pictures.paths)} pictures and {len(files.files)} other "
-            f"files, but no annotations in a known format. Say it with --format ({names})."
+            f"files, but no annotations in a known format. Write a labels.csv (docs/data.md), or "
+            f"name the format with --format ({names})."
         )
     each = " and ".join(f"{name} ({paths[0].name})" for name, paths in found.items())
     raise UserError(

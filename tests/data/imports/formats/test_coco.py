@@ -260,7 +260,9 @@ def test_a_file_that_cannot_be_recognised_because_it_is_broken_says_so(source, r
 
 def test_a_folder_without_annotations_says_which_formats_there_are(source, refuse):
     picture(source / "a.jpg")
-    assert "1 pictures and 0 other files, but no annotations in a known format" in refuse()
+    said = refuse()
+    assert "1 pictures and 0 other files, but no annotations in a known format" in said
+    assert "Write a labels.csv (docs/data.md), or name the format with --format (coco, " in said
 
 
 def test_all_problems_come_at_once(write, source, refuse):
