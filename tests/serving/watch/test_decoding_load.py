@@ -68,13 +68,18 @@ def live(clip):
 
 @pytest.fixture
 def slow(monkeypatch):
-    """While it is set, a frame takes twice the time between two. No stream here is so large."""
+    """While it is set, a frame takes twice the time between two. No stream here is so large.
+
+    `wasted` are frames that are decoded though only key frames are asked for.
+    """
     is_slow = threading.Event()
     is_slow.set()
+    is_slow.wasted = 0
     decode = VideoDecoder._decode
 
     def slowly(decoder, packet, number):
         skips = decoder._context.skip_frame == "NONKEY" and not packet.is_keyframe
+        is_slow.wasted += decoder._load.only_keys and not packet.is_keyframe and not skips
         if is_slow.is_set() and not skips:
             time.sleep(2 / RATE)
         return decode(decoder, packet, number)
@@ -101,6 +106,7 @@ def skip_and_catch_up(camera, slow):
     assert alone[-3:] == [True] * 3
     assert after == RATE
     assert load.skipped > RATE
+    assert slow.wasted == 0
 
 
 def test_only_key_frames_are_decoded_until_decoding_keeps_up(live, slow, caplog):
