@@ -33,6 +33,7 @@ from llava_dvc.model.backbone import backbone_encoder
 from tests.conftest import config_on, write_adapter, write_checkpoint
 
 CAMERAS, DAYS = 5, 4
+IMAGES = 8  # that are encoded
 INTERVAL = 2.0  # seconds between two looks at the memory, each of which takes a while
 NODE = {"num_cpus": 2, "object_store_memory": 200 * 2**20}
 PROCESSES = {"reader_mb": "MapBatches(read)", "model_mb": "BlockCounter"}
@@ -141,7 +142,7 @@ def memory(process: psutil.Process) -> float:
 
 
 def write_archive(folder: Path, frames: int, size: str) -> None:
-    images = encode_images(size, 90)
+    images = encode_images(size, 90, IMAGES)
     for number in range(frames):
         day = folder / f"camera-{number % CAMERAS}" / f"2026-11-{20 + number // CAMERAS % DAYS}"
         day.mkdir(parents=True, exist_ok=True)
