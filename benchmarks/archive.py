@@ -2,6 +2,7 @@
 
     python -m benchmarks.archive --frames 20000
     python -m benchmarks.archive --frames 5000 --adapter models/adapter --size 640x480
+    python -m benchmarks.archive --frames 60 --size 3840x2160 --slow-disk 2
 
 It writes its own JPEGs. Without --adapter, a random LLaVA of two narrow layers counts them: the
 figures are then those of Ray, of reading and of writing, not of a model.
@@ -10,6 +11,7 @@ figures are then those of Ray, of reading and of writing, not of a model.
 import argparse
 import importlib
 import json
+import os
 import sys
 import tempfile
 import threading
@@ -17,21 +19,25 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import psutil
 import pyarrow.parquet as pq
 
 from benchmarks.prepare_scale import encode_images
+from llava_dvc.archive import results
 from llava_dvc.archive.job import ArchiveJob, count_archive
 from llava_dvc.model.backbone import backbone_encoder
 from tests.conftest import config_on, write_adapter, write_checkpoint
 
 CAMERAS, DAYS = 5, 4
-INTERVAL = 10.0  # seconds between two looks at the memory, each of which takes a while
+IMAGES = 8  # that are encoded
+INTERVAL = 2.0  # seconds between two looks at the memory, each of which takes a while
 NODE = {"num_cpus": 2, "object_store_memory": 200 * 2**20}
-RAY = ("ray::", "raylet", "gcs_server")
-"""In the command lines of a cluster's processes."""
+PROCESSES = {"reader_mb": "MapBatches(read)", "model_mb": "BlockCounter"}
+"""In the titles of the processes that read, and of those that count."""
 
 
 def main() -> None:
@@ -40,11 +46,13 @@ def main() -> None:
         folder = Path(name)
         adapter = arguments.adapter or dry_adapter(folder)
         write_archive(folder / "archive", arguments.frames, arguments.size)
-        calm = run(folder, adapter, "calm", kill=False)
-        hurt = run(folder, adapter, "hurt", kill=True)
+        with slow_disk(arguments.slow_disk):
+            calm = run(folder, adapter, "calm", kill=False)
+            hurt = run(folder, adapter, "hurt", kill=True)
         same = answers(folder / "calm") == answers(folder / "hurt")
-    report = {"frames": arguments.frames, "size": arguments.size, "calm": calm, "killed": hurt}
-    sys.stdout.write(json.dumps(report | {"same_answers": same}) + "\n")
+    report = {name: getattr(arguments, name) for name in ("frames", "size", "slow_disk")}
+    report |= {"calm": calm, "killed": hurt, "same_answers": same}
+    sys.stdout.write(json.dumps(report) + "\n")
 
 
 def run(folder: Path, adapter: Path, name: str, kill: bool) -> dict[str, Any]:
@@ -82,19 +90,33 @@ def kill_in_the_middle(cluster: Any, node: Any, out: Path, files: int) -> None:
 
 
 @contextmanager
+def slow_disk(seconds: float) -> Iterator[None]:
+    """Every file of the results takes so much longer to reach the disk."""
+
+    def sync(file: int) -> None:
+        time.sleep(seconds)
+        os.fsync(file)
+
+    with patch.object(results, "os", SimpleNamespace(fsync=sync)):
+        yield
+
+
+@contextmanager
 def peak_memory() -> Iterator[dict[str, float]]:
     """Yields the most memory in MB while the block runs: of this process, of all of Ray's together,
-    and of the largest of them. Pages that processes share are shared out among them.
+    and of the largest that reads and that counts. Pages that processes share are shared out among
+    them.
     """
-    peak = {"command_mb": 0.0, "ray_mb": 0.0, "largest_mb": 0.0}
+    peak = dict.fromkeys(("command_mb", "ray_mb", *PROCESSES), 0.0)
     stop = threading.Event()
 
     def watch() -> None:
         while not stop.wait(INTERVAL):
-            found = [memory(process) for process in psutil.process_iter() if is_ray(process)]
-            now = [memory(psutil.Process()), sum(found), max(found, default=0.0)]
-            for name, value in zip(list(peak), now, strict=True):
-                peak[name] = max(peak[name], round(value))
+            found = [(title(one), memory(one)) for one in psutil.Process().children(recursive=True)]
+            now = {"command_mb": memory(psutil.Process()), "ray_mb": sum(size for _, size in found)}
+            for name, text in PROCESSES.items():
+                now[name] = max((size for other, size in found if text in other), default=0.0)
+            peak.update({name: max(peak[name], round(value)) for name, value in now.items()})
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -105,11 +127,11 @@ def peak_memory() -> Iterator[dict[str, float]]:
         watcher.join()
 
 
-def is_ray(process: psutil.Process) -> bool:
+def title(process: psutil.Process) -> str:
     try:
-        return any(word in " ".join(process.cmdline()[:1]) for word in RAY)
+        return " ".join(process.cmdline())
     except psutil.Error:
-        return False
+        return ""
 
 
 def memory(process: psutil.Process) -> float:
@@ -120,7 +142,7 @@ def memory(process: psutil.Process) -> float:
 
 
 def write_archive(folder: Path, frames: int, size: str) -> None:
-    images = encode_images(size, 90)
+    images = encode_images(size, 90, IMAGES)
     for number in range(frames):
         day = folder / f"camera-{number % CAMERAS}" / f"2026-11-{20 + number // CAMERAS % DAYS}"
         day.mkdir(parents=True, exist_ok=True)
@@ -141,6 +163,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--frames", type=int, default=20000)
     parser.add_argument("--size", default="96x72")
+    parser.add_argument("--slow-disk", type=float, default=0.0, metavar="SECONDS")
     parser.add_argument("--adapter", type=Path)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     return parser.parse_args()

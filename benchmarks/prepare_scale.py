@@ -66,11 +66,11 @@ def main() -> None:
             shutil.rmtree(folder)
 
 
-def encode_images(size: str, quality: int) -> list[bytes]:
+def encode_images(size: str, quality: int, distinct: int = DISTINCT) -> list[bytes]:
     """Returns JPEGs of noise and a few shapes, which take as long to decode as camera frames."""
     width, height = map(int, size.split("x"))
     encoded = []
-    for seed in range(DISTINCT):
+    for seed in range(distinct):
         rng = np.random.default_rng(seed)
         smooth = rng.integers(0, 255, (9, 12, 3), dtype=np.uint8)
         image = Image.fromarray(smooth).resize((width, height), Image.Resampling.BICUBIC)

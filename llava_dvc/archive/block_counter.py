@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +11,7 @@ import pyarrow as pa
 from filelock import FileLock
 from PIL import Image
 
+from llava_dvc.archive.node_folder import hold_folder, remove_left_folders
 from llava_dvc.archive.reading import HEAD
 from llava_dvc.errors import UserError
 from llava_dvc.model.adapter import backbone_of_manifest
@@ -23,8 +25,10 @@ COUNTED = pa.schema(
         ("low", pa.int64()),
         ("high", pa.int64()),
         ("probabilities", pa.list_(pa.float64())),
+        ("seconds", pa.float64()),
     ]
 )
+"""`seconds` is how long the process has counted, from the loaded model on. None before that."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class BlockCounter:
 
     def __init__(self, model: ArchiveModel) -> None:
         self._model = model
+        self._began: float | None = None
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Returns the rows in the same order, with the counts in place of the pixels.
@@ -62,32 +67,45 @@ class BlockCounter:
         counts = self._counter.count_in(images, None, fill=True) if images else []
         for row, count in zip(seen, counts, strict=True):
             row |= vars(count)
+        seconds = None if self._began is None else time.monotonic() - self._began
+        rows = [row | {"seconds": seconds} for row in rows]
         return pa.Table.from_pylist(rows, COUNTED)
 
     @cached_property
     def _counter(self) -> Counter:
         if self._model.home.is_dir():
             os.chdir(self._model.home)
-        return Counter.from_pretrained(checked_folder(self._model))
+        counter = Counter.from_pretrained(checked_folder(self._model))
+        self._began = time.monotonic()
+        return counter
 
 
 def checked_folder(model: ArchiveModel) -> Path:
     """The adapter's folder after a check by its manifest, which the first caller on a node makes.
 
-    It is a folder of links without the manifest, so that loading does not check again. Raises
-    UserError when a file or the backbone is not that of the manifest.
+    It is a folder of links without the manifest, so that loading does not check again. The end of
+    the job removes it, or the next job if this one is killed. Raises UserError when a file or the
+    backbone is not that of the manifest.
     """
-    links = Path(tempfile.gettempdir()) / f"llava-dvc-{os.getuid()}-{model.job}"
-    with FileLock(f"{links}.lock"):
+    remove_left_folders()
+    folder = hold_folder(model.job)
+    links = folder / "adapter"
+    with FileLock(folder / "lock"):
         if not links.exists():
             require_unchanged(model.folder)
             with backbone_of_manifest(model.folder, Recipe.read(model.folder).backbone):
                 pass
-            links.mkdir(mode=0o700)
-            for path in model.folder.iterdir():
-                if path.name != MANIFEST:
-                    (links / path.name).symlink_to(path)
+            _link(model.folder, links)
     return links
+
+
+def _link(folder: Path, links: Path) -> None:
+    """Makes the links whole or not at all."""
+    new = Path(tempfile.mkdtemp(dir=links.parent))
+    for path in folder.iterdir():
+        if path.name != MANIFEST:
+            (new / path.name).symlink_to(path)
+    new.rename(links)
 
 
 def _image(width: int, rgb: bytes) -> Image.Image:

@@ -6,11 +6,11 @@ import socket
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from llava_dvc.archive.block_counter import ArchiveModel, BlockCounter
 from llava_dvc.archive.blocks import Block
+from llava_dvc.archive.node_folder import remove_folder
 from llava_dvc.archive.reading import Row, read_block
 from llava_dvc.config import Backbone
 from llava_dvc.errors import UserError, one_line
@@ -25,6 +25,7 @@ os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 try:
     import ray
     import ray.data
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 except ImportError:
     raise UserError("--ray: Ray is not installed. Run `pip install 'llava-dvc[ray]'`.") from None
 
@@ -33,6 +34,7 @@ ROWS = 16
 BLOCK_BYTES = 32 * 2**20
 """Of frames that a node sends at once."""
 CONNECT = 5.0  # seconds
+CLEAN_UP = 10.0  # seconds
 HTTP2_START = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 HTTP2_SETTINGS = b"\4"
 """What a client of gRPC sends first, and the kind of frame that a server answers (RFC 9113, 3.4).
@@ -40,8 +42,11 @@ HTTP2_SETTINGS = b"\4"
 
 
 @contextmanager
-def connected(address: str, threads: int) -> Iterator[None]:
-    """Connects to a cluster. Raises UserError when there is none."""
+def connected(address: str, threads: int) -> Iterator[str]:
+    """Connects to a cluster, and gives the name of a new job. Raises UserError when there is none.
+
+    At the end the folders of the job are removed from all nodes.
+    """
     _require_listening(address)
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -51,14 +56,16 @@ def connected(address: str, threads: int) -> Iterator[None]:
         ray.init(address, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise _no_cluster(address, error) from None
+    job = uuid.uuid4().hex
     try:
-        yield
+        yield job
     finally:
+        _remove_folders(job)
         ray.shutdown()
 
 
 def counted_rows(
-    blocks: Sequence[Block], folder: Path, recipe: Recipe, every: float
+    blocks: Sequence[Block], model: ArchiveModel, recipe: Recipe, every: float
 ) -> Iterator[Row]:
     """Yields rows of all blocks, in any order: those of `read_block`, with counts for pixels.
 
@@ -69,7 +76,6 @@ def counted_rows(
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     items = [{"block": block} for block in blocks]
-    model = ArchiveModel(folder, Path.cwd(), uuid.uuid4().hex)
     models, zones = min(_models(recipe.backbone), len(items)), recipe.zones
 
     def read(batch: Any) -> Iterator[Any]:
@@ -96,10 +102,22 @@ def counted_rows(
         yield row
 
 
+def _remove_folders(job: str) -> None:
+    """A node that does not answer is cleaned up by the next job on it."""
+    remove = ray.remote(num_cpus=0)(remove_folder)
+    nodes = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in _nodes()]
+    tasks = [remove.options(scheduling_strategy=node).remote(job) for node in nodes]
+    ray.wait(tasks, num_returns=len(tasks), timeout=CLEAN_UP)
+
+
+def _nodes() -> list[Any]:
+    known: list[Any] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node for node in known if node["Alive"]]
+
+
 def _models(backbone: Backbone) -> int:
     """One for each GPU, or for each `threads` cores of a node. One core of a node reads frames."""
-    known: list[Any] = ray.nodes()  # type: ignore[no-untyped-call]
-    nodes = [node["Resources"] for node in known if node["Alive"]]
+    nodes = [node["Resources"] for node in _nodes()]
     if backbone.device == "cuda":
         return max(1, int(sum(node.get("GPU", 0) for node in nodes)))
     return sum(max(1, int(node.get("CPU", 1) - 1) // backbone.threads) for node in nodes)

@@ -7,13 +7,14 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from llava_dvc.archive.block_counter import ArchiveModel
 from llava_dvc.archive.blocks import Block, cut_blocks, list_files
 from llava_dvc.archive.cluster import connected, counted_rows
 from llava_dvc.archive.reading import Row
 from llava_dvc.archive.results import ResultFolder
 from llava_dvc.recipe import Recipe, adapter_sha256, require_unchanged
 from llava_dvc.serving.adapter_source import find_adapter
-from llava_dvc.serving.sources import Source, estimate_total, require_seconds
+from llava_dvc.serving.sources import Source, estimate_total, print_note, require_seconds
 from llava_dvc.terminal.progress import ProgressBar
 
 
@@ -31,7 +32,7 @@ class ArchiveJob:
 
 
 def count_archive(job: ArchiveJob, address: str) -> None:
-    """Counts all files that are not counted yet, and says how many frames.
+    """Counts all files that gave no count yet, and says how many frames.
 
     `address` is that of a running cluster, or `auto` for the one that this machine belongs to.
     Raises UserError.
@@ -46,8 +47,11 @@ def count_archive(job: ArchiveJob, address: str) -> None:
     with closing(ResultFolder(job.out, made_by)) as results:
         blocks = list(cut_blocks(files, job.block_size, results.finished_files()))
         if blocks:
-            with connected(address, recipe.backbone.threads):
-                rows = counted_rows(blocks, folder, recipe, job.every)
+            with connected(address, recipe.backbone.threads) as name:
+                if again := results.forget_failures(blocks):
+                    print_note(f"files that could not be read are tried again: {again}")
+                model = ArchiveModel(folder, Path.cwd(), name)
+                rows = counted_rows(blocks, model, recipe, job.every)
                 rows = show_progress(rows, estimate_frame_total(blocks, job.every))
                 frames = seal_blocks(rows, {block.key: block for block in blocks}, results)
         failed = results.write_failed()
@@ -78,16 +82,13 @@ def seal_blocks(rows: Iterable[Row], blocks: Mapping[str, Block], results: Resul
 
 def show_progress(rows: Iterable[Row], total: int) -> Iterator[Row]:
     """Yields the rows, and shows how many frames of `total` came, how fast, and the time left."""
-    bar = ProgressBar("count", max(1, total))
-    began, frames = 0.0, 0
+    bar = ProgressBar("count", max(1, total), unit="frames")
+    begun = False
     for row in rows:
-        if not frames:
-            began = time.monotonic()  # the nodes have loaded the model
-            bar.advance(0)
-        if row["frame"] is None:  # the end of a block
-            bar.show(f"{frames / max(time.monotonic() - began, 1e-9):.1f} frames/s")
-        else:
-            frames += 1
+        if not begun and row["seconds"] is not None:
+            begun = True
+            bar.begin(row["seconds"])  # the first rows come late, and many at once
+        if row["frame"] is not None:
             bar.advance(1)
         yield row
     bar.close()

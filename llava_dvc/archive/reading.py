@@ -24,12 +24,14 @@ HEAD = [
     ("block", pa.string()),
     ("place", pa.int64()),
     ("camera", pa.string()),
+    ("file", pa.string()),
     ("frame", pa.string()),
     ("day", pa.date32()),
     ("time", pa.timestamp("ms")),
     ("error", pa.string()),
 ]
-"""Of every row. The last row of a block has no frame; its `place` is the number of rows before it.
+"""Of every row. `file` is a path or an address, and `frame` names a frame in it. The last row of a
+block has neither; its `place` is the number of rows before it.
 """
 READ = pa.schema([*HEAD, ("width", pa.int32()), ("rgb", pa.binary())])
 
@@ -43,7 +45,7 @@ def read_block(block: Block, every: float, zones: Zones | None) -> Iterator[pa.T
     place = 0
     for file in block.files:
         for row in _read_file(file, every, zones):
-            yield _row(block, place, row)
+            yield _row(block, place, row | {"file": file.path})
             place += 1
     yield _row(block, place, {})
 

@@ -4,13 +4,15 @@
     failed.parquet                                    files that could not be read, with the reason
     blocks/BLOCK.json                                 written last: this block is finished
 
-A block without its last file is counted again, and its other files are replaced.
+A block without its last file is counted again, and its other files are replaced. BLOCK.json has
+the `files` that gave a count, the rows of failed.parquet that these gave (`failed`), and those of
+the other files (`again`), which the next command tries again.
 """
 
 import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -70,8 +72,19 @@ class ResultFolder:
         self._lock.release()
 
     def finished_files(self) -> set[str]:
-        """The paths of all files that were counted, or have failed."""
+        """The paths of all files that gave a count."""
         return {name for path in self._blocks.glob("*.json") for name in read_json(path)["files"]}
+
+    def forget_failures(self, blocks: Iterable[Block]) -> int:
+        """Forgets why files of `blocks` could not be read, and returns how many these are."""
+        paths = self._blocks.glob("*.json")
+        found = {path: block for path in paths if (block := read_json(path))["again"]}
+        failed = {row["file"] for block in found.values() for row in block["again"]}
+        tried = {file.path for block in blocks for file in block.files if file.path in failed}
+        for path, block in found.items():
+            kept = [row for row in block["again"] if row["file"] not in tried]
+            _write_json(path, block | {"again": kept})
+        return len(tried)
 
     def seal(self, block: Block, rows: Sequence[Row]) -> None:
         """Writes the rows of a block: they have a `count`, or an `error`."""
@@ -83,13 +96,12 @@ class ResultFolder:
             part = f"camera={quote(block.files[0].camera, safe='')}/day={day or NO_DAY}"
             path = self._folder / "counts" / part / f"{block.key}.parquet"
             _write_table(path, pa.Table.from_pylist(counted, COUNTS))
-        failed = [{name: row[name] for name in FAILED.names} for row in rows if row["error"]]
-        text = json.dumps({"files": [file.path for file in block.files], "failed": failed})
-        _replace(self._blocks / f"{block.key}.json", lambda path: path.write_text(text))
+        _write_json(self._blocks / f"{block.key}.json", _finished(rows))
 
     def write_failed(self) -> int:
         """Writes failed.parquet for all finished blocks, and returns its number of rows."""
-        found = [row for path in self._blocks.glob("*.json") for row in read_json(path)["failed"]]
+        blocks = [read_json(path) for path in self._blocks.glob("*.json")]
+        found = [row for block in blocks for row in (*block["failed"], *block["again"])]
         found.sort(key=lambda row: row["frame"])
         _write_table(self._folder / "failed.parquet", pa.Table.from_pylist(found, FAILED))
         return len(found)
@@ -97,7 +109,7 @@ class ResultFolder:
     def _require_same(self, made_by: dict[str, Any]) -> None:
         path = self._folder / "job.json"
         if not path.exists():
-            _replace(path, lambda new: new.write_text(json.dumps(made_by)))
+            _write_json(path, made_by)
         before = read_json(path)
         for name, value in made_by.items():
             if before.get(name) != value:
@@ -112,6 +124,21 @@ class ResultFolder:
         for path in (self._folder / "counts").rglob("*.parquet*"):
             if path.name.endswith(".partial") or path.stem not in finished:
                 path.unlink()
+
+
+def _finished(rows: Sequence[Row]) -> dict[str, list[Any]]:
+    """Returns what BLOCK.json has. A video that breaks off gave counts, and then an error."""
+    files = dict.fromkeys(row["file"] for row in rows if row["error"] is None)
+    found: dict[str, list[Any]] = {"files": list(files), "failed": [], "again": []}
+    for row in rows:
+        if row["error"]:
+            name = "failed" if row["file"] in files else "again"
+            found[name].append({column: row[column] for column in ("file", *FAILED.names)})
+    return found
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    _replace(path, lambda new: new.write_text(json.dumps(value)))
 
 
 def _write_table(path: Path, table: pa.Table) -> None:

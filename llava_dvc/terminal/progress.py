@@ -7,13 +7,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from time import monotonic
+from time import monotonic, time
 
 from tqdm import tqdm
 
 from llava_dvc.pipeline_file import declared_stages
 
 FORMAT = "{desc}: {percentage:3.0f} % |{bar:30}| {remaining} left{postfix}"
+FORMAT_WITH_RATE = FORMAT.replace("{postfix}", ", {rate_noinv_fmt}{postfix}")
 Advance = Callable[[int], None]
 _reported_to: ContextVar[Advance | None] = ContextVar("reported_to", default=None)
 
@@ -21,30 +22,38 @@ _reported_to: ContextVar[Advance | None] = ContextVar("reported_to", default=Non
 class ProgressBar:
     """A bar on a terminal, and lines elsewhere, both on standard error."""
 
-    def __init__(self, label: str, total: int, done: int = 0) -> None:
-        """`done` of `total` are done already: a resumed training does not begin at 0."""
+    def __init__(self, label: str, total: int, done: int = 0, unit: str = "") -> None:
+        """`done` of `total` are done already: a resumed training does not begin at 0. With `unit`,
+        for example frames, the rate is shown too.
+        """
         self._label, self._total, self._done, self._figures = label, total, done, ""
+        self._unit = unit
         self._start, self._first, self._tenth = monotonic(), done, -1
         self._bar = tqdm(
             desc=label, total=total, initial=done, leave=False, dynamic_ncols=True, miniters=1,
-            bar_format=FORMAT, file=sys.stderr, disable=not sys.stderr.isatty(),
+            unit=f" {unit}", bar_format=FORMAT_WITH_RATE if unit else FORMAT, file=sys.stderr,
+            disable=not sys.stderr.isatty(),
         )  # fmt: skip
         self.advance(0)
 
     def advance(self, amount: int) -> None:
-        """Counts `amount` more as done. 0 says that the work begins now: what went before, such as
-        loading, is not in the time left.
-        """
+        """Counts `amount` more as done. 0 says that the work begins now."""
         if not amount:
-            self._start = monotonic()
-            self._bar.unpause()
+            self.begin()
         self._done += amount
         self._bar.update(amount)
         tenth = 10 * self._done // self._total
         if self._bar.disable and self._tenth < tenth < 10:
             self._tenth = tenth
-            sys.stderr.write(f"{self._label}: {10 * tenth} %{self._time_left()}{self._figures}\n")
+            sys.stderr.write(f"{self._label}: {10 * tenth} %{self._pace()}{self._figures}\n")
             sys.stderr.flush()
+
+    def begin(self, ago: float = 0.0) -> None:
+        """Says that the work began `ago` seconds ago. What went before, such as loading, is not in
+        the time left.
+        """
+        self._start, self._first = monotonic() - ago, self._done
+        self._bar.start_t = self._bar.last_print_t = time() - ago
 
     def show(self, figures: str) -> None:
         """Shows `figures` behind the bar from now on."""
@@ -55,12 +64,14 @@ class ProgressBar:
         """Removes the bar from the terminal."""
         self._bar.close()
 
-    def _time_left(self) -> str:
-        done = self._done - self._first
+    def _pace(self) -> str:
+        """Returns the time left, and the rate if it is shown."""
+        done, seconds = self._done - self._first, monotonic() - self._start
         if not done:
             return ""
-        seconds = (monotonic() - self._start) / done * (self._total - self._done)
-        return f", {tqdm.format_interval(seconds)} left"
+        left = tqdm.format_interval(seconds / done * (self._total - self._done))
+        rate = f", {done / seconds:.1f} {self._unit}/s" if self._unit and seconds else ""
+        return f", {left} left{rate}"
 
 
 def stage_label(stage: str) -> str:

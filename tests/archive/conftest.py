@@ -2,6 +2,7 @@
 
 import importlib
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +29,34 @@ def wide_adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_adapter(folder / "adapter", wide, backbone_encoder(wide.backbone, wide.image))
 
 
-def one_node() -> Any:
+@pytest.fixture(scope="session")
+def node_args(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Of each node: two CPUs, an object store, and a folder for temporary files, `TMPDIR`."""
+    folder = tmp_path_factory.mktemp("nodes")
+    return NODE | {"env_vars": {"TMPDIR": str(folder)}}
+
+
+def one_node(node_args: dict[str, Any]) -> Any:
     """A running cluster of one node."""
     importlib.import_module("llava_dvc.archive.cluster")  # says how Ray starts workers
     from ray.cluster_utils import Cluster
 
-    return Cluster(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})
+    return Cluster(initialize_head=True, head_node_args=node_args | {"include_dashboard": False})
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Any:
-    """Two nodes with two CPUs and an object store each."""
-    running = one_node()
-    running.add_node(**NODE)
+def cluster(node_args: dict[str, Any]) -> Any:
+    """Two nodes."""
+    running = one_node(node_args)
+    running.add_node(**node_args)
     yield running
     running.shutdown()
+
+
+@pytest.fixture
+def left_folders(node_args: dict[str, Any]) -> Callable[[], list[Path]]:
+    """Finds the folders of jobs on the nodes."""
+    return lambda: list(Path(node_args["env_vars"]["TMPDIR"]).glob("llava-dvc-*"))
 
 
 def write_day(folder: Path, frames: int, seed: int) -> None:

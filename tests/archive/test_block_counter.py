@@ -1,5 +1,6 @@
 """Counts of few rows at a time, without a cluster."""
 
+import tempfile
 from uuid import uuid4
 
 import pyarrow as pa
@@ -12,9 +13,12 @@ from tests.archive.conftest import predicted, write_day
 
 
 @pytest.mark.parametrize("rows", [1, 10])
-def test_the_digits_do_not_depend_on_the_number_of_rows(wide_adapter, tmp_path, monkeypatch, rows):
+def test_the_digits_do_not_depend_on_the_number_of_rows(
+    wide_adapter, tmp_path, tmp_path_factory, monkeypatch, rows
+):
     """A batch of one frame would have others: here the first, or the last of nine."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("node")))
     write_day(tmp_path / "hall", 9, 0)
     (block,) = cut_blocks(list_files([str(tmp_path)]), 9)
     tables = list(read_block(block, 1.0, None))

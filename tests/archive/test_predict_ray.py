@@ -31,8 +31,17 @@ from tests.archive.conftest import counted, failed, predicted, rows_of, write_da
 from tests.serving.conftest import clip  # noqa: F401 a fixture
 
 
-def test_counts_are_those_of_predict_to_the_last_digit(cluster, wide_adapter, tmp_path, clip):  # noqa: F811
-    """With blocks of other sizes, on one and on two nodes, in a second run that adds frames."""
+def test_counts_are_those_of_predict_to_the_last_digit(
+    cluster,
+    wide_adapter,
+    tmp_path,
+    clip,  # noqa: F811
+    left_folders,
+    capsys,
+):
+    """With blocks of other sizes, on one and on two nodes, in a second run that adds frames and
+    mends one.
+    """
     archive, out = tmp_path / "archive", tmp_path / "out"
     write_day(archive / "hall" / "2026-11-26", 9, 0)
     write_day(archive / "door" / "2026-11-27", 2, 20)
@@ -49,14 +58,22 @@ def test_counts_are_those_of_predict_to_the_last_digit(cluster, wide_adapter, tm
     assert rows["08-01-00.png"]["time"] == datetime(2026, 11, 26, 8, 1)
     assert rows["2026-11-26_clip.mp4#t=4"]["day"] == "2026-11-26"
 
+    assert left_folders() == []
+
     write_day(archive / "hall" / "2026-11-26", 12, 0)
     write_day(archive / "yard" / "2026-11-26", 7, 40)
+    shutil.copy(archive / "hall" / "2026-11-26" / "08-00-00.png", broken)
+    capsys.readouterr()
     count_archive(replace(job, block_size=4), cluster.address)
+    assert "note: files that could not be read are tried again: 1\n" in capsys.readouterr().err
     assert counted(out) == predicted(archive, wide_adapter)
+    assert failed(out) == {}
     assert {path: path.stat().st_mtime_ns for path in first} == first
 
 
-def test_an_error_of_a_worker_is_one_line(cluster, wide_adapter, tmp_path, monkeypatch):
+def test_an_error_of_a_worker_is_one_line(
+    cluster, wide_adapter, tmp_path, monkeypatch, left_folders
+):
     """Of a backbone that is not the one in the manifest: only the nodes read it."""
     write_manifest(shutil.copytree(wide_adapter, tmp_path / "published"), "another")
     write_day(tmp_path / "archive", 1, 0)
@@ -67,6 +84,7 @@ def test_an_error_of_a_worker_is_one_line(cluster, wide_adapter, tmp_path, monke
         SystemExit, match=r"^error: .*manifest.json: inputs_md5.backbone: is not the"
     ):
         cli.main()
+    assert left_folders() == []
 
 
 def write_manifest(folder, backbone):

@@ -14,7 +14,8 @@ BLOCK = Block((archive_file("/a/h 1/1.jpg", "/a"), archive_file("/a/h 1/2.jpg", 
 
 def row(frame, day, error=None):
     shares = {"count": 3, "low": 2, "high": 5, "probabilities": [0.25, 0.75]}
-    return {"camera": "h 1", "frame": frame, "day": day, "time": None, "error": error} | shares
+    names = {"camera": "h 1", "file": frame.partition("#")[0], "frame": frame, "day": day}
+    return names | {"time": None, "error": error} | shares
 
 
 def test_a_block_goes_to_its_camera_and_days(results, tmp_path):
@@ -25,7 +26,33 @@ def test_a_block_goes_to_its_camera_and_days(results, tmp_path):
     assert counted(tmp_path / "out") == dict.fromkeys("12", (3, 2, 5, [0.25, 0.75]))
     found = {(one["frame"], one["camera"], one["day"]) for one in rows_of(tmp_path / "out")}
     assert found == {("1", "h 1", "2026-11-26"), ("2", "h 1", "unknown")}
-    assert results.finished_files() == {"/a/h 1/1.jpg", "/a/h 1/2.jpg"}
+    assert results.finished_files() == {"1", "2"}
+
+
+def test_only_files_without_a_count_are_tried_again(results, tmp_path):
+    """The second one of a block, of another camera's block, and of a video that breaks off."""
+    one, two, other = "/a/h 1/1.jpg", "/a/h 1/2.jpg", "/a/door/1.jpg"
+    video = "/a/h 1/clip.mp4"
+    results.seal(BLOCK, [row(one, None), row(two, None, "2: is empty")])
+    clip = [row(f"{video}#t=0", None), row(video, None, "clip: breaks off")]
+    results.seal(Block((archive_file(video, "/a"),)), clip)
+    door = Block((archive_file(other, "/a"),))
+    results.seal(door, [row(other, None, "1: is empty")])
+    assert results.finished_files() == {one, video}
+
+    again = Block((archive_file(two, "/a"),))
+    assert results.forget_failures([again]) == 1
+    results.seal(again, [row(two, None)])
+    results.write_failed()
+    assert results.finished_files() == {one, two, video}
+    assert set(failed(tmp_path / "out")) == {other, video}
+    assert set(counted(tmp_path / "out")) == {one, two, f"{video}#t=0"}
+
+    for _ in range(2):
+        assert results.forget_failures([door]) == 1
+        results.seal(door, [row(other, None, "1: is still empty")])
+        assert results.write_failed() == 2
+    assert failed(tmp_path / "out")[other] == "1: is still empty"
 
 
 def test_what_an_unfinished_block_left_is_removed(results, tmp_path):

@@ -14,10 +14,11 @@ import pytest
 
 from llava_dvc.archive.job import ArchiveJob, count_archive
 from tests.archive.conftest import (
-    NODE,
     cluster,  # noqa: F401 a fixture
     counted,
     failed,
+    left_folders,  # noqa: F401 a fixture
+    node_args,  # noqa: F401 a fixture
     one_node,
     predicted,
     wide_adapter,  # noqa: F401 a fixture
@@ -78,8 +79,8 @@ def kill_workers(cluster) -> None:  # noqa: F811
     assert names["BlockCounter"]
 
 
-def test_killed_workers_and_a_killed_node_change_no_digit(cluster, job, undisturbed, archive):  # noqa: F811
-    node, left = cluster.add_node(**NODE), []
+def test_killed_workers_and_a_killed_node_change_no_digit(cluster, node_args, job, undisturbed):  # noqa: F811
+    node, left = cluster.add_node(**node_args), []
 
     def disturb() -> None:
         wait_for_blocks(job, 3)
@@ -97,26 +98,31 @@ def test_killed_workers_and_a_killed_node_change_no_digit(cluster, job, undistur
     assert len(failed(job.out)) == 2
 
 
-def test_a_killed_command_goes_on_with_other_blocks(cluster, job, undisturbed):  # noqa: F811
+def test_a_killed_command_goes_on_with_other_blocks(cluster, job, undisturbed, left_folders):  # noqa: F811
     arguments = [job.sources[0], job.adapter, job.out, cluster.address]
     process = subprocess.Popen([sys.executable, "-c", COMMAND, *map(str, arguments)])
     wait_for_blocks(job, 10)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    kept = {path: path.stat().st_mtime_ns for path in (job.out / "blocks").iterdir()}
-    assert 10 <= len(kept) < 60
+    assert 10 <= finished(job) < 60
+    blocks = [path.stem for path in (job.out / "blocks").glob("*.json")]
+    files = (job.out / "counts").rglob("*.parquet")
+    kept = {path: path.stat().st_mtime_ns for path in files if path.stem in blocks}
+    assert len(kept) >= 10
+    assert len(left_folders()) == 1
     count_archive(replace(job, block_size=30), cluster.address)
     assert counted(job.out) == undisturbed
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert len(failed(job.out)) == 2
+    assert left_folders() == []
 
 
-def test_an_archive_in_a_bucket(job, bucket, undisturbed, archive):
+def test_an_archive_in_a_bucket(job, bucket, node_args, undisturbed, archive):  # noqa: F811
     """The nodes start with the address of the bucket in their environment."""
     folder = archive / "hall" / "2026-11-21"
     for path in folder.iterdir():
         bucket.upload_file(str(path), f"archive/hall/2026-11-21/{path.name}")
-    running = one_node()
+    running = one_node(node_args)
     count_archive(replace(job, sources=["s3://llava/archive"]), running.address)
     running.shutdown()
     local = {

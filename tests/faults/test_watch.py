@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from llava_dvc.serving.watch.camera.address import parse_cameras
 from tests.serving.video.clips import moving, write_clip
 from tests.serving.watch.cameras import MjpegCamera
+from tests.serving.watch.test_decoding_load import skip_and_catch_up, slow  # noqa: F401 a fixture
 
 SERVER = Path(__file__).with_name("rtsp_server.py")
 PACKAGES = (
@@ -145,3 +147,14 @@ def test_a_server_that_is_killed_or_hangs_is_found_again(
     shown = watch.log.read_text() + "".join(map(str, watch.rows("a")))
     assert "geheim" not in shown
     assert "Traceback" not in shown
+
+
+@pytest.mark.parametrize("clip", [0, 1], ids=["h264", "h265"])
+def test_key_frames_of_a_stream_that_is_too_much_to_decode(clips, slow, clip):  # noqa: F811
+    """The server sends on, also to a client that reads too slowly."""
+    server = RtspServer(port := free_port(), clips)
+    try:
+        (camera,) = parse_cameras([f"hall=rtsp://127.0.0.1:{port}/{clip}"], False)
+        skip_and_catch_up(camera, slow)
+    finally:
+        server.kill()

@@ -1,3 +1,4 @@
+import {sayReason} from "./reasons.js";
 import {say, writeWords} from "./words.js";
 
 const cards = new Map();
@@ -47,7 +48,8 @@ function show(name, camera) {
   section.classList.toggle("bad", camera.state !== "live");
   const state = STATES.includes(camera.state) ? say(camera.state) : camera.state;
   const age = camera.age === null ? "" : `, ${say("age", {seconds: Math.round(camera.age)})}`;
-  section.querySelector(".state").textContent = state + (camera.reason ? `: ${camera.reason}` : "") + age;
+  const reason = camera.reason ? `: ${sayReason(camera.reason)}` : "";
+  section.querySelector(".state").textContent = state + reason + age;
   if ("picture" in camera) showPicture(section.querySelector("img"), name, camera.picture);
 }
 

@@ -68,13 +68,18 @@ def live(clip):
 
 @pytest.fixture
 def slow(monkeypatch):
-    """While it is set, a frame takes twice the time between two. No stream here is so large."""
+    """While it is set, a frame takes twice the time between two. No stream here is so large.
+
+    `wasted` are frames that are decoded though only key frames are asked for.
+    """
     is_slow = threading.Event()
     is_slow.set()
+    is_slow.wasted = 0
     decode = VideoDecoder._decode
 
     def slowly(decoder, packet, number):
         skips = decoder._context.skip_frame == "NONKEY" and not packet.is_keyframe
+        is_slow.wasted += decoder._load.only_keys and not packet.is_keyframe and not skips
         if is_slow.is_set() and not skips:
             time.sleep(2 / RATE)
         return decode(decoder, packet, number)
@@ -85,9 +90,8 @@ def slow(monkeypatch):
     return is_slow
 
 
-def test_only_key_frames_are_decoded_until_decoding_keeps_up(live, slow, caplog):
-    (camera,) = parse_cameras([f"hall={live}"], False)
-    caplog.set_level("INFO")
+def skip_and_catch_up(camera, slow):
+    """Reads a camera until key frames alone came, and then a second of all frames."""
     load = DecodingLoad("hall")
     alone, after = [], 0
     for frame in read_camera(camera, "tcp", 5.0, load):
@@ -100,7 +104,15 @@ def test_only_key_frames_are_decoded_until_decoding_keeps_up(live, slow, caplog)
             if after == RATE:
                 break
     assert alone[-3:] == [True] * 3
+    assert after == RATE
     assert load.skipped > RATE
+    assert slow.wasted == 0
+
+
+def test_only_key_frames_are_decoded_until_decoding_keeps_up(live, slow, caplog):
+    (camera,) = parse_cameras([f"hall={live}"], False)
+    caplog.set_level("INFO")
+    skip_and_catch_up(camera, slow)
     lines = [record.getMessage() for record in caplog.records if "decode" in record.getMessage()]
     assert lines[-2:] == [
         "hall: decoding is too slow; only key frames are decoded",

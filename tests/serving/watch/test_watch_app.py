@@ -1,22 +1,30 @@
 """The page of `llava-dvc watch`, and what it is fed with."""
 
+import errno
 import http.client
 import io
 import json
+import os
 import re
 import tempfile
 import threading
 from contextlib import contextmanager
 
+import av
 import pytest
 from PIL import Image
 
+from llava_dvc.data.images import ImageError
+from llava_dvc.errors import UserError
 from llava_dvc.serving import server as server_module
 from llava_dvc.serving.guards import connection_limit
 from llava_dvc.serving.guards.browser_guard import LOCAL_HOSTS
+from llava_dvc.serving.page.web_files import WEB
 from llava_dvc.serving.server import GracefulServer, bind_socket, server_config
 from llava_dvc.serving.watch.camera.address import parse_cameras
+from llava_dvc.serving.watch.camera.camera_reader import ENDED, read_failure
 from llava_dvc.serving.watch.camera.history import MINUTES, MinuteMeans
+from llava_dvc.serving.watch.camera.live_video import StreamStalled
 from llava_dvc.serving.watch.camera_watch import CameraWatch
 from llava_dvc.serving.watch.reading_log import ReadingLog
 from llava_dvc.serving.watch.reading_sink import ReadingSink
@@ -122,10 +130,56 @@ def test_the_page_of_a_korean_browser_is_korean(server, korean_phone):
     wait_until(korean_phone, f"/^[0-9]+$/.test({SHOWN})")
     shown = korean_phone.execute_script("return document.body.innerText")
     assert re.search(r"80 % 구간: \d+~\d+명", shown)
-    assert "연결 끊김: Connection refused" in shown
+    assert "연결 끊김: 카메라가 연결을 거부했습니다" in shown
     assert "사진은 보여 주지도 저장하지도 않습니다." in shown
     words = set(re.findall(r"[A-Za-z]{2,}", shown))
-    assert words == {"hall", "gone", "Connection", "refused"}
+    assert words == {"hall", "gone"}
+
+
+def libav_error(code):
+    try:
+        av.error.err_check(-code)
+    except av.FFmpegError as error:
+        return error
+
+
+LOSSES = {
+    StreamStalled(): "10초 동안 영상이 오지 않았습니다",
+    ImageError("empty", "is empty"): "카메라 화면을 쓸 수 없습니다(is empty)",
+    libav_error(errno.EIO): "카메라에 연결되지 않거나 연결이 끊어졌습니다",
+    libav_error(errno.ETIMEDOUT): "카메라가 제때 응답하지 않았습니다",
+    libav_error(errno.ENODEV): "장치가 없습니다",
+    **{
+        libav_error(av.error.ErrorType[f"HTTP_{name}"].value): korean
+        for name, korean in {
+            "UNAUTHORIZED": "사용자 이름이나 비밀번호가 맞지 않습니다",
+            "NOT_FOUND": "이 주소에는 영상이 없습니다",
+            "OTHER_4XX": "카메라가 요청을 받아들이지 않았습니다",
+            "SERVER_ERROR": "카메라 서버에 오류가 났습니다",
+        }.items()
+    },
+    UserError("another reason"): "another reason",
+}
+
+
+def test_reasons_are_korean_and_a_rare_one_stays_english(server, korean_phone):
+    korean_phone.get(f"http://127.0.0.1:{server.port}/")
+    script = """
+        const [reasons, done] = arguments;
+        import('/web/reasons.js').then(({sayReason}) => done(reasons.map(sayReason)));
+    """
+    reasons = [read_failure(error, 10.0) for error in LOSSES]
+    assert korean_phone.execute_async_script(script, reasons) == list(LOSSES.values())
+
+
+def test_every_reason_of_a_loss_is_known_in_korean():
+    """In the form in which the command, libav and the system say it."""
+    source = (WEB / "reasons.js").read_text()
+    codes = ("ECONNREFUSED", "ECONNRESET", "EPIPE", "ETIMEDOUT", "EHOSTUNREACH", "ENETUNREACH")
+    codes += ("ENOENT", "ENODEV", "EBUSY", "EACCES")
+    texts = [os.strerror(getattr(errno, code)) for code in codes]
+    texts += [ENDED, read_failure(libav_error(errno.EIO), 1.0)]
+    assert [text for text in texts if f'["{text}"' not in source] == []
 
 
 @pytest.mark.parametrize("width", [390, 500])
