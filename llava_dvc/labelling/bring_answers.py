@@ -8,7 +8,7 @@ from typing import Any
 
 from llava_dvc.data.data_errors import DataError, DataProblem, few_names, printable_name
 from llava_dvc.data.imports.annotations import ImportChoices
-from llava_dvc.data.imports.formats.label_studio import read_label_studio
+from llava_dvc.data.imports.formats.label_studio import ZONE_FIELD, read_label_studio
 from llava_dvc.data.imports.import_files import ImportFiles, PictureIndex
 from llava_dvc.data.imports.import_folder import import_folder
 from llava_dvc.data.imports.mall import default_messages, with_user_paths
@@ -94,7 +94,7 @@ def _read_answers(
         say(f"Tasks that their annotators skipped: {skipped}.\n")
     if not answered:
         return {}
-    export.write_text(json.dumps(answered), encoding="utf-8")
+    export.write_text(json.dumps(list(map(_without_zones, answered))), encoding="utf-8")
     frames = pool.data / "frames"
     index = PictureIndex(frames, [pool.path(task["data"]["frame"]) for task in answered])
     # Where heads are marked, an empty answer says that nobody is there.
@@ -106,6 +106,17 @@ def _read_answers(
     for note in resolved.notes:
         say(f"{note}\n")
     return {found.path.relative_to(frames).as_posix(): found for found in resolved.frames}
+
+
+def _without_zones(task: Task) -> Task:
+    """`bring_zones` has taken them."""
+    return task | {
+        "annotations": [
+            one
+            | {"result": [part for part in one["result"] if part.get("from_name") != ZONE_FIELD]}
+            for one in task["annotations"]
+        ]
+    }
 
 
 def _is_answer(annotation: Mapping[str, Any]) -> bool:

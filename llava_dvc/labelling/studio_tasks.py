@@ -16,22 +16,30 @@ NUMBER, HEADS, IMAGE = "people", "heads", "image"
 
 _FORM = """<View>
   <Header value="$note"/>
+  <View style="display: flex; flex-wrap: wrap; align-items: center; column-gap: 12px">
 {fields}
-  <Image name="image" value="$image" zoom="true" zoomControl="true"/>
+  </View>
+{hint}  <Image name="image" value="$image" zoom="true" zoomControl="true"/>
 </View>
 """
-_NUMBER = '  <Number name="people" toName="image" min="0" max="9999" step="1" {rule}/>'
+_CAPTION = '    <Header value="{}" size="5"/>\n'
+_NUMBER = _CAPTION + '    <Number name="people" toName="image" min="0" max="9999" step="1" {rule}/>'
 _HEADS = (
-    '  <KeyPointLabels name="heads" toName="image" strokeWidth="5">\n'
-    '    <Label value="head" background="#e6194b" selected="true"/>\n'
-    "  </KeyPointLabels>"
+    _CAPTION.format("Mark each")
+    + '    <KeyPointLabels name="heads" toName="image" strokeWidth="5">\n'
+    '      <Label value="head" background="#e6194b" selected="true"/>\n'
+    "    </KeyPointLabels>"
 )
-
-
+_HINT = (
+    '  <Header size="6" value="One click is one head only if Keep label selected is on in the '
+    'settings below the picture. Else press 1 before each click."/>\n'
+)
+"""Label Studio takes the label away after each region. Later clicks would make no point."""
 _ZONES = (
-    '  <PolygonLabels name="zone" toName="image" strokeWidth="3" opacity="0.2">\n'
+    _CAPTION.format("Draw the zone")
+    + '    <PolygonLabels name="zone" toName="image" strokeWidth="3" opacity="0.2">\n'
     "{labels}\n"
-    "  </PolygonLabels>"
+    "    </PolygonLabels>"
 )
 
 
@@ -57,11 +65,13 @@ def form(heads: bool, zones: Collection[str] = ()) -> str:
     With heads the number may stay empty: it is that of the points. Of `zones`, annotators can draw
     the outlines.
     """
-    fields = [_NUMBER.format(rule="" if heads else 'required="true"'), *([_HEADS] if heads else [])]
+    fields = [_NUMBER.format("People", rule='required="true"')]
+    if heads:
+        fields = [_HEADS, _NUMBER.format("Number (optional)", rule="")]
     if zones:
-        labels = (f"    <Label value={quoteattr(name)}/>" for name in sorted(zones))
+        labels = (f"      <Label value={quoteattr(name)}/>" for name in sorted(zones))
         fields.append(_ZONES.format(labels="\n".join(labels)))
-    return _FORM.format(fields="\n".join(fields))
+    return _FORM.format(fields="\n".join(fields), hint=_HINT if heads else "")
 
 
 def asks_for(config: str, heads: bool, zones: Collection[str] = ()) -> bool:

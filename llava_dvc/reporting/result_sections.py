@@ -59,8 +59,10 @@ def data_section(facts: ReportFacts) -> ReportSection:
     counts = [int(count) for count in report["histogram"]]
     left_out, skipped = len(report["left_out"]), len(report["rejected"])
     waiting = f" {report['unlabelled']} frames have no label." if "unlabelled" in report else ""
+    zone = facts.cfg.data.zone
+    area = f" in the zone {zone}" if zone else ""
     text = (
-        f"{report['frames']} frames with {min(counts)} to {max(counts)} people. The split is "
+        f"{report['frames']} frames with {min(counts)} to {max(counts)} people{area}. The split is "
         f"{split.strategy}: {left_out} frames between the parts are left out. {skipped} invalid "
         f"rows or files were skipped.{waiting} DVC's md5 of the data is {report['data_md5']}."
     )

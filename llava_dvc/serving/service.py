@@ -61,6 +61,9 @@ class CountResponse(BaseModel):
     most_likely: list[CountProbability] = Field(description="The five most likely counts")
     distribution: list[float] = Field(description="P(0), P(1), ... up to the largest count")
     zone: str | None = Field(description="In which they were counted; null is the whole frame")
+    outline: list[tuple[float, float]] | None = Field(
+        description="The corners of the zone in pixels of the upright frame; null without a zone"
+    )
     unlike_training: bool | None = Field(
         description="Whether the frame is unlike those that the adapter was tuned on, so that the "
         "count may be wrong; null if the adapter does not know how they look"
@@ -131,6 +134,7 @@ class CountService:
             **count.summary(),
             distribution=[round(share, 6) for share in count.probabilities],
             zone=zone.name if zone else None,
+            outline=list(zone.polygon) if zone else None,
             unlike_training=None if distance is None else distance > 1,
         )
 

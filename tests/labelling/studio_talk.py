@@ -199,6 +199,7 @@ def _talk_of_zones(person: Talk) -> None:
     newest = [[0.0, 12.0], [32.0, 12.0], [32.0, 48.0]]
     assert json.loads((data / "zones.json").read_text()) == {"tills": {"*": newest}}
     assert "Zone tills for camera *: the newest of 2 outlines is taken.\n" in person.told
+    assert not any("left out" in line for line in person.told)
     assert not person.brings(drawn)
     typed = {"tills": {"*": [[0, 0], [9, 0], [9, 9]]}}
     (data / "zones.json").write_text(json.dumps(typed))

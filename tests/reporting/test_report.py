@@ -171,6 +171,16 @@ def test_worst_frames_can_be_left_out_and_an_unlogged_result_has_a_report(result
     assert "MLflow has no run of this result." in written(tmp_path / "report")[0]
 
 
+def test_counts_in_a_zone_are_said_to_be_so(result, tmp_path):
+    data = result.data.model_copy(update={"zone": "tills"})
+    lock = yaml.safe_load((tmp_path / "dvc.lock").read_text())
+    lock["stages"]["prepare"]["params"]["params.yaml"]["data"] = data.model_dump(mode="json")
+    (tmp_path / "dvc.lock").write_text(yaml.safe_dump(lock))
+    make_report(None, tmp_path / "report", ReportChoices())
+    for text in written(tmp_path / "report"):
+        assert "300 frames with 8 to 45 people in the zone tills. The split is" in text
+
+
 @pytest.mark.parametrize(("frames", "is_warned"), [(4, True), (10, False)])
 def test_an_error_on_few_frames_has_a_warning(result, tmp_path, frames, is_warned):
     file = tmp_path / "metrics" / "evaluate.json"

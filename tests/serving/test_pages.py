@@ -15,7 +15,7 @@ from llava_dvc.serving import request_batcher
 from llava_dvc.serving import service as service_module
 from llava_dvc.serving.page import web_files
 from tests.conftest import ROOT, frame
-from tests.serving.conftest import PHONE, wait_until
+from tests.serving.conftest import PHONE, ServiceProcess, wait_until
 from tests.serving.requests import JPEG, encoded
 
 CSP = "Content-Security-Policy"
@@ -94,6 +94,29 @@ def test_the_page_shows_count_and_distribution(service, browser, tmp_path):
     if folder := os.environ.get("SCREENSHOTS"):
         browser.save_screenshot(f"{folder}/page.png")
     assert [line for line in browser.get_log("browser") if line["level"] == "SEVERE"] == []
+
+
+def test_the_page_shows_the_zone(zoned_folder, browser, tmp_path):
+    """Its outline is the left 30 of 64 pixels of the picture, however large that is shown."""
+    path = tmp_path / "frame.png"
+    frame(5).save(path)
+    service = ServiceProcess(zoned_folder)
+    try:
+        browser.get(f"http://127.0.0.1:{service.port}/")
+        browser.find_element("id", "file").send_keys(str(path))
+        wait_until(browser, DONE)
+        assert text(browser, "zone") == "Counted in the zone tills only"
+        assert browser.find_element("id", "zone").is_displayed()
+        wait_until(browser, "document.querySelector('#outline polygon').points.length")
+        outline = browser.find_element("css selector", "#outline polygon").rect
+        picture = browser.find_element("id", "frame").rect
+        for side in ("x", "y", "height"):
+            assert outline[side] == pytest.approx(picture[side], abs=2)
+        assert outline["width"] == pytest.approx(picture["width"] * 30 / 64, abs=2)
+        if folder := os.environ.get("SCREENSHOTS"):
+            browser.save_screenshot(f"{folder}/zone.png")
+    finally:
+        service.stop()
 
 
 def test_the_page_shows_an_error_and_then_the_next_frame(service, browser, tmp_path):

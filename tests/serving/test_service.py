@@ -261,6 +261,7 @@ def test_a_request_may_name_zone_and_camera(zoned_service):
     ):
         status, answer = zoned_service.ask("POST", path, content, headers)
         assert (status, answer.get("zone")) == (200, zone), answer
+        assert len(answer["outline"]) == (4 if zone == "tills" else 3)
         assert answer["expected"] == round(expected, 2)
 
 

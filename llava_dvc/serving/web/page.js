@@ -95,6 +95,8 @@ function show(frame) {
   byId("range").textContent = answer ? rangeText(answer) : say(refusal ? "notCounted" : "counting");
   byId("took").textContent = answer ? say("took", {seconds: frame.took.toFixed(2)}) : "";
   byId("unlike").hidden = !answer?.unlike_training;
+  byId("zone").hidden = !answer?.zone;
+  byId("zone").textContent = say("inZone", {zone: answer?.zone});
   byId("details").hidden = !answer;
   byId("correct").hidden = !answer || !byId("correct").dataset.allowed;
   byId("correction").textContent = say(frame.kept ? "kept" : "keepNote");
@@ -112,8 +114,15 @@ function showPicture(blob) {
   image.hidden = !blob;
   byId("invitation").hidden = Boolean(blob);
   byId("drop").classList.toggle("full", Boolean(blob));
+  byId("outline").firstChild.setAttribute("points", "");
   if (blob) image.src = URL.createObjectURL(blob);
 }
+
+// Draws the zone in which the frame on show was counted.
+byId("frame").addEventListener("load", ({target}) => {
+  byId("outline").setAttribute("viewBox", `0 0 ${target.naturalWidth} ${target.naturalHeight}`);
+  byId("outline").firstChild.setAttribute("points", shown.answer?.outline?.join(" ") ?? "");
+});
 
 // Not every file is a picture that the browser can show.
 byId("frame").addEventListener("error", () => showPicture(null));
