@@ -25,7 +25,7 @@ from llava_dvc.publishing.training_frames import (
     drawn_examples,
     read_training_frames,
 )
-from llava_dvc.recipe import Recipe
+from llava_dvc.recipe import Recipe, Zones
 from tests.conftest import ROOT
 from tests.publishing.published import BASELINE, FIGURES, facts, publish, write_adapter
 
@@ -356,6 +356,17 @@ def test_no_plain_script_where_only_llava_dvc_can_count(cfg, tmp_path, changes):
     text = card.build_card(replace(known, recipe=recipe)).text
     assert "```python" not in text
     assert "Only llava-dvc answers as it was evaluated" in text
+
+
+def test_the_card_says_in_which_zone_people_are_counted(cfg, tmp_path):
+    known = facts(cfg, write_adapter(tmp_path / "a", cfg))
+    zones = Zones(name="tills", polygons={"tills": {"*": ((0, 0), (9, 0), (9, 9))}})
+    recipe = known.recipe.model_copy(update={"zones": zones})
+    plain, zoned = (card.build_card(one).text for one in (known, replace(known, recipe=recipe)))
+    assert "- Zone: only people in the zone tills are counted." in zoned
+    assert "```python" not in zoned
+    assert "- Zone" not in plain
+    assert "```python" in plain
 
 
 def test_no_time_run_id_or_git_revision_is_in_the_folder(folder):
