@@ -2,7 +2,7 @@
 
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
@@ -36,13 +36,10 @@ SIDE = 56  # pixels; 16 image tokens
 
 
 @pytest.fixture(autouse=True)
-def same_signal_handlers() -> Iterator[None]:
-    """A training that ends with an error leaves its handlers in the process."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.getsignal(number) for number in numbers]
-    yield
-    for number, handler in zip(numbers, before, strict=True):
-        signal.signal(number, handler)
+def usual_signal_handlers() -> None:
+    """A training that ends with an error leaves its own, and a job of a script ignores Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -48,7 +48,7 @@ AGAIN = "; use a complete adapter folder, or build it with `dvc repro`"
         ("temperature", -1.5, "temperature: is -1.5: Input should be greater than or equal to 0."),
         ("temperature", float("nan"), "temperature: is nan: Input should be a finite number"),
         ("temperature", float("inf"), "temperature: is inf: Input should be a finite number"),
-        ("temperature", 1e-308, "temperature: is 1e-308: Input should be greater than or equal"),
+        ("temperature", 1e-307, "temperature: is 1e-307: Input should be greater than or equal"),
         ("temperature", "1.5", "temperature: is '1.5': Input should be a valid number"),
         ("temperature", True, "temperature: is True: Expected a number"),
         ("smoothing", 2.0, "smoothing: is 2.0: Input should be an object"),
