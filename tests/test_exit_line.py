@@ -28,7 +28,6 @@ COMMANDS = {
 CTRL_C = """
 import signal, sys
 module = sys.argv.pop(1)
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a job of a script
 def interrupt(event, arguments):
     if event == "import" and arguments[0] == module:
         signal.raise_signal(signal.SIGINT)

@@ -6,10 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from llava_dvc.errors import UserError
 from llava_dvc.recipe import Recipe, Scene, Smoothing
 from tests.recipes import recipe
+
+
+@pytest.fixture(autouse=True)
+def small_numbers() -> None:
+    """A recipe is read before a backbone is loaded, which takes numbers below 1e-307 for zero."""
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture
@@ -48,7 +55,7 @@ AGAIN = "; use a complete adapter folder, or build it with `dvc repro`"
         ("temperature", -1.5, "temperature: is -1.5: Input should be greater than or equal to 0."),
         ("temperature", float("nan"), "temperature: is nan: Input should be a finite number"),
         ("temperature", float("inf"), "temperature: is inf: Input should be a finite number"),
-        ("temperature", 1e-307, "temperature: is 1e-307: Input should be greater than or equal"),
+        ("temperature", 1e-308, "temperature: is 1e-308: Input should be greater than or equal"),
         ("temperature", "1.5", "temperature: is '1.5': Input should be a valid number"),
         ("temperature", True, "temperature: is True: Expected a number"),
         ("smoothing", 2.0, "smoothing: is 2.0: Input should be an object"),

@@ -19,12 +19,11 @@ from tests.results import DATA, log_result, predictions, record_data
 from tests.ui.conftest import free_port, is_healthy, running
 
 START = """
-import signal, sys
+import sys
 from llava_dvc.commands import ui_servers
 from llava_dvc.tracking import start_page
 for module in (start_page, ui_servers):
     module.MLFLOW, module.TENSORBOARD = sys.argv[1:]
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a job of a script
 ui_servers.main()
 """
 
