@@ -163,6 +163,8 @@ class Train(Section):
     launcher: str = Field(pattern=r"^(python|accelerate launch\b.*|torchrun\b.*)$")
     """`python`, or a command that starts one process for each GPU."""
     epochs: int = Field(ge=1)
+    min_steps: int = Field(ge=1)
+    """Few frames are seen more often in an epoch, for at least this many steps in all."""
     batch_size: int = Field(ge=1)
     """Frames per batch, over all processes."""
     accumulation: int = Field(ge=1)
@@ -182,9 +184,8 @@ class Train(Section):
     optimizer: Literal["adamw", "adamw_8bit"]
     """`adamw_8bit` keeps its two moments in 8 bits: 6 bytes less per weight (arXiv 2110.02861)."""
     augment: tuple[Literal["flip", "splice", "light", "blur"], ...]
-    """Augmentations that keep the count, or that know it. With `flip` an epoch has every frame
-    twice: as it is and mirrored. With `splice` and points it has each of them four times. See
-    llava_dvc/training/splices.py.
+    """Augmentations that keep the count, or that know it. With `flip`, or with `splice` and points,
+    an epoch has four copies of every frame. See llava_dvc/training/augment.py.
     """
     checkpointing: Literal["auto"] | bool | Annotated[int, Field(ge=1)]
     """Recompute activations in the backward pass, of all layers of the language model or of this

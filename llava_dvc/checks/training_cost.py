@@ -51,7 +51,7 @@ class TimedSteps:
 
 def training_length(cfg: Config, train: Dataset, val: Dataset, encoder: Encoder) -> TrainingLength:
     """The steps and validations of a training without early stopping."""
-    rows = len(with_tiles(augmented_rows(train, cfg.train.augment), encoder.tiles))
+    rows = len(with_tiles(augmented_rows(train, cfg.train), encoder.tiles))
     batches = math.ceil(rows / cfg.train.batch_size)
     steps = math.ceil(batches / cfg.train.accumulation) * cfg.train.epochs
     every = cfg.train.validate_every

@@ -1,42 +1,48 @@
 """`train.augment`: image changes that keep the count, or know it (`splice`).
 
-Nothing else is cut off: the count stays true. Every row has its own random draws, the same in every
-epoch: a resumed training equals an uninterrupted one.
+Nothing else is cut off: the count stays true. Every copy of a frame has its own random draws, the
+same in every epoch: a resumed training equals an uninterrupted one.
 """
 
+import math
 import random
 from collections.abc import Sequence
-from typing import Any
 
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset
 from PIL import ImageEnhance, ImageFilter
 from PIL.Image import Image
 from PIL.ImageOps import mirror
 
+from llava_dvc.config import Train
 from llava_dvc.training.points import have_points
-from llava_dvc.training.splices import with_splices
+from llava_dvc.training.row_copies import Row, row_copies
+from llava_dvc.training.splices import splicer
 
+COPIES = 4
+"""Rows of an epoch for every frame, with `flip` or `splice`. The first is the frame as it is."""
 LIGHT = 0.3  # largest change of brightness and contrast, as a share
 BLUR = 0.004  # largest radius, as a share of the longer side: 2.5 pixels of 640
 
 
-def augmented_rows(frames: Dataset, kinds: Sequence[str]) -> Dataset:
-    """All rows of an epoch, before `image.tiles` cuts them."""
-    rows = with_mirror_images(frames) if "flip" in kinds else frames
-    return with_splices(rows) if "splice" in kinds and have_points(frames) else rows
+def augmented_rows(frames: Dataset, train: Train) -> Dataset:
+    """All rows of an epoch, before `image.tiles` cuts them: `copies` of every frame.
+
+    With `splice` and points, all but the first have parts of other frames.
+    """
+    splice = "splice" in train.augment and have_points(frames)
+    changed = splice or "flip" in train.augment
+    batches = train.min_steps * train.accumulation / train.epochs
+    copies = max(COPIES if changed else 1, math.ceil(batches * train.batch_size / len(frames)))
+    if copies == 1:
+        return frames
+    return row_copies(frames, "copy", copies, splicer(frames) if splice else dict)
 
 
-def with_mirror_images(rows: Dataset) -> Dataset:
-    """Every row twice. The second one has `mirror` set."""
-    sides = [rows.add_column("mirror", [side] * len(rows)) for side in (False, True)]
-    return concatenate_datasets(sides)
-
-
-def augmented_image(row: dict[str, Any], kinds: Sequence[str]) -> Image:
-    """The row's frame, mirrored if the row says so, with the `light` and `blur` of `kinds`."""
+def augmented_image(row: Row, kinds: Sequence[str]) -> Image:
+    """The row's frame with the changes of `kinds`. `flip` mirrors every second copy."""
     image: Image = row["image"]
-    draw = random.Random(f"{row['frame']} {row.get('mirror')}")
-    if row.get("mirror"):
+    draw = random.Random(f"{row['frame']} {row.get('copy')}")
+    if _is_mirrored(row, kinds):
         image = mirror(image)
     if "light" in kinds:
         for change in (ImageEnhance.Brightness, ImageEnhance.Contrast):
@@ -46,8 +52,12 @@ def augmented_image(row: dict[str, Any], kinds: Sequence[str]) -> Image:
     return image
 
 
-def augmented_points(row: dict[str, Any]) -> list[tuple[float, float]]:
+def augmented_points(row: Row, kinds: Sequence[str]) -> list[tuple[float, float]]:
     """Where the people are in the `augmented_image`, in pixels."""
     width = row["image"].width
-    x_of = (lambda x: width - x) if row.get("mirror") else float
+    x_of = (lambda x: width - x) if _is_mirrored(row, kinds) else float
     return [(x_of(point["x"]), point["y"]) for point in row["points"]]
+
+
+def _is_mirrored(row: Row, kinds: Sequence[str]) -> bool:
+    return "flip" in kinds and row.get("copy", 0) % 2 == 1

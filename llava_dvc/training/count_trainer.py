@@ -96,7 +96,7 @@ class CountTrainer(SFTTrainer):
         the points, or if tiles need points and there are none.
         """
         settings, frames = spec.settings, spec.train
-        tiles = with_tiles(augmented_rows(frames, settings.augment), encoder.tiles)
+        tiles = with_tiles(augmented_rows(frames, settings), encoder.tiles)
         points = _learns_points(spec)
         _fit_to_frames(backbone, encoder, spec)
         length = longest_conversation(encoder, frames)
@@ -107,7 +107,7 @@ class CountTrainer(SFTTrainer):
                 encoder,
                 length if settings.compile else None,
                 partial(augmented_image, kinds=settings.augment),
-                augmented_points if points else None,
+                partial(augmented_points, kinds=settings.augment) if points else None,
             ),
             train_dataset=tiles,
             eval_dataset=spec.val,

@@ -7,6 +7,7 @@ Yun et al., "CutMix", ICCV 2019.
 
 import random
 from collections import defaultdict
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 
@@ -15,33 +16,29 @@ from PIL.Image import Image
 
 from llava_dvc.model.padding import Size
 from llava_dvc.model.tiles import Box, Point, points_in
-from llava_dvc.training.row_copies import Row, recounted, row_copies
+from llava_dvc.training.row_copies import Row, recounted
 
-SPLICES = 3
-"""Spliced frames for every frame."""
 MOST_SEAMS = (2, 1)
 """Vertical and horizontal ones in a frame."""
 EDGE = 0.1
 """Least distance of a seam from the frame's edge, as a share of its side."""
 
 
-def with_splices(rows: Dataset) -> Dataset:
-    """Every row as it is, and SPLICES times with parts of other rows of its camera. Spliced when
-    they are read: the same row is always spliced alike.
-    """
+def splicer(rows: Dataset) -> Callable[[Row], Row]:
+    """What splices a copy of one of `rows`. The same copy is always spliced alike."""
     places = defaultdict(list)
     for place, camera in enumerate(rows["camera"][:]):
         places[camera].append(place)
-    return row_copies(rows, "splice", 1 + SPLICES, partial(spliced, rows=rows, places=dict(places)))
+    return partial(spliced, rows=rows, places=dict(places))
 
 
 def spliced(row: Row, rows: Dataset, places: dict[str | None, list[int]]) -> Row:
-    """The row's frame with parts of others, if its `splice` is not 0. `places` are those of each
-    camera in `rows`. The part at the upper left stays. Frames of other sizes give no part.
+    """The row's frame with parts of others, if it is not the first `copy`. `places` are those of
+    each camera in `rows`. The part at the upper left stays. Frames of other sizes give no part.
     """
-    if not row["splice"]:
+    if not row["copy"]:
         return row
-    draw = random.Random(f"{row['frame']} {row.get('mirror')} {row['splice']}")
+    draw = random.Random(f"{row['frame']} {row['copy']}")
     image: Image = row["image"].copy()
     people: list[Point] = []
     for part, box in enumerate(_parts(draw, image.size)):
@@ -50,7 +47,7 @@ def spliced(row: Row, rows: Dataset, places: dict[str | None, list[int]]) -> Row
         image.paste(other["image"].crop(box), box)
         points = [(point["x"], point["y"]) for point in other["points"]]
         people += [(x + box[0], y + box[1]) for x, y in points_in(box, image.size, points)]
-    return recounted(row, row["splice"], image, people)
+    return recounted(row, row["copy"], image, people)
 
 
 def _parts(draw: random.Random, size: Size) -> list[Box]:
