@@ -97,7 +97,7 @@ def repo(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
     shutil.copytree(tiny_folder, folder / "backbones" / "tiny-llava")
     write_data(folder / "data", 40)
     values = yaml.safe_load((ROOT / "presets" / "tiny.yaml").read_text())
-    values["train"] |= {"epochs": 1, "save_every": 2, "augment": []}
+    values["train"] |= {"min_steps": 1, "save_every": 2, "augment": []}
     values["adapter"] |= {"r": 4}
     (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     for command in (

@@ -14,7 +14,7 @@ from llava_dvc.model.backbone import load_backbone
 from llava_dvc.model.chat_template import render_prompt
 from llava_dvc.model.counting import Answers, CountPredictor
 from llava_dvc.model.smoothing import fit_smoothing
-from llava_dvc.training.augment import augmented_image, with_mirror_images
+from llava_dvc.training.augment import augmented_image, augmented_rows
 from llava_dvc.training.checkpoints import last_checkpoint
 from llava_dvc.training.collator import IGNORED, Collator
 from llava_dvc.training.count_trainer import CountTrainer, TrainingSpec, fit
@@ -196,15 +196,17 @@ def test_training_stops_when_it_has_not_counted_better_for_long(
     cfg, encoder, rows, tmp_path, counted
 ):
     counted(False, True, True, False)
-    recipe = cfg_with(cfg, epochs=20, validate_every=3, patience=2)
+    recipe = cfg_with(cfg, epochs=20, min_steps=160, validate_every=3, patience=2)
     train(recipe, encoder, rows, tmp_path)
     assert sorted(int(p.stem) for p in (tmp_path / "validation").glob("*.npy")) == [3, 6, 8, 9]
 
 
-def test_a_mirrored_frame_is_seen_from_the_other_side(encoder, rows):
-    both = with_mirror_images(rows)
-    assert both["count"][:] == rows["count"][:] * 2
-    batch = Collator(encoder, image_of=partial(augmented_image, kinds=()))([both[1], both[9]])
+def test_a_mirrored_frame_is_seen_from_the_other_side(cfg, encoder, rows):
+    kinds = ("flip",)
+    copies = augmented_rows(rows, cfg.train.model_copy(update={"augment": kinds}))
+    assert copies["count"][:] == rows["count"][:] * 4
+    image_of = partial(augmented_image, kinds=kinds)
+    batch = Collator(encoder, image_of=image_of)([copies[1], copies[9]])
     straight, turned = batch["pixel_values"]
     assert not torch.equal(straight, turned)
     torch.testing.assert_close(straight, turned.flip(-1), atol=0.05, rtol=0)

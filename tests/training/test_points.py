@@ -1,5 +1,7 @@
 """The loss on where people stand: its targets in every geometry, and what it changes."""
 
+from functools import partial
+
 import pytest
 import torch
 from PIL import Image
@@ -57,13 +59,13 @@ def test_a_point_is_where_the_model_sees_it(cfg, geometry, size, mirror):
         cfg.backbone, config.Image(geometry=geometry, drop_border=False, tiles=(1, 1))
     )
     image, x, y = Image.new("RGB", size), size[0] * 0.45, size[1] * 0.4
-    row = {"frame": "a", "image": image, "mirror": mirror, "points": [{"x": x, "y": y}]}
-    black = encoder.pixels([augmented_image(row, [])])[0]
+    row = {"frame": "a", "image": image, "copy": int(mirror), "points": [{"x": x, "y": y}]}
+    black = encoder.pixels([augmented_image(row, ["flip"])])[0]
     image.paste((255, 255, 255), (round(x) - 9, round(y) - 9, round(x) + 9, round(y) + 9))
-    change = (encoder.pixels([augmented_image(row, [])])[0] - black).abs().mean(dim=0)
+    change = (encoder.pixels([augmented_image(row, ["flip"])])[0] - black).abs().mean(dim=0)
     centres = (torch.arange(len(change)) + 0.5) / len(change)
     where = [float((change.sum(dim=axis) / change.sum()) @ centres) for axis in (0, 1)]
-    [point] = augmented_points(row)
+    [point] = augmented_points(row, ["flip"])
     assert encoder.locate(point, size) == pytest.approx(where, abs=0.01)
 
 
@@ -72,7 +74,7 @@ def test_tokens_of_a_dropped_border_are_left_out(cfg, pointed):
         cfg.backbone, config.Image(geometry="pad", drop_border=True, tiles=(1, 1))
     )
     wide = [row | {"image": row["image"].crop((0, 0, 64, 32))} for row in pointed]
-    batch = Collator(encoder, points_of=augmented_points)(wide[:3])
+    batch = Collator(encoder, points_of=partial(augmented_points, kinds=()))(wide[:3])
     tokens = (batch["input_ids"] == encoder.processor.image_token_id).sum(dim=1)
     assert tokens.tolist() == [8, 8, 8]
     assert batch["density"].shape == (3, 8)
@@ -111,7 +113,7 @@ def test_a_step_of_several_batches_takes_their_mean(cfg, encoder, pointed, tmp_p
 
 
 def test_training_learns_the_points_and_forgets_the_head(cfg, encoder, pointed, tmp_path):
-    changes = {"points": 1.0, "epochs": 4, "learning_rate": 1e-2}
+    changes = {"points": 1.0, "epochs": 4, "min_steps": 32, "learning_rate": 1e-2}
     trainer = trainer_of(cfg, encoder, pointed, tmp_path, **changes)
     require_model(trainer, RequestedModel(cfg.backbone, cfg.image, cfg.adapter))
     tuned = fit(trainer)

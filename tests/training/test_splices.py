@@ -1,6 +1,7 @@
 """`train.augment: splice`: frames from parts of others, with the people of those parts."""
 
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,9 +9,9 @@ import torch
 from PIL import Image
 
 from llava_dvc.conversation import question_text
-from llava_dvc.training.augment import augmented_image, augmented_points, with_mirror_images
+from llava_dvc.training.augment import augmented_image, augmented_points, augmented_rows
 from llava_dvc.training.collator import Collator
-from llava_dvc.training.splices import SPLICES, spliced, with_splices
+from llava_dvc.training.splices import spliced
 from llava_dvc.training.tile_rows import with_tiles
 from tests.training.test_points import pointed, trainer_of
 
@@ -29,18 +30,29 @@ def plain(pointed):
     ]
 
 
-def splice(rows, place, copy, mirror=False, cameras=None):
+def splice(rows, place, copy, cameras=None):
     cameras = cameras or {rows[place]["camera"]: list(range(len(rows)))}
-    return spliced(rows[place] | {"splice": copy, "mirror": mirror}, rows, cameras)
+    return spliced(rows[place] | {"copy": copy}, rows, cameras)
 
 
 def colours(image):
     return Counter(map(tuple, np.asarray(image).reshape(-1, 3).tolist()))
 
 
-def test_every_row_comes_as_it_is_and_spliced_thrice(pointed):
-    rows = with_splices(pointed)
-    assert len(rows) == (1 + SPLICES) * len(pointed)
+@pytest.fixture
+def rows_of(cfg):
+    """All rows of an epoch."""
+
+    def augmented(frames, *kinds, **changes):
+        settings = {"augment": kinds, "min_steps": 1, **changes}
+        return augmented_rows(frames, cfg.train.model_copy(update=settings))
+
+    return augmented
+
+
+def test_every_row_comes_as_it_is_and_spliced_thrice(pointed, rows_of):
+    rows = rows_of(pointed, "splice")
+    assert len(rows) == 4 * len(pointed)
     for place in range(8):
         row = rows[place]
         assert row["image"] == pointed[place]["image"]
@@ -76,8 +88,8 @@ def test_people_come_from_the_frame_that_gave_the_part(plain):
 def test_a_splice_is_always_alike_and_the_next_one_otherwise(plain):
     first, again = (splice(plain, 1, 1)["image"] for _ in range(2))
     assert first == again
-    others = [splice(plain, 1, copy, mirror) for copy, mirror in ((1, True), (2, False))]
-    assert len({image.tobytes() for image in [first, *(o["image"] for o in others)]}) > 1
+    others = [splice(plain, 1, copy)["image"] for copy in (2, 3)]
+    assert len({image.tobytes() for image in [first, *others]}) > 1
 
 
 def test_parts_come_from_the_same_camera_and_from_frames_of_the_same_size(plain):
@@ -91,34 +103,63 @@ def test_parts_come_from_the_same_camera_and_from_frames_of_the_same_size(plain)
     assert {tuple(colours(splice(large, 0, n)["image"])) for n in range(1, 20)} == {(COLOURS[0],)}
 
 
-def test_splices_are_mirrored_and_cut_into_tiles(pointed):
-    both = with_splices(with_mirror_images(pointed))
-    assert len(both) == 64
-    turned = both[16 + 8 + 2]  # the first splice of the third frame's mirror image
-    assert turned["mirror"]
-    image = np.asarray(augmented_image(turned, []))
+def test_splices_are_mirrored_and_cut_into_tiles(pointed, rows_of):
+    rows, kinds = rows_of(pointed, "flip", "splice"), ("flip",)
+    assert len(rows) == 32
+    turned = rows[8 + 2]  # the first splice of the third frame
+    image = np.asarray(augmented_image(turned, kinds))
     assert np.array_equal(image, np.asarray(turned["image"])[:, ::-1])
-    assert sorted(64 - x for x, _ in augmented_points(turned)) == sorted(
+    assert sorted(64 - x for x, _ in augmented_points(turned, kinds)) == sorted(
         point["x"] for point in turned["points"]
     )
-    tiles = with_tiles(both, (2, 1))
-    halves = [tiles[26], tiles[64 + 26]]
+    assert augmented_image(rows[16 + 2], kinds) == rows[16 + 2]["image"]  # the second
+    tiles = with_tiles(rows, (2, 1))
+    halves = [tiles[10], tiles[32 + 10]]
     assert sum(half["count"] for half in halves) == turned["count"]
     assert halves[1]["image"] == turned["image"].crop((32, 0, 64, 48))
 
 
 @pytest.mark.parametrize("kinds", [("flip", "splice"), ("splice",), ("flip",)])
-def test_training_sees_splices_if_there_are_points(cfg, encoder, pointed, rows, tmp_path, kinds):
-    sides = 1 + ("flip" in kinds)
-    copies = 1 + SPLICES * ("splice" in kinds)
-    trainer = trainer_of(cfg, encoder, pointed, tmp_path, augment=kinds, points=1.0)
-    assert len(trainer.train_dataset) == 8 * sides * copies
-    if kinds == ("splice",):
-        assert len(trainer_of(cfg, encoder, rows, tmp_path, augment=kinds).train_dataset) == 8
+def test_an_epoch_has_splices_if_there_are_points(cfg, encoder, pointed, rows, tmp_path, kinds):
+    def trained_on(frames):
+        found = trainer_of(cfg, encoder, frames, tmp_path, augment=kinds, min_steps=1)
+        return [row["frame"] for row in found.train_dataset]
+
+    once = rows["frame"][:]
+    assert len(set(trained_on(pointed))) == (32 if "splice" in kinds else 8)
+    assert trained_on(rows) == once * (4 if "flip" in kinds else 1)
 
 
-def test_a_batch_of_splices_has_the_density_of_its_people(pointed, encoder):
-    rows = with_splices(pointed)
-    batch = Collator(encoder, points_of=augmented_points)([rows[n] for n in (9, 18, 27)])
+@pytest.mark.parametrize("kinds", [(), ("flip",), ("splice",)])
+@pytest.mark.parametrize(
+    ("changes", "copies"),
+    [
+        ({"min_steps": 20}, 5),
+        ({"min_steps": 21}, 6),
+        ({"min_steps": 40, "epochs": 2}, 5),
+        ({"min_steps": 10, "accumulation": 2}, 5),
+        ({"min_steps": 10, "batch_size": 4}, 5),
+    ],
+)
+def test_few_frames_are_seen_more_often(rows_of, pointed, kinds, changes, copies):
+    found = rows_of(pointed, *kinds, **changes)
+    assert len(found) == copies * 8
+    assert len(set(row["frame"] for row in found)) == (copies * 8 if "splice" in kinds else 8)
+
+
+def test_enough_frames_are_seen_once(rows_of, pointed):
+    assert rows_of(pointed, "light", min_steps=4) is pointed
+
+
+def test_the_copies_of_a_frame_differ_in_light(rows_of, pointed):
+    rows = rows_of(pointed, "flip", "light")
+    seen = [augmented_image(rows[place], ("light",)).tobytes() for place in (0, 8, 16, 24, 0)]
+    assert len(set(seen)) == 4
+
+
+def test_a_batch_of_splices_has_the_density_of_its_people(pointed, encoder, rows_of):
+    rows = rows_of(pointed, "splice")
+    points_of = partial(augmented_points, kinds=())
+    batch = Collator(encoder, points_of=points_of)([rows[n] for n in (9, 18, 27)])
     assert batch["counts"].tolist() == [rows[n]["count"] for n in (9, 18, 27)]
     torch.testing.assert_close(batch["density"].sum(dim=1), batch["counts"].float())

@@ -13,7 +13,7 @@ from llava_dvc.model.adapter import load_adapter, save_adapter
 from llava_dvc.model.backbone import backbone_encoder, load_backbone
 from llava_dvc.model.counting import CountPredictor
 from llava_dvc.model.tiles import tile_boxes
-from llava_dvc.training.augment import augmented_image, augmented_points, with_mirror_images
+from llava_dvc.training.augment import augmented_image, augmented_points, augmented_rows
 from llava_dvc.training.collator import Collator, longest_conversation
 from llava_dvc.training.count_trainer import CountTrainer, TrainingSpec, fit
 from llava_dvc.training.tile_rows import with_tiles
@@ -59,19 +59,22 @@ def test_frames_that_are_not_cut_stay_as_they_are(rows):
     assert with_tiles(rows, (1, 1)) is rows
 
 
-def test_a_tile_is_cut_before_it_is_mirrored(pointed):
-    both = with_tiles(with_mirror_images(pointed), (2, 1))
+def test_a_tile_is_cut_before_it_is_mirrored(cfg, pointed):
+    kinds = ("flip",)
+    train = cfg.train.model_copy(update={"augment": kinds})
+    both = with_tiles(augmented_rows(pointed, train), (2, 1))
     straight, turned = both[3], both[11]
-    plain, mirrored = (augmented_image(row, []) for row in (straight, turned))
+    plain, mirrored = (augmented_image(row, kinds) for row in (straight, turned))
     assert np.array_equal(np.array(plain)[:, ::-1], np.array(mirrored))
     assert plain == pointed[3]["image"].crop((0, 0, 32, 48))
-    assert augmented_points(turned) == [(32 - x, y) for x, y in augmented_points(straight)]
+    points = augmented_points(straight, kinds)
+    assert augmented_points(turned, kinds) == [(32 - x, y) for x, y in points]
 
 
 def test_a_batch_has_the_density_of_its_tiles(pointed, cutting):
     tiles = with_tiles(pointed, (2, 2))
     image_of = partial(augmented_image, kinds=("light",))
-    batch = Collator(cutting, image_of=image_of, points_of=augmented_points)(
+    batch = Collator(cutting, image_of=image_of, points_of=partial(augmented_points, kinds=()))(
         [tiles[place] for place in (3, 11, 27)]
     )
     assert batch["counts"].tolist() == [tiles[place]["count"] for place in (3, 11, 27)]
@@ -80,9 +83,9 @@ def test_a_batch_has_the_density_of_its_tiles(pointed, cutting):
 
 def test_an_adapter_of_tiles_is_trained_saved_and_loaded(tiled, cutting, pointed, tmp_path):
     few = pointed.select(range(4))
-    trainer = trainer_of(tiled, cutting, few, tmp_path / "t", points=1.0)
+    trainer = trainer_of(tiled, cutting, few, tmp_path / "t", points=1.0, min_steps=4)
     require_model(trainer, RequestedModel(tiled.backbone, tiled.image, tiled.adapter))
-    assert len(trainer.train_dataset) == 2 * 4 * 4  # mirrored, in four tiles
+    assert len(trainer.train_dataset) == 2 * 4 * 4  # two copies, in four tiles
     people = np.mean(few["count"]) / 4 / 16  # a token of a tile
     assert float(trainer.point_head.bias.detach().exp().log1p()) == pytest.approx(people)
     tuned = fit(trainer)
