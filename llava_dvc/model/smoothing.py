@@ -23,6 +23,11 @@ from llava_dvc.recipe import Smoothing
 TEMPERATURES = 0.25, 64.0
 """Errors of neighbours are alike, so the best temperature is larger than that of single frames."""
 
+CAUTION = 2.0
+"""The chain's steps are so many times as wide as those of the labels: a chain that takes the labels
+at their word also believes the errors that neighbours share. Measured on eight blocks of a camera.
+"""
+
 Positions = list[int]
 """Positions of a sequence's frames in a list, in order of time."""
 
@@ -203,14 +208,13 @@ def fit_spread(steps: Counts) -> float:
 def fit_smoothing(
     steps: Counts, probabilities: Floats, counts: ArrayLike, sequences: Sequence[Positions]
 ) -> Smoothing | None:
-    """The spread of the training labels' `steps`, and the temperature of the validation frames.
-
-    The temperature makes the true counts likeliest after smoothing. None if either split has no
-    two neighbouring frames.
+    """CAUTION times the spread of the training labels' `steps`, and the temperature of the
+    validation frames: it makes their true counts likeliest after smoothing. None if either split
+    has no two neighbouring frames.
     """
     if not len(steps) or all(len(places) < 2 for places in sequences):
         return None
-    spread = fit_spread(steps)
+    spread = CAUTION * fit_spread(steps)
     truth = np.asarray(counts, dtype=int)
 
     def mean_nll(log_temperature: float) -> float:
