@@ -52,7 +52,7 @@ class Smoothing(Section):
     """The chain over the counts of neighbouring frames: see model.smoothing."""
 
     spread: float = Field(ge=1e-3, le=1e6)
-    """From a frame to the next, P(step) ~ exp(-|step| / spread). Fitted on the training labels."""
+    """From a frame to the next, P(step) ~ exp(-|step| / spread). Fitted on the labels."""
     temperature: float = Field(ge=1e-3, le=1e3)
     """Of the frames' distributions, in place of the single frame's. Fitted on validation frames."""
 

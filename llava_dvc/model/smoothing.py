@@ -8,7 +8,7 @@ sequence is so long or so certain that a probability becomes 0.
 import math
 import re
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
@@ -23,9 +23,9 @@ from llava_dvc.recipe import Smoothing
 TEMPERATURES = 0.25, 64.0
 """Errors of neighbours are alike, so the best temperature is larger than that of single frames."""
 
-CAUTION = 2.0
-"""The chain's steps are so many times as wide as those of the labels: a chain that takes the labels
-at their word also believes the errors that neighbours share. Measured on eight blocks of a camera.
+WIDTHS = 1.0, 2.0
+"""How many times the spread of the labels' steps the chain may have. Where the model counts too many
+in all frames, or too few, a wide chain is less sure of it.
 """
 
 Positions = list[int]
@@ -208,21 +208,32 @@ def fit_spread(steps: Counts) -> float:
 def fit_smoothing(
     steps: Counts, probabilities: Floats, counts: ArrayLike, sequences: Sequence[Positions]
 ) -> Smoothing | None:
-    """CAUTION times the spread of the training labels' `steps`, and the temperature of the
-    validation frames: it makes their true counts likeliest after smoothing. None if either split
-    has no two neighbouring frames.
+    """One of WIDTHS times the spread of the training labels' `steps`, and a temperature.
+
+    Both make the true counts of the validation frames likeliest after smoothing. None if either
+    split has no two neighbouring frames.
     """
     if not len(steps) or all(len(places) < 2 for places in sequences):
         return None
-    spread = CAUTION * fit_spread(steps)
     truth = np.asarray(counts, dtype=int)
 
-    def mean_nll(log_temperature: float) -> float:
-        smoothing = Smoothing(spread=spread, temperature=float(np.exp(log_temperature)))
+    def mean_nll(smoothing: Smoothing) -> float:
         mass = smooth_sequences(probabilities, sequences, smoothing)
         right = mass[np.arange(len(truth)), truth.clip(max=mass.shape[1] - 1)]
         return float(-np.log(np.maximum(right, SMALLEST)).mean())
 
+    spread = fit_spread(steps)
+    return min((_fit_temperature(width * spread, mean_nll) for width in WIDTHS), key=mean_nll)
+
+
+def _fit_temperature(spread: float, loss: Callable[[Smoothing], float]) -> Smoothing:
+    """The temperature with the smallest loss, rounded to three digits after the point."""
+
+    def smoothing(log_temperature: float) -> Smoothing:
+        return Smoothing(spread=spread, temperature=float(np.exp(log_temperature)))
+
     low, high = map(math.log, TEMPERATURES)
-    best: Any = minimize_scalar(mean_nll, bounds=(low, high), method="bounded")
+    best: Any = minimize_scalar(
+        lambda log: loss(smoothing(log)), bounds=(low, high), method="bounded"
+    )
     return Smoothing(spread=spread, temperature=round(float(np.exp(best.x)), 3))

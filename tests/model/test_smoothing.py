@@ -182,6 +182,16 @@ def test_smoothed_intervals_stay_honest(correlation):
     assert error < 0.9 * np.abs(quantile(seen, 0.5) - later).mean()
 
 
+@pytest.mark.parametrize("bias", [0.0, 3.0])
+def test_the_chain_is_wide_where_all_frames_err_alike(bias):
+    truth, mass = noisy_walk(400, 0.0, seed=0)
+    mass = np.roll(mass, int(bias), axis=1)
+    whole = [list(range(400))]
+    steps = label_steps(truth, whole)
+    fitted = fit_smoothing(steps, mass, truth, whole)
+    assert fitted.spread == fit_spread(steps) * (2 if bias else 1)
+
+
 def test_without_neighbours_nothing_is_fitted():
     truth, mass = noisy_walk(4, 0.0, seed=0)
     steps, alone, whole = np.array([1, 2]), [[0], [1], [2], [3]], [[0, 1, 2, 3]]
