@@ -24,8 +24,8 @@ TEMPERATURES = 0.25, 64.0
 """Errors of neighbours are alike, so the best temperature is larger than that of single frames."""
 
 WIDTHS = 1.0, 2.0
-"""How many times the spread of the labels' steps the chain may have. Where the model counts too many
-in all frames, or too few, a wide chain is less sure of it.
+"""How many times the spread of the labels' steps the chain may have. Where all frames are counted
+too high, or too low, a wide chain is less sure.
 """
 
 Positions = list[int]
