@@ -31,6 +31,7 @@ Counts = NDArray[np.int64]
 LONGEST_REPLY = 16  # tokens
 WORKERS = 8  # processes that decode frames
 PIECE = 4  # frames that a worker decodes at a time
+FEW = 4  # batches, for which starting workers takes longer than they save
 
 
 Answered = tuple[Tensor, Tensor, Tensor]
@@ -154,12 +155,13 @@ class CountPredictor:
     def batches(self, frames: Sequence[Image], batch_size: int) -> Iterator[Batch]:
         """Batches of encoded frames on the model's device.
 
-        On a GPU, worker processes decode and resize a few frames at a time. The first batch is then
-        ready early.
+        On a GPU, worker processes decode and resize many frames, a few at a time. The first batch
+        is then ready early. Threads do so for FEW batches.
         """
         device = self.model.device
         on_gpu = device.type == "cuda"
-        workers = min(WORKERS, os.cpu_count() or 1) if on_gpu and len(frames) > batch_size else 0
+        many = on_gpu and len(frames) > FEW * batch_size
+        workers = min(WORKERS, os.cpu_count() or 1) if many else 0
         piece = gcd(batch_size, PIECE) if workers else batch_size
         encoded: Any = DataLoader(
             frames,  # type: ignore[arg-type]
