@@ -68,13 +68,14 @@ def follow(pid: int, folder: Path, seconds: float) -> None:
 
 
 def new_lines(folder: Path, read: dict[Path, int]) -> list[bytes]:
-    """Returns the rows that have come. `read` is how many bytes of each file came before."""
+    """Returns the rows that have come. `read` is how many bytes of each file are of rows before."""
     lines = []
     for path in sorted(folder.glob("*.jsonl")):
         with path.open("rb") as file:
             file.seek(read.get(path, 0))
-            lines += file.readlines()
-            read[path] = file.tell()
+            whole = [line for line in file if line.endswith(b"\n")]  # one may be half written
+        read[path] = read.get(path, 0) + sum(map(len, whole))
+        lines += whole
     return lines
 
 
