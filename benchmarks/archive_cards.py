@@ -38,7 +38,7 @@ ROWS, BLOCK = 16, 256
 """As in llava_dvc.archive.cluster, which imports Ray, and in its ArchiveJob."""
 IMAGES = 64  # that are encoded
 AHEAD = 4  # tables that wait for each card
-START, SILENCE = 400.0, 60.0  # seconds
+START, SILENCE = 240.0, 60.0  # seconds
 SHARED = Path("/dev/shm")
 PROCESSES = multiprocessing.get_context("spawn")  # a fork cannot use CUDA
 
@@ -104,6 +104,7 @@ def measure(
         try:
             return follow(line, sum(len(block.files) for block in blocks), cards)
         finally:
+            line.blocks.cancel_join_thread()  # else an error would wait for blocks to be read
             for process in processes:
                 process.kill()
                 process.join()
