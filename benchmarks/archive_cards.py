@@ -138,6 +138,7 @@ def follow(line: Line, frames: int, cards: int) -> tuple[float, list[int]]:
 
 def count(card: int, model: ArchiveModel, block: Block, line: Line) -> None:
     """Counts tables until the process is ended. The first one loads the model."""
+    multiprocessing.set_start_method("fork", force=True)  # of its loaders, as in a worker of Ray
     counter = BlockCounter(model)
     try:
         require_counts(counter(next(tables_of([block], line.rows))))
