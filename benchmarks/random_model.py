@@ -2,6 +2,7 @@
 
 import io
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -54,14 +55,21 @@ def _jpeg(rng: np.random.Generator) -> bytes:
     return file.getvalue()
 
 
-def make_weights(skeleton: Path, folder: Path) -> None:
-    """Writes random weights of the skeleton's shape, unless they exist."""
+def make_weights(
+    skeleton: Path,
+    folder: Path,
+    change: Callable[[LlavaForConditionalGeneration, Path], None] = lambda *_: None,
+) -> None:
+    """Writes random weights of the skeleton's shape, unless they exist. `change` gets the model and
+    the skeleton before.
+    """
     if (folder / "config.json").exists():
         return
     torch.set_default_dtype(torch.bfloat16)
-    with torch.device("cuda"):
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         model = LlavaForConditionalGeneration(LlavaConfig.from_pretrained(skeleton))
     scale_residuals(model)
+    change(model, skeleton)
     model.save_pretrained(folder)
     torch.set_default_dtype(torch.float32)
     del model

@@ -1,6 +1,7 @@
 """Rate, latency and memory of `llava-dvc watch`.
 
     python -m benchmarks.watch_cameras --seconds 300 rtsp://HOST/1 rtsp://HOST/2
+    python -m benchmarks.watch_cameras --seconds 90 --every 1 --realtime $(yes clip.mp4 | head -60)
 
 It runs the command and follows its rows. The latency is the time from a frame's arrival to its row.
 """
@@ -29,10 +30,12 @@ def main() -> None:
     parser.add_argument("--adapter", default="models/adapter")
     parser.add_argument("--every", default="2")
     parser.add_argument("--seconds", type=float, default=300.0)
+    parser.add_argument("--realtime", action="store_true", help="sources are files")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         command = [Path(sys.executable).with_name("llava-dvc"), "watch", *arguments.sources]
         command += ["--adapter", arguments.adapter, "--every", arguments.every, "--port", "0"]
+        command += ["--realtime"] if arguments.realtime else []
         process = subprocess.Popen([*command, "--out", folder])
         try:
             follow(process.pid, Path(folder), arguments.seconds)
@@ -43,23 +46,41 @@ def main() -> None:
 
 def follow(pid: int, folder: Path, seconds: float) -> None:
     """Reads rows as they come, and prints the figures."""
-    memory, busy = psutil.Process(pid), 0.0
-    seen, latencies, times, used = 0, [], defaultdict(list), []
+    process, started = psutil.Process(pid), 0.0
+    latencies, times, used = [], defaultdict(list), []
+    read: dict[Path, int] = {}
     start = 0.0
     while not start or time.time() - start < seconds:
         time.sleep(POLL)
-        text = "".join(file.read_text() for file in sorted(folder.glob("*.jsonl")))
-        now, lines = datetime.now(UTC), text.splitlines()
-        for row in map(json.loads, lines[seen:]):
-            start = start or time.time()
+        lines = new_lines(folder, read)
+        now = datetime.now(UTC)
+        if lines and not start:
+            start, started = time.time(), busy_seconds(process)
+        for row in map(json.loads, lines):
             came = datetime.fromisoformat(row["time"])
             latencies.append((now - came).total_seconds())
             times[row["camera"]].append(came.timestamp())
-        if len(lines) > seen:
-            used.append((time.time() - start, memory.memory_info().rss / 1e6))
-        seen, busy = len(lines), sum(memory.cpu_times()[:2])
+        if lines:
+            used.append((time.time() - start, process.memory_info().rss / 1e6))
+        busy = busy_seconds(process)
     report(latencies, times, used, seconds)
-    sys.stdout.write(f"processor time: {busy / seconds:.2f} cores\n")
+    sys.stdout.write(f"processor time: {(busy - started) / seconds:.2f} cores\n")
+
+
+def new_lines(folder: Path, read: dict[Path, int]) -> list[bytes]:
+    """Returns the rows that have come. `read` is how many bytes of each file are of rows before."""
+    lines = []
+    for path in sorted(folder.glob("*.jsonl")):
+        with path.open("rb") as file:
+            file.seek(read.get(path, 0))
+            whole = [line for line in file if line.endswith(b"\n")]  # one may be half written
+        read[path] = read.get(path, 0) + sum(map(len, whole))
+        lines += whole
+    return lines
+
+
+def busy_seconds(process: psutil.Process) -> float:
+    return sum(process.cpu_times()[:2])
 
 
 def report(latencies, times, used, seconds: float) -> None:
