@@ -73,9 +73,10 @@ def new_lines(folder: Path, read: dict[Path, int]) -> list[bytes]:
     for path in sorted(folder.glob("*.jsonl")):
         with path.open("rb") as file:
             file.seek(read.get(path, 0))
-            whole = [line for line in file if line.endswith(b"\n")]  # one may be half written
-        read[path] = read.get(path, 0) + sum(map(len, whole))
-        lines += whole
+            text = file.read()
+        whole = text.rfind(b"\n") + 1  # a row may be half written
+        read[path] = read.get(path, 0) + whole
+        lines += text[:whole].splitlines()
     return lines
 
 
