@@ -164,7 +164,7 @@ class Train(Section):
     """`python`, or a command that starts one process for each GPU."""
     epochs: int = Field(ge=1)
     min_steps: int = Field(ge=1)
-    """Few frames are seen more often in an epoch, for at least this many steps in all."""
+    """With splices: few frames are spliced more often, for at least this many steps in all."""
     batch_size: int = Field(ge=1)
     """Frames per batch, over all processes."""
     accumulation: int = Field(ge=1)

@@ -101,7 +101,8 @@ def config_on(checkpoint: Path) -> Config:
     values = load_config(ROOT / "presets" / "tiny.yaml").model_dump()
     values["backbone"]["name"] = str(checkpoint)
     values["adapter"] |= {"r": 4, "alpha": 8}
-    values["train"] |= {"min_steps": 8, "batch_size": 2, "save_every": 2, "augment": []}
+    values["train"] |= {"min_steps": 1, "batch_size": 1, "save_every": 2, "augment": []}
+    values["train"] |= {"learning_rate": 1e-3}
     values["evaluate"] |= {"batch_size": 4, "max_count": 60}
     return Config.model_validate(values)
 

@@ -25,17 +25,16 @@ BLUR = 0.004  # largest radius, as a share of the longer side: 2.5 pixels of 640
 
 
 def augmented_rows(frames: Dataset, train: Train) -> Dataset:
-    """All rows of an epoch, before `image.tiles` cuts them: `copies` of every frame.
+    """All rows of an epoch, before `image.tiles` cuts them.
 
-    With `splice` and points, all but the first have parts of other frames.
+    With `splice` and points, all copies but the first have parts of other frames. Few frames then
+    have more copies, for `min_steps`. More copies without splices would only be learnt by heart.
     """
-    splice = "splice" in train.augment and have_points(frames)
-    changed = splice or "flip" in train.augment
-    batches = train.min_steps * train.accumulation / train.epochs
-    copies = max(COPIES if changed else 1, math.ceil(batches * train.batch_size / len(frames)))
-    if copies == 1:
-        return frames
-    return row_copies(frames, "copy", copies, splicer(frames) if splice else dict)
+    if "splice" in train.augment and have_points(frames):
+        batches = train.min_steps * train.accumulation / train.epochs
+        copies = max(COPIES, math.ceil(batches * train.batch_size / len(frames)))
+        return row_copies(frames, "copy", copies, splicer(frames))
+    return row_copies(frames, "copy", COPIES, dict) if "flip" in train.augment else frames
 
 
 def augmented_image(row: Row, kinds: Sequence[str]) -> Image:
