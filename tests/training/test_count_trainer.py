@@ -196,7 +196,7 @@ def test_training_stops_when_it_has_not_counted_better_for_long(
     cfg, encoder, rows, tmp_path, counted
 ):
     counted(False, True, True, False)
-    recipe = cfg_with(cfg, epochs=20, min_steps=160, validate_every=3, patience=2)
+    recipe = cfg_with(cfg, epochs=20, validate_every=3, patience=2)
     train(recipe, encoder, rows, tmp_path)
     assert sorted(int(p.stem) for p in (tmp_path / "validation").glob("*.npy")) == [3, 6, 8, 9]
 

@@ -113,7 +113,7 @@ def test_a_step_of_several_batches_takes_their_mean(cfg, encoder, pointed, tmp_p
 
 
 def test_training_learns_the_points_and_forgets_the_head(cfg, encoder, pointed, tmp_path):
-    changes = {"points": 1.0, "epochs": 4, "min_steps": 32, "learning_rate": 1e-2}
+    changes = {"points": 1.0, "epochs": 8, "batch_size": 2, "learning_rate": 1e-2}
     trainer = trainer_of(cfg, encoder, pointed, tmp_path, **changes)
     require_model(trainer, RequestedModel(cfg.backbone, cfg.image, cfg.adapter))
     tuned = fit(trainer)
