@@ -13,6 +13,7 @@ from llava_dvc.serving.watch.camera.camera_counter import CameraCounter
 from llava_dvc.serving.watch.camera.camera_reader import CameraReader
 from llava_dvc.serving.watch.camera.camera_state import CameraState
 from llava_dvc.serving.watch.camera.counted_zone import CountedZone
+from llava_dvc.serving.watch.camera.pacing import reading_offsets
 from llava_dvc.serving.watch.camera.shown_picture import ShownPicture
 from llava_dvc.serving.watch.reading import Reading
 from llava_dvc.serving.watch.reading_sink import ReadingSink
@@ -20,7 +21,7 @@ from llava_dvc.serving.watch.watch_metrics import WatchMetrics
 from llava_dvc.serving.watch.watch_options import Pace
 
 GATHER_SECONDS = 0.02
-"""The cameras give their frames at the same time, but not in the same moment."""
+"""The cameras of a group give their frames at the same time, but not in the same moment."""
 CLOSE_SECONDS = 15.0
 """For the frames that are being counted when the command ends."""
 
@@ -54,8 +55,11 @@ class CameraWatch:
             camera.name: [counter.find_zone(name, camera.name) for name in zones]
             for camera in cameras
         }
-        for camera in cameras:
-            state = CameraState(pace.every, [zone and zone.name for zone in found[camera.name]])
+        together = max(1, counter.batch_size // len(zones))
+        offsets = reading_offsets(len(cameras), together, pace.every)
+        for camera, offset in zip(cameras, offsets, strict=True):
+            names = [zone and zone.name for zone in found[camera.name]]
+            state = CameraState(pace.every, names, offset)
             state.picture = ShownPicture() if show_frames else None
             self.readers[camera.name] = CameraReader(
                 camera, state, pace.transport, pace.stall, self._stop

@@ -15,7 +15,7 @@ from llava_dvc.errors import UserError
 from llava_dvc.recipe import Smoothing
 from llava_dvc.serving.counter import Count, Counter
 from llava_dvc.serving.watch.alerts import Alert, parse_alerts
-from llava_dvc.serving.watch.camera import health, pacing
+from llava_dvc.serving.watch.camera import camera_counter, health, pacing
 from llava_dvc.serving.watch.camera.address import parse_cameras
 from llava_dvc.serving.watch.camera.live_video import LiveFrame
 from llava_dvc.serving.watch.camera_watch import CameraWatch
@@ -201,6 +201,23 @@ def test_a_zone_larger_than_the_frame_costs_the_other_zones_nothing(
     faults = [line for line in caplog.messages if "has a corner at" in line]
     assert len(faults) == 1
     assert faults[0].startswith("hall/door: zone door: has a corner at 640, 0, but the frame has")
+
+
+def test_cameras_beyond_a_batch_are_read_one_after_the_other(
+    watching, counter, camera, monkeypatch
+):
+    monkeypatch.setattr(counter, "batch_size", 1)
+    offsets = set()
+
+    def next_reading(now, every, offset):
+        offsets.add(offset)
+        return pacing.next_reading(now, every, offset)
+
+    monkeypatch.setattr(camera_counter, "next_reading", next_reading)
+    _, rows = watching(f"hall={camera.url}", f"door={camera.url}")
+    for name in ("hall", "door"):
+        rows.wait_for(3, name)
+    assert offsets == {0, EVERY / 2}
 
 
 def test_a_reading_is_of_the_newest_frame(watching, counter, monkeypatch):

@@ -57,12 +57,12 @@ class CameraCounter:
         self._thread.join(seconds)
 
     def _count_all(self) -> None:
-        every = self.reader.state.every
+        every, offset = self.reader.state.every, self.reader.state.offset
         while (live := self.reader.newest.take()) is not None and not self._stop.is_set():
             self._count(live)
             del live
             now = time.monotonic()
-            self._stop.wait(next_reading(now, every) - now)
+            self._stop.wait(next_reading(now, every, offset) - now)
 
     def _count(self, live: LiveFrame) -> None:
         try:

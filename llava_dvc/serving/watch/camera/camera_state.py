@@ -66,6 +66,8 @@ class CameraState:
     every: float
     zones: Sequence[str | None] = (None,)
     """In which people are counted; None is the whole frame."""
+    offset: float = 0.0
+    """Of the moments of its readings; see pacing."""
     connection: Connection = "connecting"
     reason: str = ""
     """Why the camera is not live."""

@@ -8,12 +8,21 @@ STABLE_SECONDS = 10.0
 """A camera that sent frames for so long is reached again at once. One that ends sooner is not."""
 
 
-def next_reading(now: float, every: float) -> float:
+def next_reading(now: float, every: float, offset: float = 0.0) -> float:
     """Returns when the next reading is due, by the clock of `now`.
 
-    All cameras share these moments, so that their frames are counted in one batch.
+    All cameras of one `offset` share these moments, so that their frames are counted in one batch.
     """
-    return (math.floor(now / every) + 1) * every
+    return (math.floor((now - offset) / every) + 1) * every + offset
+
+
+def reading_offsets(cameras: int, batch: int, every: float) -> list[float]:
+    """Returns the offset of each camera, in seconds.
+
+    Cameras are read in groups of at most `batch`, one after the other: no group waits for another.
+    """
+    groups = math.ceil(cameras / batch)
+    return [camera * groups // cameras * every / groups for camera in range(cameras)]
 
 
 class Backoff:
