@@ -70,7 +70,7 @@ def test_what_is_done_is_found_again_and_nothing_of_other_settings(tmp_path):
     first, second = tasks([17, 18], [(800, 2000)])
     assert (first.rivals, second.rivals) == (True, False)
     names = {file_name(cfg, first), file_name(cfg, second)}
-    names.add(file_name(preset_config("tiny", ["train.epochs=1"]), first))
+    names.add(file_name(preset_config("tiny", ["train.epochs=2"]), first))
     assert len(names) == 3
     write_json(tmp_path / "fold.json", written(fold(1.0, rivals=True)))
     assert figures([read_fold(tmp_path / "fold.json")]) == figures([fold(1.0, rivals=True)])

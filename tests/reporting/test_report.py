@@ -118,7 +118,7 @@ def test_both_files_say_the_same_and_need_nothing_else(result, tmp_path):
         "| train | 3.0 | 1.75 |",
         "3.5 minutes in all. At 2 an hour they cost 0.12.",
         "| machine | 2 cores of a test |",
-        "| train.epochs | 2 | 1 |",
+        "| train.min_steps | 100 | 1 |",
         "| eval | 60 | 25.0 |",
     ):
         assert line in markdown, line

@@ -108,7 +108,7 @@ def test_tensorboard_has_curves_and_a_row_of_its_table(store, cfg, tmp_path):
     row = parse_session_start_info_plugin_data(content)
     assert row.group_name == folder.name
     assert row.hparams["train.learning_rate"].number_value == cfg.train.learning_rate
-    assert row.hparams["train.augment"].string_value == "['flip']"
+    assert row.hparams["train.augment"].string_value == "[]"
     (found,) = all_runs(store())
     assert {"ridge_features.mae", "cameras.gate.mae", TRAINING_SECONDS} <= found.data.metrics.keys()
 
