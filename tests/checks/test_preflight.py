@@ -486,7 +486,7 @@ def test_doctor_without_faults(doctor, rows, tmp_path):
     code, found = doctor()
     assert code is None
     assert found["labels"] == ["ok", "40</s>, 31</s>"]
-    # three frames and their mirror images, in batches of two
+    # three frames, one in a batch
     pattern = r"about \d+\.\d minutes: 3 steps of \d+\.\d\d s, 1 validations"
     assert re.fullmatch(pattern, found["training time"][1])
     assert re.fullmatch(r"about \d+\.\d GiB", found["training memory"][1])
