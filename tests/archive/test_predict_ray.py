@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
-from datetime import datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
@@ -15,7 +14,6 @@ import pytest
 from llava_dvc import cli
 from llava_dvc.archive import block_counter
 from llava_dvc.archive.block_counter import ArchiveModel, checked_folder
-from llava_dvc.archive.job import ArchiveJob, count_archive
 from llava_dvc.errors import UserError
 from llava_dvc.files import write_json
 from llava_dvc.recipe import (
@@ -27,48 +25,7 @@ from llava_dvc.recipe import (
     backbone_digest,
     manifest_entry,
 )
-from tests.archive.conftest import counted, failed, predicted, rows_of, write_day
-from tests.serving.conftest import clip  # noqa: F401 a fixture
-
-
-def test_counts_are_those_of_predict_to_the_last_digit(
-    cluster,
-    wide_adapter,
-    tmp_path,
-    clip,  # noqa: F811
-    left_folders,
-    capsys,
-):
-    """With blocks of other sizes, on one and on two nodes, in a second run that adds frames and
-    mends one.
-    """
-    archive, out = tmp_path / "archive", tmp_path / "out"
-    write_day(archive / "hall" / "2026-11-26", 9, 0)
-    write_day(archive / "door" / "2026-11-27", 2, 20)
-    broken = archive / "door" / "2026-11-27" / "08-01-00.png"
-    broken.write_bytes(b"no image")
-    shutil.move(clip, archive / "hall" / "2026-11-26_clip.mp4")
-    job = ArchiveJob([str(archive)], wide_adapter, out, block_size=9)
-    count_archive(job, cluster.address)
-    first = {path: path.stat().st_mtime_ns for path in (out / "counts").rglob("*.parquet")}
-    assert counted(out) == predicted(archive, wide_adapter)
-    assert failed(out)[str(broken)].startswith(f"{broken}: is not in a known image format")
-    rows = {row["frame"].rpartition("/")[2]: row for row in rows_of(out)}
-    assert (rows["08-01-00.png"]["camera"], rows["08-01-00.png"]["day"]) == ("hall", "2026-11-26")
-    assert rows["08-01-00.png"]["time"] == datetime(2026, 11, 26, 8, 1)
-    assert rows["2026-11-26_clip.mp4#t=4"]["day"] == "2026-11-26"
-
-    assert left_folders() == []
-
-    write_day(archive / "hall" / "2026-11-26", 12, 0)
-    write_day(archive / "yard" / "2026-11-26", 7, 40)
-    shutil.copy(archive / "hall" / "2026-11-26" / "08-00-00.png", broken)
-    capsys.readouterr()
-    count_archive(replace(job, block_size=4), cluster.address)
-    assert "note: files that could not be read are tried again: 1\n" in capsys.readouterr().err
-    assert counted(out) == predicted(archive, wide_adapter)
-    assert failed(out) == {}
-    assert {path: path.stat().st_mtime_ns for path in first} == first
+from tests.archive.conftest import write_day
 
 
 def test_an_error_of_a_worker_is_one_line(

@@ -1,11 +1,13 @@
-"""`llava-dvc predict --ray`: workers, a node and the command itself are killed."""
+"""`llava-dvc predict --ray` counts as `predict` does, also if processes and nodes are killed."""
 
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,11 @@ from tests.archive.conftest import (
     node_args,  # noqa: F401 a fixture
     one_node,
     predicted,
+    rows_of,
     wide_adapter,  # noqa: F401 a fixture
     write_day,
 )
+from tests.serving.conftest import clip  # noqa: F401 a fixture
 
 COMMAND = """
 import sys
@@ -32,6 +36,46 @@ from llava_dvc.archive.job import ArchiveJob, count_archive
 source, adapter, out, address = sys.argv[1:]
 count_archive(ArchiveJob([source], adapter, Path(out), block_size=8), address)
 """
+
+
+def test_counts_are_those_of_predict_to_the_last_digit(
+    cluster,  # noqa: F811
+    wide_adapter,  # noqa: F811
+    tmp_path,
+    clip,  # noqa: F811
+    left_folders,  # noqa: F811
+    capsys,
+):
+    """With blocks of other sizes, on one and on two nodes, in a second run that adds frames and
+    mends one.
+    """
+    archive, out = tmp_path / "archive", tmp_path / "out"
+    write_day(archive / "hall" / "2026-11-26", 9, 0)
+    write_day(archive / "door" / "2026-11-27", 2, 20)
+    broken = archive / "door" / "2026-11-27" / "08-01-00.png"
+    broken.write_bytes(b"no image")
+    shutil.move(clip, archive / "hall" / "2026-11-26_clip.mp4")
+    job = ArchiveJob([str(archive)], wide_adapter, out, block_size=9)
+    count_archive(job, cluster.address)
+    first = {path: path.stat().st_mtime_ns for path in (out / "counts").rglob("*.parquet")}
+    assert counted(out) == predicted(archive, wide_adapter)
+    assert failed(out)[str(broken)].startswith(f"{broken}: is not in a known image format")
+    rows = {row["frame"].rpartition("/")[2]: row for row in rows_of(out)}
+    assert (rows["08-01-00.png"]["camera"], rows["08-01-00.png"]["day"]) == ("hall", "2026-11-26")
+    assert rows["08-01-00.png"]["time"] == datetime(2026, 11, 26, 8, 1)
+    assert rows["2026-11-26_clip.mp4#t=4"]["day"] == "2026-11-26"
+
+    assert left_folders() == []
+
+    write_day(archive / "hall" / "2026-11-26", 12, 0)
+    write_day(archive / "yard" / "2026-11-26", 7, 40)
+    shutil.copy(archive / "hall" / "2026-11-26" / "08-00-00.png", broken)
+    capsys.readouterr()
+    count_archive(replace(job, block_size=4), cluster.address)
+    assert "note: files that could not be read are tried again: 1\n" in capsys.readouterr().err
+    assert counted(out) == predicted(archive, wide_adapter)
+    assert failed(out) == {}
+    assert {path: path.stat().st_mtime_ns for path in first} == first
 
 
 @pytest.fixture(scope="module")
