@@ -33,11 +33,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from datasets import Image as ImageColumn
-from peft import get_peft_model
 from PIL import Image
 
 from benchmarks.count_speed import prefer_numbers
-from benchmarks.random_model import CONVERSATION, make_frames, make_weights, preset
+from benchmarks.random_model import make_frames, make_weights, preset, untrained_adapter
 from benchmarks.serve_load import send_all
 from llava_dvc import Counter
 from llava_dvc.checks.loading import load_checked_adapter
@@ -47,10 +46,7 @@ from llava_dvc.evaluation.cuda_graphs import (
     pad_rows,
     padded_size,
 )
-from llava_dvc.model.adapter import peft_config
-from llava_dvc.model.backbone import backbone_encoder, load_backbone
 from llava_dvc.model.counting import autocast
-from llava_dvc.recipe import Recipe, versions
 from llava_dvc.serving.adapter_source import find_adapter
 from llava_dvc.serving.server import GracefulServer, bind_socket, server_config
 from llava_dvc.serving.service import build_app
@@ -164,21 +160,9 @@ def adapter_counter(arguments: argparse.Namespace) -> Counter:
 def random_counter(arguments: argparse.Namespace) -> Counter:
     """Returns a counter with the 7B model of random weights and an adapter of the plain preset."""
     make_weights(arguments.skeleton, arguments.weights)
-    cfg = preset(arguments.weights, [])
-    model = load_backbone(cfg.backbone)
-    tuned = get_peft_model(model, peft_config(cfg.adapter, model)).eval()
-    encoder = backbone_encoder(cfg.backbone, cfg.image)
-    prefer_numbers(model, encoder)
-    recipe = Recipe(
-        backbone=cfg.backbone,
-        image=cfg.image,
-        question=CONVERSATION.question,
-        decode="median",
-        max_count=99,
-        temperature=1.0,
-        versions=versions(),
-    )
-    return Counter(tuned, encoder, recipe)
+    tuned, encoder, recipe = untrained_adapter(preset(arguments.weights, []))
+    prefer_numbers(tuned.get_base_model(), encoder)
+    return Counter(tuned.eval(), encoder, recipe)
 
 
 def frames_of(folder: Path | None) -> list[bytes]:

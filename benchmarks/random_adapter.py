@@ -13,17 +13,12 @@ token by token, each alone.
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import torch
-from peft import get_peft_model
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from benchmarks.random_model import CONVERSATION, make_weights, preset
-from llava_dvc.config import Config
-from llava_dvc.model.adapter import peft_config, save_adapter
-from llava_dvc.model.backbone import backbone_encoder, load_backbone
-from llava_dvc.recipe import Recipe, versions
+from benchmarks.random_model import make_weights, preset, untrained_adapter
+from llava_dvc.model.adapter import save_adapter
 from llava_dvc.training.count_trainer import adapter_weights
 
 LARGE = 100.0
@@ -41,24 +36,8 @@ def main() -> None:
     folder = arguments.folder.absolute()
     make_weights(arguments.skeleton, folder / "backbone", write_digits)
     settings = [*([] if torch.cuda.is_available() else ON_CPU), *arguments.set]
-    write_adapter(preset(folder / "backbone", settings), folder / arguments.name)
-
-
-def write_adapter(cfg: Config, folder: Path) -> None:
-    """Its B is zero, as before the first step. That changes answers, but no time."""
-    model: Any = load_backbone(cfg.backbone)
-    model = get_peft_model(model, peft_config(cfg.adapter, model))
-    recipe = Recipe(
-        backbone=cfg.backbone,
-        image=cfg.image,
-        question=CONVERSATION.question,
-        decode=cfg.evaluate.decode,
-        max_count=cfg.evaluate.max_count,
-        temperature=1.0,
-        versions=versions(),
-    )
-    encoder = backbone_encoder(cfg.backbone, cfg.image)
-    save_adapter(model, adapter_weights(model), encoder, recipe, folder)
+    model, encoder, recipe = untrained_adapter(preset(folder / "backbone", settings))
+    save_adapter(model, adapter_weights(model), encoder, recipe, folder / arguments.name)
 
 
 @torch.no_grad()

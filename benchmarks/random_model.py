@@ -4,10 +4,12 @@ import io
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
+from peft import PeftModel, get_peft_model
 from PIL import Image
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
@@ -15,6 +17,10 @@ from benchmarks.settings import overridden
 from llava_dvc.config import Config, load_config
 from llava_dvc.conversation import PLACEHOLDER, Conversation
 from llava_dvc.dataset import FEATURES
+from llava_dvc.model.adapter import peft_config
+from llava_dvc.model.backbone import backbone_encoder, load_backbone
+from llava_dvc.model.encoder import Encoder
+from llava_dvc.recipe import Recipe, versions
 
 CONVERSATION = Conversation(
     "How many people are in this image? Answer with a single number.", PLACEHOLDER
@@ -25,6 +31,24 @@ def preset(weights: Path, settings: list[str]) -> Config:
     """Returns the 7B preset with random weights and the given settings."""
     cfg = load_config(Path("presets/llava-1.5-7b.yaml"))
     return overridden(cfg, [f"backbone.name={weights}", "backbone.revision=null", *settings])
+
+
+def untrained_adapter(cfg: Config) -> tuple[PeftModel, Encoder, Recipe]:
+    """Returns the model with an adapter as before the first step. Its B is zero: that changes
+    answers, but no time.
+    """
+    model: Any = load_backbone(cfg.backbone)
+    recipe = Recipe(
+        backbone=cfg.backbone,
+        image=cfg.image,
+        question=CONVERSATION.question,
+        decode=cfg.evaluate.decode,
+        max_count=cfg.evaluate.max_count,
+        temperature=1.0,
+        versions=versions(),
+    )
+    tuned = get_peft_model(model, peft_config(cfg.adapter, model))
+    return tuned, backbone_encoder(cfg.backbone, cfg.image), recipe
 
 
 def make_frames(number: int) -> Dataset:
