@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL.Image import Image
+from PIL.Image import Image, new
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from llava_dvc import errors
 from llava_dvc.conversation import format_count
 from llava_dvc.model.count_tree import CountTree, additive_mask
-from llava_dvc.model.encoder import Batch, Encoder
+from llava_dvc.model.encoder import Batch, EncodedFrame, EncodedPicture, Encoder
 from llava_dvc.model.padding import DroppedPadding, Size, drop_padding, require_one_size
 from llava_dvc.model.tiles import convolve, reply_of_tiles
 from llava_dvc.terminal.progress import advance
@@ -34,6 +34,8 @@ PIECE = 4  # frames that a worker decodes at a time
 FEW = 4  # batches, for which starting workers takes longer than they save
 
 
+Picture = Image | EncodedPicture
+"""What the model sees: a frame or a tile."""
 Answered = tuple[Tensor, Tensor, Tensor]
 """Of every frame of a batch: log P(count), `(frames, max_count + 1)`, and what `reply` returns."""
 
@@ -106,17 +108,25 @@ class CountPredictor:
 
         Raises UserError if padding is dropped and sizes differ, or if the model gives NaN.
         """
-        if self.encoder.tiles == (1, 1):
-            return self._predict_pictures(frames, batch_size)
-        tiles = self.encoder.pictures(frames)
-        answers = self._predict_pictures(tiles, batch_size)
-        number = len(tiles) // len(frames)
-        each = answers.probabilities.reshape(len(frames), number, -1)
-        starts = range(0, len(tiles), number)
+        pictures = self.encoder.pictures(frames)
+        return self._of_frames(self._predict_pictures(pictures, batch_size), len(frames))
+
+    def predict_encoded(self, frames: Sequence[EncodedFrame], batch_size: int) -> Answers:
+        """As `predict`, for frames that `Encoder.encode_ahead` has encoded."""
+        pictures = list(chain.from_iterable(frames))
+        return self._of_frames(self._predict_pictures(pictures, batch_size), len(frames))
+
+    def _of_frames(self, answers: Answers, frames: int) -> Answers:
+        """The answers for frames, from those for their tiles."""
+        number = len(answers.replies) // frames
+        if number == 1:
+            return answers
+        each = answers.probabilities.reshape(frames, number, -1)
+        starts = range(0, len(answers.replies), number)
         replies = [reply_of_tiles(answers.replies[start : start + number]) for start in starts]
         return Answers(convolve(each), replies)
 
-    def _predict_pictures(self, frames: Sequence[Image], batch_size: int) -> Answers:
+    def _predict_pictures(self, frames: Sequence[Picture], batch_size: int) -> Answers:
         """One answer for each of the pictures that the model sees."""
         if self.encoder.drops_padding:
             drop_padding(self.model, self.encoder.padding(frames[0].size))
@@ -152,7 +162,7 @@ class CountPredictor:
             logs = torch.logaddexp(logs, others) - log(2)
         return logs, *written
 
-    def batches(self, frames: Sequence[Image], batch_size: int) -> Iterator[Batch]:
+    def batches(self, frames: Sequence[Picture], batch_size: int) -> Iterator[Batch]:
         """Batches of encoded frames on the model's device.
 
         On a GPU, worker processes decode and resize many frames, a few at a time. The first batch
@@ -182,17 +192,23 @@ class CountPredictor:
                 for name in taken[0][1]
             }
 
-    def _collate(self, images: list[Image], threads: int) -> tuple[list[Size], Batch]:
-        rows = {n: ids.repeat(len(images), 1) for n, ids in self._prompt_ids(images[0]).items()}
+    def _collate(self, pictures: list[Picture], threads: int) -> tuple[list[Size], Batch]:
+        prompt = self._prompt_ids(pictures[0].size)
+        rows = {n: ids.repeat(len(pictures), 1) for n, ids in prompt.items()}
         with ThreadPoolExecutor(threads) as pool:
-            pixels = list(pool.map(lambda image: self.encoder.pixels([image]), images))
-        return [image.size for image in images], rows | {"pixel_values": torch.cat(pixels)}
+            pixels = list(pool.map(self._pixels, pictures))
+        return [each.size for each in pictures], rows | {"pixel_values": torch.cat(pixels)}
 
-    def _prompt_ids(self, image: Image) -> Batch:
+    def _pixels(self, picture: Picture) -> Tensor:
+        if isinstance(picture, EncodedPicture):
+            return picture.pixels
+        return self.encoder.pixels([picture])
+
+    def _prompt_ids(self, size: Size) -> Batch:
         """The tokens of the prompt. Only the border that is dropped changes them."""
-        border = self.encoder.padding(image.size)
+        border = self.encoder.padding(size)
         if border not in self._prompts:
-            encoded = self.encoder.encode([image], [self.prompt])
+            encoded = self.encoder.encode([new("RGB", size)], [self.prompt])
             self._prompts[border] = {n: ids for n, ids in encoded.items() if n != "pixel_values"}
         return self._prompts[border]
 
@@ -203,7 +219,7 @@ class CountPredictor:
         return nullcontext() if first else torch.compiler.set_stance("eager_on_recompile")
 
     def _generate(
-        self, frames: Sequence[Image], places: Sequence[int], batch_size: int
+        self, frames: Sequence[Picture], places: Sequence[int], batch_size: int
     ) -> list[str]:
         """Replies of the frames at `places`, where greedy decoding does not end after a number."""
         others: Any = Subset(frames, places)  # type: ignore[arg-type]

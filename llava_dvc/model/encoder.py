@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from PIL.Image import Image, Resampling, new
 from torch import Tensor
@@ -19,6 +19,19 @@ Geometry = Literal["pad", "squash", "crop"]
 Batch = dict[str, Any]
 
 STRIP = 2**20  # pixels of a padded frame that are in memory at once
+
+
+class EncodedPicture(NamedTuple):
+    """A frame or a tile, ready for the vision tower before its batch is."""
+
+    size: Size
+    """Width and height before it was encoded, from which its border follows."""
+    pixels: Tensor
+    """`(1, 3, side, side)`."""
+
+
+EncodedFrame = tuple[EncodedPicture, ...]
+"""The pictures of one frame: its tiles, or the frame itself."""
 
 
 class Encoder:
@@ -48,6 +61,11 @@ class Encoder:
     def pictures(self, frames: Sequence[Image]) -> Sequence[Image]:
         """What the model sees one by one: the tiles of all frames, or the frames themselves."""
         return frames if self.tiles == (1, 1) else Tiles(frames, self.tiles)
+
+    def encode_ahead(self, frame: Image) -> EncodedFrame:
+        """The pictures of an RGB frame. Safe to call in several threads."""
+        pictures = self.pictures([frame])
+        return tuple(EncodedPicture(each.size, self.pixels([each])) for each in pictures)
 
     def padding(self, size: Size) -> DroppedPadding | None:
         """What is dropped of pictures of `size`. None if all patches get tokens."""

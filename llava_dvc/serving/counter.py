@@ -11,7 +11,7 @@ The command line and the service use it too.
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, overload
@@ -25,8 +25,8 @@ from llava_dvc.data.zones import paint_outside
 from llava_dvc.errors import UserError, unknown_zone
 from llava_dvc.evaluation.cuda_graphs import count_with_graphs, padded_sizes
 from llava_dvc.evaluation.decoding import DecodedCounts, decode_answers
-from llava_dvc.model.counting import CountPredictor
-from llava_dvc.model.encoder import Encoder
+from llava_dvc.model.counting import Answers, CountPredictor
+from llava_dvc.model.encoder import EncodedFrame, Encoder
 from llava_dvc.recipe import Polygon, Recipe
 from llava_dvc.serving.adapter_source import find_adapter
 from llava_dvc.training.scenes import KnownScenes
@@ -137,14 +137,30 @@ class Counter:
         if isinstance(images, str | Path | Image.Image):
             raise TypeError(f"expected a list of images, got one: {images!r}. Put it into a list.")
         pictures = Pictures(images, zone)
-        found: dict[int, Count] = {}
-        for alike in self._of_one_size(pictures):
-            spare = -len(alike) % self.batch_size if fill else 0
-            batches = pictures.only([*alike, *alike[-1:] * spare])
-            answers = self.predictor.predict(batches, self.batch_size)
-            decoded = decode_answers(answers, self.recipe.temperature, self.recipe.decode)
-            found |= zip(alike, _counts(decoded), strict=False)
-        return [found[place] for place in range(len(images))]
+
+        def answer(places: list[int]) -> Answers:
+            spare = -len(places) % self.batch_size if fill else 0
+            batches = pictures.only([*places, *places[-1:] * spare])
+            return self.predictor.predict(batches, self.batch_size)
+
+        return self._count_alike(len(pictures), lambda place: pictures[place].size, answer)
+
+    def encode(self, image: Image.Image) -> EncodedFrame:
+        """What the model needs of an image, for `count_encoded`. Other threads can do it meanwhile.
+
+        Raises UserError when the image cannot be read.
+        """
+        return self.predictor.encoder.encode_ahead(upright_rgb(image))
+
+    def count_encoded(self, frames: Sequence[EncodedFrame]) -> list[Count]:
+        """As `count_in`, for whole images that `encode` has encoded."""
+
+        def answer(places: list[int]) -> Answers:
+            alike = [frames[place] for place in places]
+            return self.predictor.predict_encoded(alike, self.batch_size)
+
+        sizes = [tuple(picture.size for picture in frame) for frame in frames]
+        return self._count_alike(len(frames), sizes.__getitem__, answer)
 
     def find_zone(self, name: str | None = None, camera: str | None = None) -> "Zone | None":
         """The zone `name`, or that of the training. None if the adapter has none: then the whole
@@ -166,15 +182,28 @@ class Counter:
         except UserError:
             return None
 
-    def _of_one_size(self, pictures: "Pictures") -> list[list[int]]:
-        """Positions of images that can be counted together: those of one size if padding is
-        dropped, else all.
+    def _count_alike(
+        self,
+        number: int,
+        size_at: Callable[[int], Hashable],
+        answer: Callable[[list[int]], Answers],
+    ) -> list[Count]:
+        """Counts frames 0 to `number` - 1; `answer` gets the places of frames of one size."""
+        found: dict[int, Count] = {}
+        for places in self._of_one_size(number, size_at):
+            decoded = decode_answers(answer(places), self.recipe.temperature, self.recipe.decode)
+            found |= zip(places, _counts(decoded), strict=False)
+        return [found[place] for place in range(number)]
+
+    def _of_one_size(self, number: int, size_at: Callable[[int], Hashable]) -> list[list[int]]:
+        """Places of frames that can be counted together: those of one size if padding is dropped,
+        else all.
         """
         if not self.predictor.encoder.drops_padding:
-            return [list(range(len(pictures)))] if len(pictures) else []
-        by_size: dict[tuple[int, int], list[int]] = {}
-        for place, picture in enumerate(pictures):
-            by_size.setdefault(picture.size, []).append(place)
+            return [list(range(number))] if number else []
+        by_size: dict[Hashable, list[int]] = {}
+        for place in range(number):
+            by_size.setdefault(size_at(place), []).append(place)
         return list(by_size.values())
 
 

@@ -7,8 +7,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from PIL.Image import Image
-
+from llava_dvc.model.encoder import EncodedFrame
 from llava_dvc.serving.counter import Count
 
 MAX_QUEUED_FRAMES = 64
@@ -22,7 +21,7 @@ class QueueFull(Exception):
 
 
 class QueuedFrame(NamedTuple):
-    image: Image
+    frame: EncodedFrame
     answer: "Future[Count]"
 
 
@@ -34,7 +33,7 @@ class RequestBatcher:
 
     def __init__(
         self,
-        count: Callable[[Sequence[Image]], list[Count]],
+        count: Callable[[Sequence[EncodedFrame]], list[Count]],
         size: int,
         on_batch: Callable[[int], None] = lambda frames: None,
         gather: float = 0.0,
@@ -83,10 +82,10 @@ class RequestBatcher:
                 self._pixels -= held
                 released = True
 
-    def enqueue(self, image: Image) -> "Future[Count]":
+    def enqueue(self, frame: EncodedFrame) -> "Future[Count]":
         """Adds a frame to the queue; returns the future of its count."""
         answer: Future[Count] = Future()
-        self._queue.put(QueuedFrame(image, answer))
+        self._queue.put(QueuedFrame(frame, answer))
         return answer
 
     def close(self) -> None:
@@ -96,7 +95,7 @@ class RequestBatcher:
 
     def _count_until_closed(self) -> None:
         while batch := self._next_batch():
-            active = [frame for frame in batch if frame.answer.set_running_or_notify_cancel()]
+            active = [queued for queued in batch if queued.answer.set_running_or_notify_cancel()]
             if active:
                 self._count_batch(active)
 
@@ -116,14 +115,14 @@ class RequestBatcher:
 
     def _count_batch(self, batch: Sequence[QueuedFrame]) -> None:
         try:
-            counts = self._count([frame.image for frame in batch])
+            counts = self._count([queued.frame for queued in batch])
         except Exception as error:  # the thread goes on
             if len(batch) == 1:
                 batch[0].answer.set_exception(error)
                 return
-            for frame in batch:  # one of them fails; the others must not
-                self._count_batch([frame])
+            for queued in batch:  # one of them fails; the others must not
+                self._count_batch([queued])
             return
         self._on_batch(len(batch))
-        for frame, count in zip(batch, counts, strict=True):
-            frame.answer.set_result(count)
+        for queued, count in zip(batch, counts, strict=True):
+            queued.answer.set_result(count)

@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field
 from llava_dvc.data.images import ImageError
 from llava_dvc.data.labels import MAX_COUNT
 from llava_dvc.errors import UserError, printable_text
+from llava_dvc.model.encoder import EncodedFrame
 from llava_dvc.serving.counter import Count, Counter, Zone
 from llava_dvc.serving.guards.body_limit import LimitBody
 from llava_dvc.serving.guards.browser_guard import LOCAL_HOSTS, GuardBrowsers, shortened
@@ -118,8 +119,9 @@ class CountService:
         self._uploads = UploadBudget()
         self._decoders = DecoderPool(DECODERS)
         self._threads = ThreadPoolExecutor(DECODERS, "decoding")
-        count = partial(counter.count_in, zone=None)  # a frame is painted before it waits
-        self._batcher = RequestBatcher(count, counter.batch_size, metrics.batches.observe)
+        self._batcher = RequestBatcher(
+            counter.count_encoded, counter.batch_size, metrics.batches.observe
+        )
         metrics.waiting.set_function(lambda: self._batcher.reserved)
 
     async def count_upload(self, request: Request) -> CountResponse:
@@ -180,9 +182,9 @@ class CountService:
         try:
             measure = partial(self._counter.distance, image, camera)
             distance = loop.run_in_executor(self._threads, measure)  # while the frame is counted
-            if zone:
-                image = await loop.run_in_executor(self._threads, zone.paint, image)
-            count = await asyncio.wrap_future(self._batcher.enqueue(image))
+            encode = partial(self._encode, image, zone)
+            frame = await loop.run_in_executor(self._threads, encode)
+            count = await asyncio.wrap_future(self._batcher.enqueue(frame))
             return count, await distance
         except UserError as error:
             raise HTTPException(400, f"the frame cannot be counted: {error}") from None
@@ -192,6 +194,9 @@ class CountService:
             raise HTTPException(
                 500, f"the frame could not be counted ({kind}); the service's log has the reason"
             ) from None
+
+    def _encode(self, image: Image, zone: Zone | None) -> EncodedFrame:
+        return self._counter.encode(zone.paint(image) if zone else image)
 
     async def health(self) -> dict[str, str]:
         """Returns the backbone's name once frames can be counted."""

@@ -80,6 +80,16 @@ def test_tiles_are_counted_together(counter, counter_with):
     np.testing.assert_allclose([one.probabilities for one in found], mass, rtol=1e-5)
 
 
+@pytest.mark.parametrize("image", [{}, {"tiles": (1, 2)}, {"drop_border": True}])
+def test_frames_that_were_encoded_ahead_count_the_same(counter_with, image):
+    """Frames of different sizes have different borders."""
+    counter = counter_with(**image)
+    frames = [frame(seed, size) for seed in range(3) for size in ((64, 48), (80, 30))]
+    encoded = list(map(counter.encode, frames))
+    assert counter.count_encoded(encoded) == counter.count(frames)
+    assert counter.count_encoded([]) == []
+
+
 def test_an_adapter_counts_in_its_zone(counter, zoned_folder):
     zoned = Counter.from_pretrained(zoned_folder)
     frames = [frame(seed) for seed in range(4)]

@@ -70,7 +70,7 @@ class CameraWatch:
             lambda: sink.lost_rows,
         )
         self._batcher = RequestBatcher(
-            partial(counter.count_in, zone=None),
+            counter.count_encoded,
             counter.batch_size,
             self.metrics.batches.observe,
             GATHER_SECONDS,
@@ -79,7 +79,10 @@ class CameraWatch:
             CameraCounter(
                 reader,
                 self._batcher.enqueue,
-                [CountedZone(name, zone, pace.smoothing(counter.recipe)) for zone in found[name]],
+                [
+                    CountedZone(name, zone, pace.smoothing(counter.recipe), counter.encode)
+                    for zone in found[name]
+                ],
                 self._take,
                 self._stop,
                 partial(counter.distance, camera=reader.camera.name),

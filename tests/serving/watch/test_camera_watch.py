@@ -61,6 +61,17 @@ def camera():
 
 
 @pytest.fixture
+def count_with(monkeypatch):
+    """Lets a function of images count in place of a counter, before they are encoded."""
+
+    def replace(count, counter):
+        monkeypatch.setattr(counter, "encode", lambda image: image)
+        monkeypatch.setattr(counter, "count_encoded", count)
+
+    return replace
+
+
+@pytest.fixture
 def watching(counter, caplog, monkeypatch):
     """Starts a watch of these sources; returns it and its rows."""
     monkeypatch.setattr(pacing, "FIRST_WAIT", 0.05)
@@ -120,16 +131,13 @@ def test_good_cameras_are_counted_beside_bad_ones_and_no_password_is_shown(
     assert "geheim" not in shown
 
 
-def test_a_camera_is_counted_in_its_zone(watching, zoned_folder, monkeypatch):
+def test_a_camera_is_counted_in_its_zone(watching, zoned_folder, count_with):
     """Each camera has its own outline, in one batch."""
     zoned, seen = Counter.from_pretrained(zoned_folder), []
     zones = zoned.recipe.zones.model_copy(update={"name": "door"})
     zones.polygons["door"]["yard"] = ((0, 0), (64, 0), (64, 48), (0, 48))
     zoned.recipe = zoned.recipe.model_copy(update={"zones": zones})
-    count = zoned.count_in
-    monkeypatch.setattr(
-        zoned, "count_in", lambda images, zone: seen.extend(images) or count(images, zone)
-    )
+    count_with(lambda images: seen.extend(images) or zoned.count_in(images, None), zoned)
     grey = MjpegCamera([Image.new("L", (64, 48), 250)])
     _, rows = watching(f"hall={grey.url}", f"yard={grey.url}", counter=zoned)
     rows.wait_for(3, "hall")
@@ -142,7 +150,7 @@ def test_a_camera_is_counted_in_its_zone(watching, zoned_folder, monkeypatch):
 
 
 def test_each_zone_has_readings_metrics_and_a_smoothing_of_its_own(
-    watching, zoned_folder, monkeypatch
+    watching, zoned_folder, count_with, monkeypatch
 ):
     """The zones of both cameras go in one batch. A frame is decoded once for all its zones."""
     zoned, decoded = Counter.from_pretrained(zoned_folder), []
@@ -152,16 +160,15 @@ def test_each_zone_has_readings_metrics_and_a_smoothing_of_its_own(
     zoned.recipe = zoned.recipe.model_copy(update={"zones": zones, "smoothing": smoothing})
     image = LiveFrame.image
     monkeypatch.setattr(LiveFrame, "image", lambda live: decoded.append(live) or image(live))
-    count = zoned.count_in
 
-    def few_at_the_tills(images, zone):
+    def few_at_the_tills(images):
         """3 people where the right half is painted, else 20; a smoothing of both stays at one."""
         numbers = [3 if image.getpixel((60, 40)) == OUTSIDE else 20 for image in images]
-        size = len(count(images, zone)[0].probabilities)
+        size = len(zoned.count_in(images, None)[0].probabilities)
         rows = 0.6 * np.eye(size)[numbers] + 0.4 / size
         return [Count(n, n, n, n, tuple(row), "") for n, row in zip(numbers, rows, strict=True)]
 
-    monkeypatch.setattr(zoned, "count_in", few_at_the_tills)
+    count_with(few_at_the_tills, zoned)
     monkeypatch.setattr(health, "FROZEN_READINGS", 1000)
     camera = MjpegCamera()
     sources = [f"hall={camera.url}", f"yard={camera.url}"]
@@ -220,19 +227,19 @@ def test_cameras_beyond_a_batch_are_read_one_after_the_other(
     assert offsets == {0, EVERY / 2}
 
 
-def test_a_reading_is_of_the_newest_frame(watching, counter, monkeypatch):
+def test_a_reading_is_of_the_newest_frame(watching, counter, count_with):
     """While the model is busy with the first frame, twenty come. The last of them is counted."""
     camera = MjpegCamera([Image.new("L", (64, 48), level) for level in range(250)])
-    count, seen, watched = counter.count_in, [], threading.Event()
+    seen, watched = [], threading.Event()
 
-    def count_slowly(images, zone):
+    def count_slowly(images):
         seen.append(images[0].getpixel((9, 9))[0])
         watched.wait(20)
         while watch.readers["hall"].newest.dropped < 20:
             time.sleep(0.001)
-        return count(images, zone)
+        return counter.count_in(images, None)
 
-    monkeypatch.setattr(counter, "count_in", count_slowly)
+    count_with(count_slowly, counter)
     watch, rows = watching(f"hall={camera.url}")
     watched.set()
     rows.wait_for(2, "hall")
@@ -325,17 +332,17 @@ def test_a_distance_that_cannot_be_measured_costs_no_reading(
 
 
 def test_a_stream_may_change_its_size_and_a_refused_frame_costs_only_its_reading(
-    watching, counter, monkeypatch
+    watching, counter, count_with
 ):
-    count, counted = counter.count_in, set()
+    counted = set()
 
-    def refuse_wide(images, zone):
+    def refuse_wide(images):
         if any(image.width > 64 for image in images):
             raise RuntimeError("out of memory")
         counted.update(image.size for image in images)
-        return count(images, zone)
+        return counter.count_in(images, None)
 
-    monkeypatch.setattr(counter, "count_in", refuse_wide)
+    count_with(refuse_wide, counter)
     bad = MjpegCamera([frame(1, (80, 60))])
     good = MjpegCamera([frame(seed, size) for seed in range(3) for size in ((64, 48), (48, 64))])
     _, rows = watching(f"bad={bad.url}", f"good={good.url}")

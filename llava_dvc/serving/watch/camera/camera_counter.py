@@ -8,6 +8,7 @@ from concurrent.futures import Future
 
 from PIL.Image import Image
 
+from llava_dvc.model.encoder import EncodedFrame
 from llava_dvc.serving.counter import Count
 from llava_dvc.serving.watch.camera.camera_reader import CameraReader
 from llava_dvc.serving.watch.camera.counted_zone import CountedZone, FailureLog
@@ -31,7 +32,7 @@ class CameraCounter:
     def __init__(
         self,
         reader: CameraReader,
-        enqueue: Callable[[Image], "Future[Count]"],
+        enqueue: Callable[[EncodedFrame], "Future[Count]"],
         zones: Sequence[CountedZone],
         on_reading: Callable[[Reading, float], None],
         stop: threading.Event,
@@ -93,14 +94,17 @@ class CameraCounter:
         return distance
 
     def _enqueue_zones(self, image: Image) -> list[ZoneFuture]:
-        """Enqueues the frame in all zones at once, so that they are counted in one batch."""
-        painted = []
+        """Enqueues the frame in all zones at once, so that they are counted in one batch.
+
+        Encodes it in the thread of its camera, while the frames of others are counted.
+        """
+        encoded = []
         for zone in self._zones:
             try:
-                painted.append((zone, zone.paint(image)))
+                encoded.append((zone, zone.encode(image)))
             except Exception as error:  # the other zones are counted
                 zone.failures.report(error)
-        return [(zone, self._enqueue(picture)) for zone, picture in painted]
+        return [(zone, self._enqueue(frame)) for zone, frame in encoded]
 
     def _wait_for(self, counts: Sequence[ZoneFuture]) -> Iterator[tuple[CountedZone, Count]]:
         for zone, future in counts:

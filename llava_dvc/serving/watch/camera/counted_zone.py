@@ -1,10 +1,12 @@
 """One zone of a camera: what is painted for the model, and what is made of its counts."""
 
 import logging
+from collections.abc import Callable
 
 from PIL.Image import Image
 
 from llava_dvc.errors import UserError
+from llava_dvc.model.encoder import EncodedFrame
 from llava_dvc.serving.counter import Count, Zone
 from llava_dvc.serving.watch.camera.forward_smoothing import ForwardSmoothing
 from llava_dvc.serving.watch.camera.live_video import LiveFrame
@@ -34,14 +36,20 @@ class FailureLog:
 class CountedZone:
     """A zone of one camera, or the whole of its frames, with a smoothing of its own."""
 
-    def __init__(self, camera: str, zone: Zone | None, smoothing: ForwardSmoothing | None) -> None:
-        self._camera, self._zone, self._smoothing = camera, zone, smoothing
+    def __init__(
+        self,
+        camera: str,
+        zone: Zone | None,
+        smoothing: ForwardSmoothing | None,
+        encode: Callable[[Image], EncodedFrame],
+    ) -> None:
+        self._camera, self._zone, self._smoothing, self._encode = camera, zone, smoothing, encode
         self.name = zone.name if zone else None
         self.failures = FailureLog(f"{camera}/{zone.name}" if zone else camera)
 
-    def paint(self, image: Image) -> Image:
-        """Raises UserError when the zone is larger than the frame."""
-        return self._zone.paint(image) if self._zone else image
+    def encode(self, image: Image) -> EncodedFrame:
+        """The zone of a frame for the model. Raises UserError when it is larger than the frame."""
+        return self._encode(self._zone.paint(image) if self._zone else image)
 
     def read(
         self, live: LiveFrame, count: Count, suspect: str | None, distance: float | None = None
