@@ -4,6 +4,7 @@
     python -m benchmarks.watch_cameras --seconds 90 --every 1 --realtime $(yes clip.mp4 | head -60)
 
 It runs the command and follows its rows. The latency is the time from a frame's arrival to its row.
+A row may come while other frames are counted, so the memory of one moment says little.
 """
 
 import argparse
@@ -86,14 +87,18 @@ def busy_seconds(process: psutil.Process) -> float:
 
 def report(latencies, times, used, seconds: float) -> None:
     half, most = np.quantile(latencies, [0.5, 0.95])
-    warm = [size for at, size in used if at > WARM_UP] or [used[-1][1]]
+    minutes = defaultdict(list)
+    for at, size in used:
+        minutes[int(at / WARM_UP)].append(size)
+    warm = [np.median(sizes) for minute, sizes in minutes.items() if minute] or [used[-1][1]]
     sys.stdout.write(
         f"{len(latencies)} readings of {len(times)} cameras in {seconds:g} s, "
         f"{len(latencies) / seconds:.2f} a second\n"
         f"latency: median {half:.2f} s, p95 {most:.2f} s, longest {max(latencies):.2f} s\n"
         f"longest pause of a camera: {max(np.diff(one).max() for one in times.values()):.2f} s\n"
-        f"memory after {WARM_UP:g} s: {warm[0]:.0f} MB, then from {min(warm):.0f} "
-        f"to {max(warm):.0f} MB\n"
+        f"memory after {WARM_UP:g} s: {warm[0]:.0f} MB, then from {min(warm):.0f} to "
+        f"{max(warm):.0f} MB (medians of a minute), at the end {warm[-1]:.0f} MB; "
+        f"all values from {min(size for _, size in used):.0f} to {max(size for _, size in used):.0f}\n"
     )
 
 
