@@ -91,6 +91,7 @@ def report(latencies, times, used, seconds: float) -> None:
     for at, size in used:
         minutes[int(at / WARM_UP)].append(size)
     warm = [np.median(sizes) for minute, sizes in minutes.items() if minute] or [used[-1][1]]
+    sizes = [size for _, size in used]
     sys.stdout.write(
         f"{len(latencies)} readings of {len(times)} cameras in {seconds:g} s, "
         f"{len(latencies) / seconds:.2f} a second\n"
@@ -98,7 +99,7 @@ def report(latencies, times, used, seconds: float) -> None:
         f"longest pause of a camera: {max(np.diff(one).max() for one in times.values()):.2f} s\n"
         f"memory after {WARM_UP:g} s: {warm[0]:.0f} MB, then from {min(warm):.0f} to "
         f"{max(warm):.0f} MB (medians of a minute), at the end {warm[-1]:.0f} MB; "
-        f"all values from {min(size for _, size in used):.0f} to {max(size for _, size in used):.0f}\n"
+        f"all values from {min(sizes):.0f} to {max(sizes):.0f} MB\n"
     )
 
 
