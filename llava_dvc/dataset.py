@@ -27,6 +27,8 @@ FEATURES = Features(
     }
 )
 SHARD = 500_000_000  # largest size of a file in bytes
+SUFFIX = ".arrow"
+"""Of the files with the rows. Their digest is in the `state.json` beside them."""
 FRAMING = 64 * 2**10  # upper bound of what a batch takes in a file beside its values
 BATCH_ROWS, BATCH_BYTES = 100, 16_000_000
 
@@ -61,7 +63,7 @@ def write_split(folder: Path, rows: Iterable[Row], limit: int = SHARD) -> None:
     names = []
     for place, path in enumerate(shards.close()):
         digest.update(bytes.fromhex(file_digest(path)))
-        names.append(f"data-{place:05}-of-{len(shards.paths):05}.arrow")
+        names.append(f"data-{place:05}-of-{len(shards.paths):05}{SUFFIX}")
         path.rename(folder / names[-1])
     DatasetInfo(features=FEATURES).write_to_directory(str(folder))
     write_json(folder / "state.json", _state(names, digest.hexdigest()[:16]))
@@ -89,7 +91,7 @@ class _Shards:
         self._open()
 
     def _open(self) -> None:
-        self.paths.append(self.folder / f"{len(self.paths)}.arrow")
+        self.paths.append(self.folder / f"{len(self.paths)}{SUFFIX}")
         self._file = pa.OSFile(str(self.paths[-1]), "wb")
         self._stream = pa.ipc.new_stream(self._file, FEATURES.arrow_schema)
         self._start = self._file.tell()

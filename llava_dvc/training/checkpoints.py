@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from transformers import TrainerCallback
 
 from llava_dvc import config, errors
+from llava_dvc.dataset import SUFFIX
 from llava_dvc.files import files_in, sha256, state_root
 from llava_dvc.pipeline_file import declared_paths, declared_stages
 from llava_dvc.recipe import versions
@@ -126,12 +127,13 @@ def run_key(prepared: Path, cfg: config.Config) -> str:
     """Digest of everything that decides the adapter.
 
     That is the data, the backbone, the code and settings that dvc.yaml declares for train, and the
-    package versions.
+    package versions. The frames in `prepared` are not read: beside them are their digests.
     """
     train, data = declared_stages()["train"], declared_paths().values()
     code = [Path(dep) for dep in train["deps"] if dep not in data]  # files and folders
     backbone = Path(cfg.backbone.name)
-    inputs = sha256(prepared, *code, *([backbone] if backbone.is_dir() else []))
+    records = [file for file in files_in(prepared) if file.suffix != SUFFIX]
+    inputs = sha256(*records, *code, *([backbone] if backbone.is_dir() else []))
     settings = cfg.model_dump(include=set(train["params"]))
     for name in ("workers", "checkpoint_to"):
         settings["train"].pop(name)

@@ -38,7 +38,7 @@ from llava_dvc.training.arguments import batch_share, training_arguments
 from llava_dvc.training.augment import augmented_image, augmented_points, augmented_rows
 from llava_dvc.training.checkpoint_selection import CheckpointSelection, median_error
 from llava_dvc.training.checkpoints import SealCheckpoint, StopOnSignal, last_checkpoint
-from llava_dvc.training.collator import IGNORED, Collator, longest_conversation
+from llava_dvc.training.collator import IGNORED, Collator, image_sizes, longest_conversation
 from llava_dvc.training.losses import count_loss
 from llava_dvc.training.points import (
     POINT_HEAD,
@@ -313,8 +313,8 @@ def _fit_to_frames(
 ) -> None:
     """If `image.drop_border` is true: requires one frame size, and drops its padding tokens."""
     if encoder.drops_padding:
-        frames = chain(spec.train["image"], spec.val["image"])
-        sizes = chain.from_iterable(tile_sizes(frame.size, encoder.tiles) for frame in frames)
+        frames = chain(image_sizes(spec.train), image_sizes(spec.val))
+        sizes = chain.from_iterable(tile_sizes(size, encoder.tiles) for size in frames)
         size = require_one_size(sizes, encoder.tiles)
         drop_padding(backbone, encoder.padding(size))
 

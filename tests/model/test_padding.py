@@ -1,14 +1,20 @@
 """Frames without the tokens of their border: which those are, and that nothing else changes."""
 
+from io import BytesIO
+
+import datasets
 import pytest
 import torch
+from datasets import Dataset
+from PIL.ExifTags import Base
+from PIL.Image import Exif
 
 from llava_dvc.checks.preflight import RequestedModel, require_model
 from llava_dvc.errors import UserError
 from llava_dvc.model.backbone import backbone_encoder, load_backbone
 from llava_dvc.model.counting import CountPredictor, generate
 from llava_dvc.model.padding import drop_padding, visible_patches
-from llava_dvc.training.collator import Collator
+from llava_dvc.training.collator import Collator, image_sizes
 from llava_dvc.training.count_trainer import CountTrainer, TrainingSpec, fit
 from tests.conftest import frame
 
@@ -116,3 +122,16 @@ def test_the_memory_of_a_length_stays_where_it_is(model, dropping):
     assert wide[:2] == high[:2]
     assert wide[2] != high[2]
     assert wide[0] != other[0]
+
+
+def test_sizes_are_those_of_the_upright_images():
+    """By the header alone: also of a photograph that lies on its side."""
+    lying, files = Exif(), [BytesIO(), BytesIO()]
+    lying[Base.Orientation] = 6
+    frame(0).save(files[0], "PNG")
+    frame(1, (80, 60)).save(files[1], "JPEG", exif=lying)
+    rows = Dataset.from_list([{"image": {"bytes": file.getvalue()}} for file in files])
+    read = rows.cast_column("image", datasets.Image(mode="RGB"))
+    assert (
+        list(image_sizes(read)) == [image.size for image in read["image"]] == [(64, 48), (60, 80)]
+    )

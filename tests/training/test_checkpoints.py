@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 
 from llava_dvc import recipe
 from llava_dvc.config import Config, flatten
+from llava_dvc.dataset import SUFFIX, write_splits
 from llava_dvc.errors import UserError
 from llava_dvc.training import checkpoints
 from llava_dvc.training.checkpoints import (
@@ -21,7 +22,7 @@ from llava_dvc.training.checkpoints import (
     last_checkpoint,
     run_key,
 )
-from tests.conftest import ROOT
+from tests.conftest import ROOT, conversation, frame
 from tests.training.test_count_trainer import train, weights
 
 TRAIN = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["train"]
@@ -149,6 +150,21 @@ def test_these_versions_decide_the_result(cfg, prepared, root, monkeypatch):
     for name in present:
         monkeypatch.setattr(checkpoints, "versions", lambda n=name: present | {n: "0"})
         assert run_key(prepared, cfg) != key, name
+
+
+def test_frames_decide_by_their_digests(cfg, tmp_path, root):
+    """A frame that changes is another result, and none of them is read."""
+    keys = []
+    for number, size in enumerate((48, 48, 47)):
+        folder = tmp_path / str(number) / "prepared"
+        folder.mkdir(parents=True)
+        content = {"path": "1", "bytes": frame(0, (64, size)).tobytes()}
+        row = {"image": content, "frame": "1", "count": 1, "messages": conversation(1)}
+        write_splits(folder, {"train": [row]})
+        for file in folder.rglob(f"*{SUFFIX}"):
+            file.write_bytes(b"never read")
+        keys.append(run_key(folder, cfg))
+    assert keys[0] == keys[1] != keys[2]
 
 
 def test_data_backbone_and_code_decide_the_result(cfg, prepared, root, tmp_path, monkeypatch):

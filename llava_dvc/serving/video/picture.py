@@ -9,7 +9,7 @@ from typing import Any
 
 import av
 from av.filter import Graph
-from av.sidedata.sidedata import Type
+from av.sidedata.sidedata import SideDataContainer, Type
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from PIL.Image import Image, Resampling, Transpose
@@ -106,7 +106,10 @@ def deinterlace(frames: Iterable[TimedFrame]) -> Iterator[TimedFrame]:
 
 def _turn(frame: VideoFrame) -> Transpose | None:
     """Returns how the display matrix turns the frame, to the nearest right angle."""
-    matrix: Any = frame.side_data.get(Type.DISPLAYMATRIX)  # type: ignore[call-overload]
+    # Not frame.side_data: the two would hold each other, and the picture, until Python looks for
+    # cycles. With a large model in memory that is minutes later.
+    side_data: Any = SideDataContainer(frame)  # type: ignore[call-arg]
+    matrix = side_data.get(Type.DISPLAYMATRIX)
     if matrix is None:
         return None
     a, b, _, c, d, *_ = struct.unpack("9i", bytes(matrix))

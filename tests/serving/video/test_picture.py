@@ -1,13 +1,16 @@
 """Frames are seen as a player shows them."""
 
+import gc
 from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
+from av.video.frame import VideoFrame
 from PIL import Image, ImageOps
 
 from llava_dvc.errors import UserError
+from llava_dvc.serving.video.picture import upright_image
 from llava_dvc.serving.video.sampling import sample_video
 from tests.serving.video.clips import RATE, SIZE, corners, moving, write_clip
 
@@ -145,3 +148,18 @@ def test_colours_are_those_that_the_tags_say(tmp_path, matrix, full, kind):
     path = colour_clip(tmp_path / f"clip.{kind}", (200, 80, 40), matrix, full)
     mean = np.asarray(first_image(path), float).mean(axis=(0, 1))
     np.testing.assert_allclose(mean, (200, 80, 40), atol=4)
+
+
+def test_a_picture_holds_no_frame(tmp_path):
+    """Pictures of a camera come for days. libav's frames must go without a search for cycles."""
+    path = write_clip(tmp_path / "clip.mp4", moving(3))
+    gc.collect()
+    gc.disable()
+    try:
+        with av.open(str(path)) as container:
+            for found in container.decode(video=0):
+                upright_image(found, Fraction(1))
+        del found
+        assert not [one for one in gc.get_objects() if type(one) is VideoFrame]
+    finally:
+        gc.enable()
