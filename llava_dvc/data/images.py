@@ -112,9 +112,9 @@ def stated_pixels(path: Path) -> int:
         return 0
 
 
-def upright_size(file: Path | BytesIO) -> Size:
+def upright_size(path: Path) -> Size:
     """Width and height of a file that `decode_image` accepts. Decodes it only if necessary."""
-    with Image.open(file, formats=IMAGE_FORMATS) as image:
+    with Image.open(path, formats=IMAGE_FORMATS) as image:
         if image.format not in ("JPEG", "MPO"):  # others may have metadata after the pixels
             image.load()
         return image.size[::-1] if _turn_of(image) in _SIDEWAYS else image.size

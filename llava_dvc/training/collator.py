@@ -6,20 +6,23 @@ from operator import itemgetter
 from typing import Any
 
 import datasets
+import PIL.Image
 import torch
 from datasets import Dataset
+from PIL.ExifTags import Base
 from PIL.Image import Image
 from torch import Tensor
 
 from llava_dvc.conversation import Messages
-from llava_dvc.data.images import Size, upright_size
 from llava_dvc.model.chat_template import answer_ids, render, render_prompt, user_turn
 from llava_dvc.model.encoder import Batch, Encoder
+from llava_dvc.model.padding import Size
 from llava_dvc.training.points import token_density
 
 Point = tuple[float, float]
 
 IGNORED = -100  # PyTorch's cross-entropy skips labels of this value
+LYING = {5, 6, 7, 8}  # EXIF orientations that exchange width and height
 
 
 class Collator:
@@ -77,7 +80,7 @@ class Collator:
 def image_sizes(rows: Dataset) -> Iterator[Size]:
     """Width and height of each row's image, from its header: twenty times as fast as decoding."""
     files = rows.select_columns("image").cast_column("image", datasets.Image(decode=False))
-    return (upright_size(BytesIO(row["image"]["bytes"])) for row in files)
+    return (_upright_size(row["image"]["bytes"]) for row in files)
 
 
 def longest_conversation(encoder: Encoder, rows: Dataset) -> int:
@@ -94,3 +97,10 @@ def longest_conversation(encoder: Encoder, rows: Dataset) -> int:
     texts = [render(encoder.processor, messages) for messages in by_question.values()]
     images = [encoder.pictures([rows[0]["image"]])[0]] * len(texts)
     return int(encoder.encode(images, texts)["input_ids"].shape[1])
+
+
+def _upright_size(content: bytes) -> Size:
+    """As the library turns the image when it decodes it."""
+    with PIL.Image.open(BytesIO(content)) as image:
+        lies = image.getexif().get(Base.Orientation) in LYING
+        return image.size[::-1] if lies else image.size
