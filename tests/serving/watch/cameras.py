@@ -19,7 +19,8 @@ class MjpegCamera(ThreadingHTTPServer):
 
     def __init__(self, pictures=None, port=0):
         super().__init__(("127.0.0.1", port), MjpegStream)
-        self.pictures = pictures or [frame(seed) for seed in range(5)]
+        # Five would come again with every reading of a tenth of a second, and look frozen.
+        self.pictures = pictures or [frame(seed) for seed in range(7)]
         self.sending = threading.Event()
         self.sending.set()
         self.closed = threading.Event()
