@@ -26,6 +26,8 @@ from llava_dvc.tracking.mlflow_store import HOSTED_STORES, registry_uri, trackin
 from llava_dvc.tracking.start_page import MLFLOW, TENSORBOARD, is_server, page_file, write_page
 
 PATIENCE = 120  # seconds until the servers answer
+STOP_SECONDS = 10.0
+"""For the end of a server. TensorBoard was seen to stay after SIGTERM, once."""
 Servers = Mapping[str, subprocess.Popen[bytes]]
 """The processes by the names of the programs."""
 
@@ -105,7 +107,16 @@ def running_servers(places: Mapping[str, str]) -> Iterator[Servers]:
             for server in servers.values():
                 server.terminate()
             for server in servers.values():
-                server.wait()
+                wait_or_kill(server)
+
+
+def wait_or_kill(server: "subprocess.Popen[bytes]") -> None:
+    """Waits for the end of a server that was told to end, then ends it with all it started."""
+    try:
+        server.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
 
 
 def mlflow_settings() -> dict[str, str]:

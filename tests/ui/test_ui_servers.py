@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -148,3 +149,17 @@ def test_a_server_that_ends_is_named(store, tmp_path, addresses):
 
 def test_the_makefile_starts_it():
     assert "python -m llava_dvc.commands.ui_servers" in (ROOT / "Makefile").read_text()
+
+
+def test_a_server_that_does_not_end_is_killed_with_its_children(monkeypatch):
+    monkeypatch.setattr(ui_servers, "STOP_SECONDS", 0.2)
+    code = "trap '' TERM; sleep 60 & echo $!; wait; wait"
+    server = subprocess.Popen(["bash", "-c", code], stdout=-1, start_new_session=True)
+    child = int(server.stdout.readline())
+    server.terminate()
+    ui_servers.wait_or_kill(server)
+    assert server.returncode == -signal.SIGKILL
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{child}/exe").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
