@@ -145,15 +145,16 @@ class Counter:
 
         return self._count_alike(len(pictures), lambda place: pictures[place].size, answer)
 
-    def encode(self, image: Image.Image) -> EncodedFrame:
-        """What the model needs of an image, for `count_encoded`. Other threads can do it meanwhile.
+    def encode(self, image: Picture, zone: "Zone | None") -> EncodedFrame:
+        """What the model needs of an image, or of a zone of it, for `count_encoded`. Other threads
+        can do it meanwhile.
 
-        Raises UserError when the image cannot be read.
+        Raises UserError when the image cannot be read, or is smaller than the zone.
         """
-        return self.predictor.encoder.encode_ahead(upright_rgb(image))
+        return self.predictor.encoder.encode_ahead(Pictures([image], zone)[0])
 
     def count_encoded(self, frames: Sequence[EncodedFrame]) -> list[Count]:
-        """As `count_in`, for whole images that `encode` has encoded."""
+        """As `count_in`, for images that `encode` has encoded."""
 
         def answer(places: list[int]) -> Answers:
             alike = [frames[place] for place in places]

@@ -15,7 +15,6 @@ from pydantic import BaseModel, Field
 from llava_dvc.data.images import ImageError
 from llava_dvc.data.labels import MAX_COUNT
 from llava_dvc.errors import UserError, printable_text
-from llava_dvc.model.encoder import EncodedFrame
 from llava_dvc.serving.counter import Count, Counter, Zone
 from llava_dvc.serving.guards.body_limit import LimitBody
 from llava_dvc.serving.guards.browser_guard import LOCAL_HOSTS, GuardBrowsers, shortened
@@ -182,7 +181,7 @@ class CountService:
         try:
             measure = partial(self._counter.distance, image, camera)
             distance = loop.run_in_executor(self._threads, measure)  # while the frame is counted
-            encode = partial(self._encode, image, zone)
+            encode = partial(self._counter.encode, image, zone)
             frame = await loop.run_in_executor(self._threads, encode)
             count = await asyncio.wrap_future(self._batcher.enqueue(frame))
             return count, await distance
@@ -194,9 +193,6 @@ class CountService:
             raise HTTPException(
                 500, f"the frame could not be counted ({kind}); the service's log has the reason"
             ) from None
-
-    def _encode(self, image: Image, zone: Zone | None) -> EncodedFrame:
-        return self._counter.encode(zone.paint(image) if zone else image)
 
     async def health(self) -> dict[str, str]:
         """Returns the backbone's name once frames can be counted."""

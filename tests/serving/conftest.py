@@ -223,7 +223,7 @@ def small_service(adapter_folder, blocked, monkeypatch):
     """A server in this process that counts with `blocked` and has room for three frames."""
     monkeypatch.setattr(request_batcher, "MAX_QUEUED_FRAMES", 3)
     counter = Counter.from_pretrained(adapter_folder)
-    counter.encode, counter.count_encoded = (lambda image: image), blocked
+    counter.encode, counter.count_encoded = (lambda image, zone: image), blocked
     with serving(counter) as server:
         yield server
         blocked.release.set()

@@ -85,7 +85,7 @@ def test_frames_that_were_encoded_ahead_count_the_same(counter_with, image):
     """Frames of different sizes have different borders."""
     counter = counter_with(**image)
     frames = [frame(seed, size) for seed in range(3) for size in ((64, 48), (80, 30))]
-    encoded = list(map(counter.encode, frames))
+    encoded = [counter.encode(image, None) for image in frames]
     assert counter.count_encoded(encoded) == counter.count(frames)
     assert counter.count_encoded([]) == []
 

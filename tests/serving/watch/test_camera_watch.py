@@ -64,8 +64,11 @@ def camera():
 def count_with(monkeypatch):
     """Lets a function of images count in place of a counter, before they are encoded."""
 
+    def paint(image, zone):
+        return zone.paint(image) if zone else image
+
     def replace(count, counter):
-        monkeypatch.setattr(counter, "encode", lambda image: image)
+        monkeypatch.setattr(counter, "encode", paint)
         monkeypatch.setattr(counter, "count_encoded", count)
 
     return replace

@@ -41,7 +41,7 @@ class CountedZone:
         camera: str,
         zone: Zone | None,
         smoothing: ForwardSmoothing | None,
-        encode: Callable[[Image], EncodedFrame],
+        encode: Callable[[Image, Zone | None], EncodedFrame],
     ) -> None:
         self._camera, self._zone, self._smoothing, self._encode = camera, zone, smoothing, encode
         self.name = zone.name if zone else None
@@ -49,7 +49,7 @@ class CountedZone:
 
     def encode(self, image: Image) -> EncodedFrame:
         """The zone of a frame for the model. Raises UserError when it is larger than the frame."""
-        return self._encode(self._zone.paint(image) if self._zone else image)
+        return self._encode(image, self._zone)
 
     def read(
         self, live: LiveFrame, count: Count, suspect: str | None, distance: float | None = None
