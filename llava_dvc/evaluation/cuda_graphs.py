@@ -1,8 +1,6 @@
 """Counts with CUDA graphs: the work on a batch is recorded once, and then replayed.
 
-Python needs much longer to launch the thousands of kernels of one frame than the GPU needs to
-compute them. A graph launches all of them at once. It has fixed shapes, so batches are padded to a
-few sizes.
+A graph has fixed shapes, so batches are padded to a few sizes.
 """
 
 import sys
@@ -11,23 +9,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
 
-from llava_dvc.evaluation.merged_weights import bytes_to_merge, merge_layers
+from llava_dvc.evaluation.merged_weights import bytes_to_merge, merge_and_compile
 from llava_dvc.load_errors import first_line
 from llava_dvc.model.counting import Answered, CountPredictor
+from llava_dvc.model.cuda_recorder import CudaRecorder, Replay
 from llava_dvc.model.encoder import Batch
 from llava_dvc.model.model_patches import free_bytes, trust_image_tokens
 
-Replay = Callable[[], None]
 Record = Callable[[Callable[[], Answered]], tuple[Replay, Answered]]
-"""Takes a function that computes on the GPU. Returns what runs it again, and its results, which
-every run overwrites.
-"""
+"""As CudaRecorder's."""
 
 MAX_SIZE = 32
 """Larger batches are padded to multiples of it."""
-WARM_UP = 2
-"""Runs before a recording: in the first, libraries prepare themselves."""
+COMPILED_SHAPES = 16
+"""Each size has two: the prompts, and the last token of the replies."""
 FRAME_SHARE = 2
 """Memory that counting a frame takes, by the keys and values of its layers. On 7B in 16 bits,
 42 GiB were measured for 32 frames, 2.1 times as much.
@@ -45,6 +42,7 @@ class RecordedSizes:
         self.recorded: dict[tuple[int, ...], tuple[Batch, Replay, Answered]] = {}
         """By the shape of `input_ids`: the inputs that a replay reads, the replay, its results."""
         self._failed = False
+        self._compiles = True
 
     def __call__(self, batch: Batch) -> Answered:
         rows = len(batch["input_ids"])
@@ -59,7 +57,7 @@ class RecordedSizes:
             except RuntimeError as error:
                 self._give_up(error)
         if self._failed:
-            return self._step(batch)
+            return self._compiled_step(batch)
         inputs, replay, (logs, counts, ended) = self.recorded[shape]
         for name, tensor in inputs.items():
             tensor.copy_(batch[name])
@@ -68,7 +66,25 @@ class RecordedSizes:
 
     def _record_shape(self, batch: Batch) -> tuple[Batch, Replay, Answered]:
         inputs = {name: tensor.clone() for name, tensor in batch.items()}
-        return inputs, *self._record(lambda: self._step(inputs))
+        try:
+            return inputs, *self._record(lambda: self._compiled_step(inputs))
+        except TorchDynamoException as error:
+            self._stop_compiling(error)
+            return inputs, *self._record(lambda: self._compiled_step(inputs))
+
+    def _compiled_step(self, batch: Batch) -> Answered:
+        """The step. Compiles the layers for each new shape, if they are to be compiled."""
+        limits: Any = torch._dynamo.config.patch(recompile_limit=COMPILED_SHAPES)
+        stance = torch.compiler.set_stance("default" if self._compiles else "force_eager")
+        with stance, limits:
+            return self._step(batch)
+
+    def _stop_compiling(self, error: Exception) -> None:
+        self._compiles = False
+        reason = first_line(getattr(error, "inner_exception", error))
+        sys.stderr.write(
+            f"The layers cannot be compiled ({reason}). Counting goes on without, slower.\n"
+        )
 
     def _give_up(self, error: RuntimeError) -> None:
         """Says why nothing is recorded. Counting goes on without graphs."""
@@ -80,29 +96,9 @@ class RecordedSizes:
         )
 
 
-class CudaRecorder:
-    """Records CUDA graphs. They share their memory, so only one may run at a time."""
-
-    def __init__(self) -> None:
-        self._pool: Any = torch.cuda.graph_pool_handle()
-        # One for all: memory that was used on another stream cannot be used again.
-        self._stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-
-    def __call__(self, run: Callable[[], Answered]) -> tuple[Replay, Answered]:
-        self._stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._stream):
-            for _ in range(WARM_UP):
-                run()
-        torch.cuda.current_stream().wait_stream(self._stream)
-        graph = torch.cuda.CUDAGraph()
-        # "thread_local": another thread may pin memory meanwhile.
-        with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
-            results = run()
-        return graph.replay, results
-
-
 def count_with_graphs(predictor: CountPredictor, batch_size: int) -> None:
-    """Makes `predictor` count fast on its GPU: merges the layers and records CUDA graphs.
+    """Makes `predictor` count fast on its GPU: merges and compiles the layers, and records CUDA
+    graphs.
 
     The model cannot be trained or saved afterwards. If the 16-bit weights and a batch do not fit
     into memory, the layers stay as they are, and one line says so.
@@ -113,7 +109,7 @@ def count_with_graphs(predictor: CountPredictor, batch_size: int) -> None:
     needed = bytes_to_merge(model) + frames * frame_bytes(model)
     free = free_bytes(model.device)
     if needed <= free:
-        merge_layers(model)
+        merge_and_compile(model)
     else:
         sys.stderr.write(
             f"Counting with merged layers needs {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} "

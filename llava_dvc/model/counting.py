@@ -36,6 +36,8 @@ FEW = 4  # batches, for which starting workers takes longer than they save
 
 Picture = Image | EncodedPicture
 """What the model sees: a frame or a tile."""
+Piece = tuple[list[Size], Batch]
+"""Some encoded frames of a batch, and their sizes."""
 Answered = tuple[Tensor, Tensor, Tensor]
 """Of every frame of a batch: log P(count), `(frames, max_count + 1)`, and what `reply` returns."""
 
@@ -169,21 +171,10 @@ class CountPredictor:
         is then ready early. Threads do so for FEW batches.
         """
         device = self.model.device
-        on_gpu = device.type == "cuda"
-        many = on_gpu and len(frames) > FEW * batch_size
-        workers = min(WORKERS, os.cpu_count() or 1) if many else 0
-        piece = gcd(batch_size, PIECE) if workers else batch_size
-        encoded: Any = DataLoader(
-            frames,  # type: ignore[arg-type]
-            piece,
-            # Without workers, threads: Pillow and NumPy let others run meanwhile.
-            collate_fn=partial(self._collate, threads=WORKERS if on_gpu and not workers else 1),
-            num_workers=workers,
-            pin_memory=on_gpu,
-        )
-        pieces = iter(encoded)
+        many = device.type == "cuda" and len(frames) > FEW * batch_size
+        encode = self._by_workers if many else self._by_threads
         sizes: list[Size] = []
-        while taken := list(islice(pieces, batch_size // piece)):
+        for taken in encode(frames, batch_size):
             if self.encoder.drops_padding:  # here: a worker's error would be a traceback
                 own = chain(sizes, *(size for size, _ in taken))
                 sizes = [require_one_size(own, self.encoder.tiles)]
@@ -192,7 +183,30 @@ class CountPredictor:
                 for name in taken[0][1]
             }
 
-    def _collate(self, pictures: list[Picture], threads: int) -> tuple[list[Size], Batch]:
+    def _by_threads(self, frames: Sequence[Picture], batch_size: int) -> Iterator[list[Piece]]:
+        """Each batch as one piece. Pillow and NumPy let other threads run meanwhile."""
+        on_gpu = self.model.device.type == "cuda"
+        for start in range(0, len(frames), batch_size):
+            places = range(start, min(start + batch_size, len(frames)))
+            sizes, batch = self._collate([frames[p] for p in places], WORKERS if on_gpu else 1)
+            # Pinned, so that the CPU does not wait for the GPU to copy it.
+            yield [(sizes, {n: t.pin_memory() for n, t in batch.items()} if on_gpu else batch)]
+
+    def _by_workers(self, frames: Sequence[Picture], batch_size: int) -> Iterator[list[Piece]]:
+        """Each batch as pieces of up to PIECE frames, made in other processes."""
+        piece = gcd(batch_size, PIECE)
+        encoded: Any = DataLoader(
+            frames,  # type: ignore[arg-type]
+            piece,
+            collate_fn=partial(self._collate, threads=1),
+            num_workers=min(WORKERS, os.cpu_count() or 1),
+            pin_memory=True,
+        )
+        pieces = iter(encoded)
+        while taken := list(islice(pieces, batch_size // piece)):
+            yield taken
+
+    def _collate(self, pictures: list[Picture], threads: int) -> Piece:
         prompt = self._prompt_ids(pictures[0].size)
         rows = {n: ids.repeat(len(pictures), 1) for n, ids in prompt.items()}
         with ThreadPoolExecutor(threads) as pool:

@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from PIL.Image import Image, Resampling, new
 from torch import Tensor
 from transformers import LlavaProcessor
@@ -47,6 +50,7 @@ class Encoder:
         # The class that transformers loads depends on what else is installed.
         processor.image_processor = image_processor(image.geometry, side)
         self.processor = processor
+        self._levels = level_values(processor.image_processor)
         self.drops_padding = image.drop_border
         self.tiles = image.tiles
         """Columns and rows of tiles in a frame."""
@@ -96,11 +100,15 @@ class Encoder:
         return padding.drop(dict(batch)) if padding else dict(batch)
 
     def pixels(self, images: Sequence[Image]) -> Tensor:
-        """What the vision tower gets, `(frames, 3, side, side)`."""
+        """What the vision tower gets, `(frames, 3, side, side)`. The same numbers as `encode`'s, in
+        less time.
+        """
         target = self.processor.image_processor
         small = [shrink(image, target) for image in images]
-        pixels: Tensor = target(small, return_tensors="pt")["pixel_values"]
-        return pixels
+        levels = target(small, do_rescale=False, do_normalize=False, return_tensors="np")
+        colours = levels["pixel_values"].swapaxes(0, 1)
+        pixels = list(map(np.take, self._levels, colours))
+        return torch.from_numpy(np.stack(pixels, axis=1))
 
     def locate(self, point: tuple[float, float], size: Size) -> tuple[float, float]:
         """Where a point, in pixels of a frame of `size`, is in the square that the tower gets.
@@ -140,6 +148,14 @@ def image_processor(geometry: Geometry, side: int) -> LlavaImageProcessorPil:
         "crop": {"do_pad": False, "size": {"shortest_edge": side}, "crop_size": square},
     }
     return LlavaImageProcessorPil(**settings[geometry])
+
+
+def level_values(target: LlavaImageProcessorPil) -> NDArray[np.float32]:
+    """What `target` makes of the 256 levels of each colour, `(3, 256)`."""
+    levels = np.tile(np.arange(256, dtype=np.uint8), (3, 1, 1))
+    shares = target.rescale(levels, target.rescale_factor)
+    values: NDArray[np.float32] = target.normalize(shares, target.image_mean, target.image_std)
+    return values[:, 0]
 
 
 def shrink(image: Image, target: LlavaImageProcessorPil) -> Image:

@@ -29,8 +29,10 @@ from llava_dvc.model.counting import Answers, CountPredictor
 from llava_dvc.model.encoder import EncodedFrame, Encoder
 from llava_dvc.recipe import Polygon, Recipe
 from llava_dvc.serving.adapter_source import find_adapter
+from llava_dvc.terminal.progress import progress
 from llava_dvc.training.scenes import KnownScenes
 
+GREY = Image.new("RGB", (640, 480))
 BATCH = 8  # frames in one pass: what a card of 12 GB has room for
 
 Picture = Image.Image | str | Path
@@ -101,18 +103,21 @@ class Counter:
         return counter
 
     def warm_up(self) -> None:
-        """Counts grey frames: the first batch is slow. On a GPU records every size of a batch, and
-        says on standard error how long that took.
+        """Counts grey frames: the first batch is slow. On a GPU this compiles and records all
+        sizes of a batch, and says on standard error how long that took.
         """
-        on_gpu = self.predictor.model.device.type == "cuda"
+        if self.predictor.model.device.type != "cuda":
+            self.count_in([GREY], zone=None)
+            return
         began = time.monotonic()
-        for size in padded_sizes(self.batch_size) if on_gpu else [1]:
-            self.count_in([Image.new("RGB", (640, 480))] * size, zone=None)
-        if on_gpu:
-            sys.stderr.write(
-                f"prepared for batches of up to {self.batch_size} frames in "
-                f"{time.monotonic() - began:.1f} s\n"
-            )
+        sizes = padded_sizes(self.batch_size)
+        with progress("preparing", sum(sizes)):
+            for size in sizes:
+                self.count_in([GREY] * size, zone=None)
+        sys.stderr.write(
+            f"prepared for batches of up to {self.batch_size} frames in "
+            f"{time.monotonic() - began:.1f} s\n"
+        )
 
     def count(
         self, images: Sequence[Picture], zone: str | None = None, camera: str | None = None

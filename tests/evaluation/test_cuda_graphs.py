@@ -3,6 +3,7 @@ stands in for CUDA's: like a graph, it keeps the memory of inputs and results.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from llava_dvc.config import Config
 from llava_dvc.evaluation.cuda_graphs import RecordedSizes, pad_rows, padded_size, padded_sizes
-from llava_dvc.evaluation.merged_weights import bytes_to_merge, merge_layers
+from llava_dvc.evaluation.merged_weights import bytes_to_merge, merge_and_compile, merge_layers
 from llava_dvc.model.backbone import backbone_encoder, load_backbone
 from llava_dvc.model.counting import Answered, CountPredictor
 from llava_dvc.model.encoder import Encoder
@@ -109,6 +110,50 @@ def test_counting_goes_on_if_nothing_can_be_recorded(
         "without them, slower."
     ]
     assert asked == 1
+
+
+def test_each_size_is_compiled(plain: CountPredictor, encoder: Encoder, cfg: Config) -> None:
+    """Also the second size of one call, and no size twice."""
+    frames = [frame(seed) for seed in range(5)]
+    expected = plain.predict(frames, 4)
+    model, rows = tuned(cfg), []
+
+    def note(graph: Any, inputs: list[Any]) -> Any:
+        rows.append({x.shape[0] for x in inputs if x.ndim > 2})
+        return graph.forward
+
+    torch._dynamo.reset()
+    merge_and_compile(model, backend=note)
+    fast = CountPredictor(model, encoder, "How many?", 60)
+    fast.step = RecordedSizes(fast.answer, record_on_cpu)
+    fast.predict(frames, 4)
+    compiled = len(rows)
+    found = fast.predict(frames, 4)
+    np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-6)
+    assert {4, 1} <= set().union(*rows)
+    assert len(rows) == compiled
+
+
+def test_counting_goes_on_if_nothing_can_be_compiled(
+    plain: CountPredictor, encoder: Encoder, cfg: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames = [frame(seed) for seed in range(3)]
+    expected = plain.predict(frames, 2)
+    model = tuned(cfg)
+
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("no C compiler\nmore")
+
+    torch._dynamo.reset()
+    merge_and_compile(model, backend=fail)
+    fast = CountPredictor(model, encoder, "How many?", 60)
+    fast.step = RecordedSizes(fast.answer, record_on_cpu)
+    found = fast.predict(frames, 2)
+    np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-6)
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("The layers cannot be compiled (")
+    assert "no C compiler" in line
+    assert line.endswith("Counting goes on without, slower.")
 
 
 class ReadsBack(TorchDispatchMode):
