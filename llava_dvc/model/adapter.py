@@ -167,3 +167,14 @@ def merge_float32_layers(model: PeftModel) -> None:
     for module in model.modules():
         if isinstance(module, LoraLayer) and module.get_base_layer().weight.dtype == torch.float32:
             module.merge()
+
+
+def keep_float32(model: PeftModel) -> None:
+    """Casts adapters to float32.
+
+    TRL makes adapters of a 4-bit model bf16. Rounding then loses most updates of a small learning
+    rate.
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()

@@ -121,11 +121,12 @@ def trust_image_tokens(model: nn.Module) -> None:
 
 
 def number_tokens_on_cpu(model: LlavaForConditionalGeneration) -> None:
-    """Makes the positions of the tokens on the CPU.
+    """Makes the positions of the tokens on the CPU, and moves those of each length once.
 
     transformers reads in every step from the positions whether several sequences are packed into
     one. On the GPU it would wait for the result.
     """
+    moved: dict[int, Tensor] = {}
 
     def number(_: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         tokens = kwargs["inputs_embeds"].shape[1]
@@ -134,7 +135,11 @@ def number_tokens_on_cpu(model: LlavaForConditionalGeneration) -> None:
         return args, kwargs
 
     def move(_: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        positions = kwargs["position_ids"].to(args[0].device, non_blocking=True)
+        positions = kwargs["position_ids"]
+        if positions.device != args[0].device:  # only those of `number` are
+            if positions.shape[1] not in moved:
+                moved[positions.shape[1]] = positions.to(args[0].device)
+            positions = moved[positions.shape[1]]
         return args, kwargs | {"position_ids": positions}
 
     language = model.model.language_model

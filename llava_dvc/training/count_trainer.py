@@ -24,12 +24,11 @@ from trl import SFTTrainer
 
 from llava_dvc import config, errors
 from llava_dvc.conversation import question_text
-from llava_dvc.model.adapter import Weights, peft_config
+from llava_dvc.model.adapter import Weights, keep_float32, peft_config
 from llava_dvc.model.calibration import fit_temperature
 from llava_dvc.model.counting import CountPredictor, Floats, default_max_count
+from llava_dvc.model.cuda_recorder import CudaRecorder
 from llava_dvc.model.encoder import Encoder
-from llava_dvc.model.fused_lora import prepare_products
-from llava_dvc.model.model_patches import number_tokens_on_cpu, trust_image_tokens
 from llava_dvc.model.padding import drop_padding, require_one_size
 from llava_dvc.model.smoothing import find_sequences, fit_smoothing, label_steps
 from llava_dvc.model.tiles import tile_sizes
@@ -49,7 +48,8 @@ from llava_dvc.training.points import (
     remove_point_head,
 )
 from llava_dvc.training.recomputing import choose_recomputed, recompute_layers
-from llava_dvc.training.speed import compile_layers
+from llava_dvc.training.recorded_step import Losses, RecordedStep, Step
+from llava_dvc.training.speed import can_be_recorded, speed_up
 from llava_dvc.training.tile_rows import with_tiles
 
 LORA_PLUS = 16.0  # ratio of lora_B's learning rate to lora_A's: arXiv 2402.12354
@@ -127,15 +127,16 @@ class CountTrainer(SFTTrainer):
             default_max_count(frames["count"]),
             eager=True,
         )
-        _keep_float32(self.model)
-        _speed_up(backbone, settings)
+        keep_float32(self.model)
+        speed_up(backbone, settings)
         rows_at_once = batch_share(settings)
         self.recomputed_layers = choose_recomputed(settings, backbone, rows_at_once, length)
-        recompute_layers(backbone, self.recomputed_layers)
+        recompute_layers(backbone, self.recomputed_layers, spec.adapter.dropout > 0)
         self.point_head: PointHead | None = None
         self._point_losses: list[Tensor] = []
         if points:
             self.point_head = self._new_point_head()
+        self._step: Step | None = None
 
     def _new_point_head(self) -> PointHead:
         padding = self.encoder.padding(self.train_dataset[0]["image"].size)
@@ -143,6 +144,24 @@ class CountTrainer(SFTTrainer):
         tiles = self.encoder.tiles[0] * self.encoder.tiles[1]
         people = float(np.mean(self.spec.train["count"][:])) / tiles
         return add_point_head(self.model, people, tokens)
+
+    def training_step(
+        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
+        """Forward and backward pass. On a GPU a CUDA graph does both, if that is possible."""
+        if not self._step:
+            self._step = partial(self._pass, model)
+            if can_be_recorded(self.spec.settings, self.spec.adapter, self.model):
+                learnt = [p for p in model.parameters() if p.requires_grad]
+                self._step = RecordedStep(self._step, learnt, CudaRecorder())
+        loss, *of_points = self._step(inputs, num_items_in_batch)
+        self._point_losses += of_points
+        return loss
+
+    def _pass(self, model: Any, inputs: dict[str, Any], tokens: Any) -> Losses:
+        """The loss, and that of the points if there are any."""
+        loss = super().training_step(model, inputs, tokens)
+        return (loss, self._of_points) if self.point_head else (loss,)
 
     def compute_loss(
         self,
@@ -164,8 +183,7 @@ class CountTrainer(SFTTrainer):
             share = 1 / getattr(self, "current_gradient_accumulation_steps", 1)
         if self.point_head:
             of_points = self.point_head.loss(density)
-            if self.is_in_train:
-                self._point_losses.append(of_points.detach())
+            self._of_points = of_points.detach()
             loss = loss + self.spec.settings.points * share * of_points
         return (loss, output) if return_outputs else loss
 
@@ -327,22 +345,3 @@ def _learns_points(spec: TrainingSpec) -> bool:
     if not (adapter.projector or adapter.vision):
         raise errors.points_without_vision(points)
     return True
-
-
-def _keep_float32(model: PeftModel) -> None:
-    """Casts adapters to float32.
-
-    TRL makes adapters of a 4-bit model bf16. Rounding then loses most updates of a small learning
-    rate.
-    """
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-
-
-def _speed_up(backbone: LlavaForConditionalGeneration, settings: config.Train) -> None:
-    trust_image_tokens(backbone)
-    number_tokens_on_cpu(backbone)
-    fused = prepare_products(backbone.model, fuse=settings.compile)
-    if settings.compile:
-        compile_layers(backbone, fused)

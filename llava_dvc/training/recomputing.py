@@ -83,18 +83,21 @@ def other_bytes(train: config.Train, model: LlavaForConditionalGeneration, rows:
     return int(needed)
 
 
-def recompute_layers(model: LlavaForConditionalGeneration, number: int) -> None:
+def recompute_layers(
+    model: LlavaForConditionalGeneration, number: int, dropout: bool = True
+) -> None:
     """Recomputes the first `number` layers of the language model in the backward pass; with all
     of them also the blocks of a tower that learns.
 
-    The first ones: when their turn comes, the backward pass has freed the others' activations.
+    Without `dropout` no random numbers are drawn, and their state is not kept. The first ones: when
+    their turn comes, the backward pass has freed the others' activations.
     Sets transformers' flags, but not through the Trainer: that makes every input require a
     gradient, and backward then goes through the whole tower for nothing.
     """
     language, tower = model.model.language_model.layers, model.model.vision_tower
     blocks = list(tower.encoder.layers)
     everything = number == len(language) and _learns(tower)
-    function = partial(checkpoint, use_reentrant=False)
+    function = partial(checkpoint, use_reentrant=False, preserve_rng_state=dropout)
     flags = [index < number for index in range(len(language))] + [everything] * len(blocks)
     for layer, flag in zip([*language, *blocks], flags, strict=True):
         layer.gradient_checkpointing = flag

@@ -4,10 +4,39 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from torch import nn
 from transformers import LlavaForConditionalGeneration
 
-from llava_dvc.model.model_patches import blocks_read
+from llava_dvc import config
+from llava_dvc.model.fused_lora import prepare_products
+from llava_dvc.model.model_patches import blocks_read, number_tokens_on_cpu, trust_image_tokens
+
+
+def speed_up(backbone: LlavaForConditionalGeneration, settings: config.Train) -> None:
+    """Changes how a backbone with its adapter computes, not what."""
+    trust_image_tokens(backbone)
+    number_tokens_on_cpu(backbone)
+    fused = prepare_products(backbone.model, fuse=settings.compile)
+    if settings.compile:
+        compile_layers(backbone, fused)
+
+
+def can_be_recorded(
+    settings: config.Train, adapter: config.Adapter, model: LlavaForConditionalGeneration
+) -> bool:
+    """Whether forward and backward pass can be one CUDA graph: all batches have one shape, nothing
+    waits for the GPU or draws random numbers, and no other process is waited for.
+    """
+    return (
+        model.device.type == "cuda"
+        and model.dtype == torch.bfloat16
+        and settings.compile
+        and settings.loss == "ce"
+        and settings.accumulation == 1
+        and adapter.dropout == 0
+        and PartialState().num_processes == 1
+    )
 
 
 def compile_layers(

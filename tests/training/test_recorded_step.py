@@ -1,0 +1,94 @@
+"""A recorded training step gives the weights and the log of plain steps. A recorder that needs no
+GPU stands in for CUDA's: like a graph, it keeps the memory of inputs, losses and gradients.
+"""
+
+import pytest
+import torch
+
+from llava_dvc.training import count_trainer
+from llava_dvc.training.count_trainer import fit
+from llava_dvc.training.recorded_step import RecordedStep
+from llava_dvc.training.speed import can_be_recorded
+from tests.training.test_count_trainer import weights
+from tests.training.test_points import pointed, trainer_of  # noqa: F401
+
+LOG = "loss", "points_loss", "grad_norm"
+
+
+class CpuRecorder:
+    def __init__(self):
+        self.replays = 0
+
+    def __call__(self, run):
+        losses, gradients = run()
+        kept = [torch.full_like(part, torch.nan) for part in (*losses, *gradients)]
+
+        def replay():
+            self.replays += 1
+            losses, gradients = run()
+            for old, new in zip(kept, (*losses, *gradients), strict=True):
+                old.copy_(new)
+
+        return replay, (tuple(kept[: len(losses)]), kept[len(losses) :])
+
+
+def trained(trainer):
+    model = fit(trainer).model
+    return weights(model), [{k: e[k] for k in LOG if k in e} for e in trainer.state.log_history]
+
+
+@pytest.mark.parametrize("points", [0.0, 1.0])
+def test_recorded_steps_train_alike(cfg, encoder, pointed, tmp_path, monkeypatch, points):  # noqa: F811
+    settings = {"points": points, "batch_size": 2, "epochs": 2}
+    expected, log = trained(trainer_of(cfg, encoder, pointed, tmp_path / "a", **settings))
+    recorder = CpuRecorder()
+    monkeypatch.setattr(count_trainer, "can_be_recorded", lambda *_: True)
+    monkeypatch.setattr(count_trainer, "CudaRecorder", lambda: recorder)
+    found, same = trained(trainer_of(cfg, encoder, pointed, tmp_path / "b", **settings))
+    assert recorder.replays > 2
+    assert ("points_loss" in log[0]) == bool(points)
+    assert same == log
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_batch_of_another_shape_runs_as_it_is():
+    weight, recorder = torch.nn.Parameter(torch.ones(2)), CpuRecorder()
+
+    def step(batch, tokens):
+        loss = (batch["x"] * weight).sum() / tokens
+        loss.backward()
+        return (loss.detach(),)
+
+    recorded = RecordedStep(step, [weight], recorder)
+    for rows, replays in ((3, 1), (1, 1), (3, 2)):
+        weight.grad = None
+        [loss] = recorded({"x": torch.full((rows, 2), 2.0), "kept": 1}, torch.tensor(4))
+        assert loss == rows
+        assert weight.grad.tolist() == [rows / 2] * 2
+        assert recorder.replays == replays
+    weight.grad = None
+    recorded({"x": torch.ones(3, 2), "kept": 2}, torch.tensor(4))  # another number
+    assert recorder.replays == 2
+
+
+def test_training_goes_on_if_nothing_can_be_recorded(
+    cfg, encoder, rows, tmp_path, monkeypatch, capsys
+):
+    expected, log = trained(trainer_of(cfg, encoder, rows, tmp_path / "a"))
+
+    def fail(run):
+        run()
+        raise RuntimeError("CUDA error: operation not permitted\nmore")
+
+    monkeypatch.setattr(count_trainer, "can_be_recorded", lambda *_: True)
+    monkeypatch.setattr(count_trainer, "CudaRecorder", lambda: fail)
+    found, same = trained(trainer_of(cfg, encoder, rows, tmp_path / "b"))
+    assert same == log
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    said = "The training step cannot be recorded (CUDA error: operation not permitted). Training "
+    assert capsys.readouterr().err.count(f"{said}goes on without a CUDA graph, slower.\n") == 1
+
+
+def test_what_can_be_recorded(cfg, backbone):
+    """Nothing on a CPU."""
+    assert not can_be_recorded(cfg.train, cfg.adapter, backbone)
