@@ -13,8 +13,13 @@ from bitsandbytes.nn import Linear4bit
 from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import Cache, LlavaConfig, LlavaForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer, apply_rotary_pos_emb
+from transformers.models.llama.modeling_llama import (
+    LlamaDecoderLayer,
+    LlamaModel,
+    apply_rotary_pos_emb,
+)
 from transformers.models.llava.modeling_llava import LlavaModel
 
 from llava_dvc.model.attention import attend
@@ -120,31 +125,28 @@ def trust_image_tokens(model: nn.Module) -> None:
         model.set_submodule(name, as_subclass(llava, UncheckedLlava))
 
 
-def number_tokens_on_cpu(model: LlavaForConditionalGeneration) -> None:
-    """Makes the positions of the tokens on the CPU, and moves those of each length once.
+class UnmaskedLlama(LlamaModel):  # type: ignore[misc]
+    """Computes whole sequences without a mask and without a cache, if neither is given.
 
-    transformers reads in every step from the positions whether several sequences are packed into
-    one. On the GPU it would wait for the result.
+    transformers looks into the positions whether several sequences are packed into one. It would
+    wait for the GPU, and a CUDA graph could not be recorded.
     """
-    moved: dict[int, Tensor] = {}
 
-    def number(_: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        tokens = kwargs["inputs_embeds"].shape[1]
-        if kwargs.get("position_ids") is None and kwargs.get("past_key_values") is None:
-            kwargs = kwargs | {"position_ids": torch.arange(tokens)[None]}
-        return args, kwargs
+    def forward(self, inputs_embeds: Tensor | None = None, **given: Any) -> Any:
+        settings = "attention_mask", "position_ids", "past_key_values"
+        plain = given.get("use_cache") is False and all(given.get(n) is None for n in settings)
+        if inputs_embeds is None or not plain:
+            return super().forward(inputs_embeds=inputs_embeds, **given)
+        places = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None]
+        rotation, hidden = self.rotary_emb(inputs_embeds, position_ids=places), inputs_embeds
+        for layer in self.layers:
+            hidden = layer(hidden, position_embeddings=rotation)
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden))
 
-    def move(_: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        positions = kwargs["position_ids"]
-        if positions.device != args[0].device:  # only those of `number` are
-            if positions.shape[1] not in moved:
-                moved[positions.shape[1]] = positions.to(args[0].device)
-            positions = moved[positions.shape[1]]
-        return args, kwargs | {"position_ids": positions}
 
-    language = model.model.language_model
-    language.register_forward_pre_hook(number, with_kwargs=True)
-    language.rotary_emb.register_forward_pre_hook(move, with_kwargs=True, prepend=True)
+def skip_masks(model: LlavaForConditionalGeneration) -> None:
+    """Makes no mask for sequences that are whole and not padded in front."""
+    model.model.language_model = as_subclass(model.model.language_model, UnmaskedLlama)
 
 
 class UnpackedLinear4bit(Linear4bit):  # type: ignore[misc]

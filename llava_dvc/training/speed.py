@@ -10,13 +10,13 @@ from transformers import LlavaForConditionalGeneration
 
 from llava_dvc import config
 from llava_dvc.model.fused_lora import prepare_products
-from llava_dvc.model.model_patches import blocks_read, number_tokens_on_cpu, trust_image_tokens
+from llava_dvc.model.model_patches import blocks_read, skip_masks, trust_image_tokens
 
 
 def speed_up(backbone: LlavaForConditionalGeneration, settings: config.Train) -> None:
     """Changes how a backbone with its adapter computes, not what."""
     trust_image_tokens(backbone)
-    number_tokens_on_cpu(backbone)
+    skip_masks(backbone)
     fused = prepare_products(backbone.model, fuse=settings.compile)
     if settings.compile:
         compile_layers(backbone, fused)
