@@ -9,6 +9,7 @@ product's time.
 """
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,7 +17,14 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from benchmarks.arithmetic import gpu_seconds
-from llava_dvc.model.fp8.products import Fp8Product, multiply_rows, quantize_rows, transposed_copy
+from llava_dvc.model.fp8.products import (
+    Fp8Product,
+    add_low_rank,
+    gated_gradient,
+    multiply_rows,
+    quantize_rows,
+    transposed_copy,
+)
 
 TOKENS = 8 * 605
 SHAPES = {
@@ -35,6 +43,8 @@ def main() -> None:
     for name, (width, outputs) in SHAPES.items():
         lines.append((name, *differences(width, outputs), *speeds(width, outputs)))
     lines.append(("output, of 1 token, and of 7", *map(small_difference, (1, 7)), "", "", ""))
+    for name, work in {"adapter added": adapter_added, "gated gradient": gated}.items():
+        lines.append((name, f"{kernel_difference(work):.2%}", "", "", "", ""))
     for line in lines:
         sys.stdout.write(f"| {' | '.join(line)} |\n")
 
@@ -67,6 +77,31 @@ def differences(width: int, outputs: int, tokens: int = CHECKED) -> list[str]:
 
 def small_difference(tokens: int) -> str:
     return " and ".join(differences(4096, 4096, tokens))
+
+
+def kernel_difference(work: Callable[[str], Tensor]) -> float:
+    """Returns the relative difference of a kernel's result from that of its plain twin."""
+    on_gpu, on_cpu = work("cuda").float().cpu(), work("cpu").float()
+    return float((on_gpu - on_cpu).norm() / on_cpu.norm())
+
+
+def adapter_added(device: str) -> Tensor:
+    torch.manual_seed(0)
+    x, weight = random_matrix(CHECKED, 512, "cpu"), random_matrix(8320, 512, "cpu")
+    low, up = random_matrix(CHECKED, 192, "cpu"), random_matrix(8320, 192, "cpu")
+    rows, rounded = quantize_rows(x.to(device)), quantize_rows(weight.to(device))
+    result: Tensor = add_low_rank(*rows, *rounded, low.to(device), up.to(device))
+    return result
+
+
+def gated(device: str) -> Tensor:
+    """Returns the gradient, and the one that its e4m3 numbers and scales stand for."""
+    torch.manual_seed(0)
+    outputs, of_hidden = (random_matrix(CHECKED, width, "cpu") for width in (22016, 11008))
+    scale = torch.rand(22016, 1) / 100
+    given = outputs.to(device), of_hidden.to(device) * 1e-6, scale.to(device)
+    gradient, rounded, own = gated_gradient(*given)
+    return torch.cat([gradient.float(), rounded.float() * own / scale.to(device).T])
 
 
 def speeds(width: int, outputs: int) -> list[str]:

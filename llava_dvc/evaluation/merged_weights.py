@@ -16,7 +16,7 @@ from torch.nn.functional import linear
 from transformers.models.llava.modeling_llava import LlavaModel
 
 from llava_dvc.model.fp8.fused import FusedFp8, is_fp8
-from llava_dvc.model.fused_layer import FusedLayer
+from llava_dvc.model.fused_layer import FusedLayer, Product
 from llava_dvc.model.model_patches import (
     UnpackedLinear4bit,
     blocks_read,
@@ -25,7 +25,7 @@ from llava_dvc.model.model_patches import (
 )
 
 
-class MergedLinear(nn.Module):
+class MergedLinear(Product):
     """Linear layers without bias that read the same input, with their adapters in their weights."""
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:

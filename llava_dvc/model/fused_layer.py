@@ -12,10 +12,28 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from llava_dvc.model.attention import attend
 
-MakeProduct = Callable[[Sequence[Any]], Any]
-"""Makes one module of linear layers that read the same input. The module maps `(tokens, width)` to
-the layers' outputs, concatenated. Its `add_to(total, x)` returns the sum of `total` and the output.
-"""
+
+class Product(nn.Module):
+    """Linear layers that read the same input, as one module. It maps `(tokens, width)` to the
+    layers' outputs, concatenated.
+    """
+
+    def add_to(self, total: Tensor, x: Tensor) -> Tensor:
+        """The sum of `total` and the outputs for `x`."""
+        return total.add(self(x))
+
+    def gated(self, x: Tensor) -> Tensor:
+        """silu(gate) * up, where [gate, up] are the outputs for `x`."""
+        return gated(self(x))
+
+
+MakeProduct = Callable[[Sequence[Any]], Product]
+
+
+def gated(outputs: Tensor) -> Tensor:
+    """silu(gate) * up of [gate, up], side by side."""
+    gate, up = outputs.chunk(2, dim=-1)
+    return silu(gate) * up
 
 
 def adapters_of(layers: Sequence[Any]) -> tuple[list[Tensor], list[Tensor], list[float]]:
@@ -95,8 +113,7 @@ class FromAttention(nn.Module):
         """`hidden` is the layer's input, `(rows, tokens, width)`. MergedLinear overwrites it."""
         mixed = attend(query, key, value, mask, self.scaling).transpose(1, 2)
         flat = self.out.add_to(hidden.flatten(0, 1), mixed.flatten(2).flatten(0, 1))
-        gate, up = self.gate_up(self.norm(flat)).chunk(2, dim=-1)
-        output: Tensor = self.down.add_to(flat, silu(gate) * up)
+        output = self.down.add_to(flat, self.gate_up.gated(self.norm(flat)))
         return output.view_as(hidden)
 
 

@@ -20,6 +20,7 @@ from llava_dvc.model.fp8.fused import FusedFp8Lora, is_fp8
 from llava_dvc.model.fp8.linear import Fp8Linear, keep_transposed
 from llava_dvc.model.fused_layer import (
     FusedLayer,
+    Product,
     adapters_of,
     copy_adapters,
     diagonal_blocks,
@@ -28,7 +29,7 @@ from llava_dvc.model.fused_layer import (
 from llava_dvc.model.model_patches import UnpackedLinear4bit, as_subclass
 
 
-class FusedLora(nn.Module):
+class FusedLora(Product):
     """Unpacked layers that read the same input, with their trainable adapters in one matrix.
 
     `sync_weights` copies the adapters into the matrix before every pass. The layers' unpacked
@@ -53,10 +54,6 @@ class FusedLora(nn.Module):
         return FusedProduct.apply(  # type: ignore[no-any-return]
             x, self.down, self.weight, self.scalings, *self.lora_a, *self.lora_b
         )
-
-    def add_to(self, total: Tensor, x: Tensor) -> Tensor:
-        """The sum of `total` and the outputs for `x`."""
-        return total.add(self(x))
 
 
 class FusedProduct(torch.autograd.Function):

@@ -23,7 +23,8 @@ from llava_dvc.model.fp8 import fused
 from llava_dvc.model.fp8.fused import FusedFp8Lora
 from llava_dvc.model.fp8.linear import Fp8Linear, keep_transposed, quantize_layers
 from llava_dvc.model.fp8.products import multiply_rows, quantize_rows
-from llava_dvc.model.fused_lora import fuse_lora, prepare_products
+from llava_dvc.model.fused_layer import gated
+from llava_dvc.model.fused_lora import fuse_lora, prepare_products, sync_weights
 from llava_dvc.training.collator import Collator
 from llava_dvc.training.count_trainer import CountTrainer, TrainingSpec, adapter_weights, fit
 from tests.evaluation.test_merged_weights import tuned
@@ -157,20 +158,36 @@ def test_adapters_learn_nearly_as_on_float32_weights(
         assert relative_error(found[name], plain[name]) < HALF_STEP, name
 
 
-def test_a_compiled_product_gives_the_same_gradients() -> None:
+@pytest.fixture
+def product() -> FusedFp8Lora:
     torch.manual_seed(6)
     layers = torch.nn.ModuleDict({n: torch.nn.Linear(32, 48, bias=False) for n in "ab"})
     quantize_layers(layers, torch.device("cpu"))
     adapter = LoraConfig(r=4, target_modules=["a", "b"], init_lora_weights=False)
     adapted = get_peft_model(layers, adapter).base_model.model
-    product = FusedFp8Lora([adapted["a"], adapted["b"]])
-    x, out = torch.randn(5, 32, requires_grad=True), torch.randn(5, 96)
+    return FusedFp8Lora([adapted["a"], adapted["b"]])
+
+
+@pytest.mark.parametrize("outputs", [96, 48])
+def test_a_compiled_product_gives_the_same_gradients(product: FusedFp8Lora, outputs: int) -> None:
+    run = product if outputs == 96 else product.gated
+    x, out = torch.randn(5, 32, requires_grad=True), torch.randn(5, outputs)
     learnt = [x, *product.lora_a, *product.lora_b]
-    expected = torch.autograd.grad(product(x), learnt, out)
+    expected = torch.autograd.grad(run(x), learnt, out)
     assert all(gradient.any() for gradient in expected)
-    compiled: Any = torch.compile(product, dynamic=False, backend="aot_eager")
+    compiled: Any = torch.compile(run, dynamic=False, backend="aot_eager")
     found = torch.autograd.grad(compiled(x), learnt, out)
     torch.testing.assert_close(found, expected)
+
+
+def test_a_gated_product_has_the_gradients_of_its_parts(product: FusedFp8Lora) -> None:
+    x, out = torch.randn(5, 32, requires_grad=True), torch.randn(5, 48)
+    sync_weights([product])
+    learnt = [x, *product.lora_a, *product.lora_b]
+    parts = gated(product(x))
+    torch.testing.assert_close(product.gated(x), parts)
+    expected = torch.autograd.grad(parts, learnt, out)
+    torch.testing.assert_close(torch.autograd.grad(product.gated(x), learnt, out), expected)
 
 
 def test_training_and_counting(

@@ -4,6 +4,7 @@ GPU stands in for CUDA's: like a graph, it keeps the memory of inputs, losses an
 
 import pytest
 import torch
+from transformers.models.llama import modeling_llama
 
 from llava_dvc.training import count_trainer
 from llava_dvc.training.count_trainer import fit
@@ -92,3 +93,13 @@ def test_training_goes_on_if_nothing_can_be_recorded(
 def test_what_can_be_recorded(cfg, backbone):
     """Nothing on a CPU."""
     assert not can_be_recorded(cfg.train, cfg.adapter, backbone)
+
+
+def test_a_training_pass_makes_no_mask(cfg, encoder, rows, tmp_path, monkeypatch):
+    """Making one looks at the positions, and waits for the GPU."""
+    trainer = trainer_of(cfg, encoder, rows, tmp_path)
+    batch = trainer.data_collator([rows[0], rows[1]])
+    masked = []
+    monkeypatch.setattr(modeling_llama, "create_causal_mask", lambda **_: masked.append(1))
+    assert trainer.compute_loss(trainer.model, batch).isfinite()
+    assert not masked

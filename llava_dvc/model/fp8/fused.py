@@ -4,25 +4,28 @@ An adapter is never added to FP8 weights: its changes are far below their last b
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft.tuners.lora import LoraLayer
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import linear
 
 from llava_dvc.model.fp8.linear import Fp8Linear
 from llava_dvc.model.fp8.products import (
     E4M3,
     add_low_rank,
+    gated_gradient,
     quantize_gradient,
     quantize_rows,
     transposed_copy,
 )
 from llava_dvc.model.fused_layer import (
+    Product,
     adapters_of,
     copy_adapters,
     diagonal_blocks,
+    gated,
     split_rows,
 )
 
@@ -32,7 +35,7 @@ def is_fp8(layer: Any) -> bool:
     return isinstance(layer.get_base_layer() if isinstance(layer, LoraLayer) else layer, Fp8Linear)
 
 
-class FusedFp8(nn.Module):
+class FusedFp8(Product):
     """FP8 layers that read the same input, to count with. Adapters are copied once, when made.
 
     The layers' weights become views of one matrix.
@@ -59,10 +62,6 @@ class FusedFp8(nn.Module):
         product: Tensor = add_low_rank(*quantize_rows(x), self.weight, self.scale, low, self.up)
         return product
 
-    def add_to(self, total: Tensor, x: Tensor) -> Tensor:
-        """The sum of `total` and the outputs for `x`."""
-        return total.add(self(x))
-
 
 class FusedFp8Lora(FusedFp8):
     """FP8 layers that read the same input, with adapters that learn.
@@ -77,10 +76,23 @@ class FusedFp8Lora(FusedFp8):
 
     def forward(self, x: Tensor) -> Tensor:
         """Takes `(tokens, width)`. Returns the concatenated outputs of the layers."""
-        frozen = self.weight, self.scale, self.transposed
-        return FusedFp8Product.apply(  # type: ignore[no-any-return]
-            x, self.down, self.up, *frozen, self.scalings, *self.lora_a, *self.lora_b
-        )
+        return FusedFp8Product.apply(*self._inputs(x))  # type: ignore[no-any-return]
+
+    def gated(self, x: Tensor) -> Tensor:
+        return GatedFp8Product.apply(*self._inputs(x))  # type: ignore[no-any-return]
+
+    def _inputs(self, x: Tensor) -> list[Any]:
+        frozen = Frozen(self.weight, self.scale, self.transposed, self.scalings)
+        return [x, self.down, self.up, *frozen, *self.lora_a, *self.lora_b]
+
+
+class Frozen(NamedTuple):
+    """What a product needs beside its input and its adapters' matrices."""
+
+    weight: Tensor
+    scale: Tensor
+    transposed: Tensor
+    scalings: list[float]
 
 
 class FusedFp8Product(torch.autograd.Function):
@@ -90,36 +102,58 @@ class FusedFp8Product(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        down: Tensor,
-        up: Tensor,
-        weight: Tensor,
-        scale: Tensor,
-        transposed: Tensor,
-        scalings: list[float],
-        *lora: Tensor,
-    ) -> Tensor:
-        low = linear(x, down)
-        ctx.save_for_backward(x, low, down, up, scale, transposed, *lora)
-        ctx.scalings = scalings
-        product: Tensor = add_low_rank(*quantize_rows(x), weight, scale, low, up)
+    def forward(ctx: Any, x: Tensor, down: Tensor, up: Tensor, *others: Any) -> Tensor:
+        frozen, lora = Frozen(*others[:4]), others[4:]
+        product, low = forward_product(x, down, up, frozen)
+        ctx.save_for_backward(x, low, down, up, frozen.scale, frozen.transposed, *lora)
+        ctx.scalings = frozen.scalings
         return product
 
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> Any:
         [gradient] = outputs
-        x, low, down, up, scale, transposed, *lora = ctx.saved_tensors
-        lora_a, lora_b = lora[: len(ctx.scalings)], lora[len(ctx.scalings) :]
-        of_low = gradient @ up
-        rows, ones = quantize_gradient(gradient, scale), scale.new_ones(len(transposed), 1)
-        of_x = add_low_rank(*rows, transposed, ones, of_low, down.t())
-        of_a = split_rows(of_low.T @ x, lora_a)
-        of_b = diagonal_blocks(gradient.T @ low, lora_b)
-        return (
-            of_x,
-            *[None] * 6,
-            *[one.to(p.dtype) for one, p in zip(of_a, lora_a, strict=True)],
-            *[s * one.to(p.dtype) for one, p, s in zip(of_b, lora_b, ctx.scalings, strict=True)],
-        )
+        scale = ctx.saved_tensors[4]
+        rows = quantize_gradient(gradient, scale)
+        return backward_product(ctx.saved_tensors, ctx.scalings, gradient, rows)
+
+
+class GatedFp8Product(torch.autograd.Function):
+    """silu(gate) * up of an FP8 product [gate, up]. One kernel makes its gradient and rounds it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, down: Tensor, up: Tensor, *others: Any) -> Tensor:
+        frozen, lora = Frozen(*others[:4]), others[4:]
+        product, low = forward_product(x, down, up, frozen)
+        ctx.save_for_backward(product, x, low, down, up, frozen.scale, frozen.transposed, *lora)
+        ctx.scalings = frozen.scalings
+        return gated(product)
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> Any:
+        product, *saved = ctx.saved_tensors
+        gradient, *rows = gated_gradient(product, outputs[0].contiguous(), saved[4])
+        return backward_product(saved, ctx.scalings, gradient, rows)
+
+
+def forward_product(x: Tensor, down: Tensor, up: Tensor, frozen: Frozen) -> tuple[Tensor, Tensor]:
+    """The product with its adapters, and `x` times the adapters' first matrices."""
+    low = linear(x, down)
+    return add_low_rank(*quantize_rows(x), frozen.weight, frozen.scale, low, up), low
+
+
+def backward_product(
+    saved: Sequence[Tensor], scalings: list[float], gradient: Tensor, rows: Sequence[Tensor]
+) -> Any:
+    """The gradients of all arguments, from that of the product and the same in e4m3 with scales."""
+    x, low, down, up, scale, transposed, *lora = saved
+    lora_a, lora_b = lora[: len(scalings)], lora[len(scalings) :]
+    of_low, ones = gradient @ up, scale.new_ones(len(transposed), 1)
+    of_x = add_low_rank(*rows, transposed, ones, of_low, down.t())
+    of_a = split_rows(of_low.T @ x, lora_a)
+    of_b = diagonal_blocks(gradient.T @ low, lora_b)
+    return (
+        of_x,
+        *[None] * 6,
+        *[one.to(p.dtype) for one, p in zip(of_a, lora_a, strict=True)],
+        *[s * one.to(p.dtype) for one, p, s in zip(of_b, lora_b, scalings, strict=True)],
+    )
