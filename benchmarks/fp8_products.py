@@ -23,6 +23,7 @@ from llava_dvc.model.fp8.products import (
     gated_gradient,
     multiply_rows,
     quantize_rows,
+    rotated_gradient,
     transposed_copy,
 )
 
@@ -43,7 +44,7 @@ def main() -> None:
     for name, (width, outputs) in SHAPES.items():
         lines.append((name, *differences(width, outputs), *speeds(width, outputs)))
     lines.append(("output, of 1 token, and of 7", *map(small_difference, (1, 7)), "", "", ""))
-    for name, work in {"adapter added": adapter_added, "gated gradient": gated}.items():
+    for name, work in KERNELS.items():
         lines.append((name, f"{kernel_difference(work):.2%}", "", "", "", ""))
     for line in lines:
         sys.stdout.write(f"| {' | '.join(line)} |\n")
@@ -95,13 +96,29 @@ def adapter_added(device: str) -> Tensor:
 
 
 def gated(device: str) -> Tensor:
-    """Returns the gradient, and the one that its e4m3 numbers and scales stand for."""
     torch.manual_seed(0)
     outputs, of_hidden = (random_matrix(CHECKED, width, "cpu") for width in (22016, 11008))
-    scale = torch.rand(22016, 1) / 100
-    given = outputs.to(device), of_hidden.to(device) * 1e-6, scale.to(device)
-    gradient, rounded, own = gated_gradient(*given)
-    return torch.cat([gradient.float(), rounded.float() * own / scale.to(device).T])
+    scale = (torch.rand(22016, 1) + 1).to(device)
+    found = gated_gradient(outputs.to(device), of_hidden.to(device) * 1e-6, scale)
+    return unrounded(*found, scale)
+
+
+def rotated(device: str) -> Tensor:
+    torch.manual_seed(0)
+    heads = torch.randn(3, 2, CHECKED, 32, 128).transpose(2, 3).bfloat16()
+    angles = torch.rand(1, CHECKED, 64).repeat(1, 1, 2)
+    rotation = angles.cos().bfloat16().to(device), angles.sin().bfloat16().to(device)
+    scale = (torch.rand(12288, 1) + 1).to(device)
+    found = rotated_gradient(*heads.to(device), *rotation, scale)
+    return unrounded(*found, scale)
+
+
+def unrounded(gradient: Tensor, rounded: Tensor, own: Tensor, scale: Tensor) -> Tensor:
+    """Returns the gradient, and the one that its e4m3 numbers and scales stand for."""
+    return torch.cat([gradient.float(), rounded.float() * own / scale.T])
+
+
+KERNELS = {"adapter added": adapter_added, "gated gradient": gated, "rotated gradient": rotated}
 
 
 def speeds(width: int, outputs: int) -> list[str]:

@@ -1,7 +1,7 @@
 """A decoder layer in which linear layers with the same input are one product."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft.tuners.lora import LoraLayer
@@ -13,6 +13,15 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from llava_dvc.model.attention import attend
 
 
+class Heads(NamedTuple):
+    """Numbers of heads, and the width of one."""
+
+    queries: int
+    keys: int
+    values: int
+    width: int
+
+
 class Product(nn.Module):
     """Linear layers that read the same input, as one module. It maps `(tokens, width)` to the
     layers' outputs, concatenated.
@@ -22,12 +31,30 @@ class Product(nn.Module):
         """The sum of `total` and the outputs for `x`."""
         return total.add(self(x))
 
+    def rotated(
+        self, hidden: Tensor, rotation: tuple[Tensor, Tensor], heads: Heads
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value of `hidden`, `(rows, tokens, width)`, each `(rows, heads, tokens,
+        head width)`. `rotation` is the cosine and sine of the rotary embedding.
+        """
+        return rotated(self(hidden.flatten(0, 1)).view(*hidden.shape[:2], -1), rotation, heads)
+
     def gated(self, x: Tensor) -> Tensor:
         """silu(gate) * up, where [gate, up] are the outputs for `x`."""
         return gated(self(x))
 
 
 MakeProduct = Callable[[Sequence[Any]], Product]
+
+
+def rotated(
+    projected: Tensor, rotation: tuple[Tensor, Tensor], heads: Heads
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Splits `(rows, tokens, width)` into heads, and rotates query and key."""
+    each: Any = projected.view(*projected.shape[:2], -1, heads.width).transpose(1, 2)
+    query, key, value = each.split(heads[:3], dim=1)
+    query, key = apply_rotary_pos_emb(query, key, *rotation)
+    return query, key, value
 
 
 def gated(outputs: Tensor) -> Tensor:
@@ -82,18 +109,14 @@ class BeforeAttention(nn.Module):
     def __init__(self, layer: Any, make_product: MakeProduct) -> None:
         super().__init__()
         attention = layer.self_attn
-        self.norm, self.width = layer.input_layernorm, attention.head_dim
+        self.norm, config = layer.input_layernorm, attention.config
         self.project = make_product([attention.q_proj, attention.k_proj, attention.v_proj])
-        config = attention.config
-        self.heads = config.num_attention_heads, *[config.num_key_value_heads] * 2
+        pairs = config.num_key_value_heads
+        self.heads = Heads(config.num_attention_heads, pairs, pairs, attention.head_dim)
 
     def forward(self, hidden: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value, each `(rows, heads, tokens, width)`."""
-        projected = self.project(self.norm(hidden).flatten(0, 1))
-        heads = projected.view(*hidden.shape[:2], -1, self.width).transpose(1, 2)
-        query, key, value = heads.split(self.heads, dim=1)
-        query, key = apply_rotary_pos_emb(query, key, cos, sin)
-        return query, key, value
+        return self.project.rotated(self.norm(hidden), (cos, sin), self.heads)
 
 
 class FromAttention(nn.Module):

@@ -23,7 +23,7 @@ from llava_dvc.model.fp8 import fused
 from llava_dvc.model.fp8.fused import FusedFp8Lora
 from llava_dvc.model.fp8.linear import Fp8Linear, keep_transposed, quantize_layers
 from llava_dvc.model.fp8.products import multiply_rows, quantize_rows
-from llava_dvc.model.fused_layer import gated
+from llava_dvc.model.fused_layer import Heads, gated, rotated
 from llava_dvc.model.fused_lora import fuse_lora, prepare_products, sync_weights
 from llava_dvc.training.collator import Collator
 from llava_dvc.training.count_trainer import CountTrainer, TrainingSpec, adapter_weights, fit
@@ -178,6 +178,24 @@ def test_a_compiled_product_gives_the_same_gradients(product: FusedFp8Lora, outp
     compiled: Any = torch.compile(run, dynamic=False, backend="aot_eager")
     found = torch.autograd.grad(compiled(x), learnt, out)
     torch.testing.assert_close(found, expected)
+
+
+def test_rotated_heads_have_the_gradients_of_their_parts(product: FusedFp8Lora) -> None:
+    angles = torch.rand(1, 5, 4).repeat(1, 1, 2)
+    given = (angles.cos(), angles.sin()), Heads(4, 4, 4, 8)
+    hidden, outs = torch.randn(2, 5, 32, requires_grad=True), torch.randn(3, 2, 4, 5, 8)
+    learnt = [hidden, *product.lora_a, *product.lora_b]
+
+    def gradients(heads: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(heads, learnt, tuple(outs))
+
+    parts = rotated(product(hidden.flatten(0, 1)).view(2, 5, -1), *given)
+    torch.testing.assert_close(product.rotated(hidden, *given), parts)
+    expected = gradients(parts)
+    assert all(gradient.any() for gradient in expected)
+    torch.testing.assert_close(gradients(product.rotated(hidden, *given)), expected)
+    compiled: Any = torch.compile(product.rotated, dynamic=False, backend="aot_eager")
+    torch.testing.assert_close(gradients(compiled(hidden, *given)), expected)
 
 
 def test_a_gated_product_has_the_gradients_of_its_parts(product: FusedFp8Lora) -> None:

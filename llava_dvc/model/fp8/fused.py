@@ -18,14 +18,17 @@ from llava_dvc.model.fp8.products import (
     gated_gradient,
     quantize_gradient,
     quantize_rows,
+    rotated_gradient,
     transposed_copy,
 )
 from llava_dvc.model.fused_layer import (
+    Heads,
     Product,
     adapters_of,
     copy_adapters,
     diagonal_blocks,
     gated,
+    rotated,
     split_rows,
 )
 
@@ -78,6 +81,13 @@ class FusedFp8Lora(FusedFp8):
         """Takes `(tokens, width)`. Returns the concatenated outputs of the layers."""
         return FusedFp8Product.apply(*self._inputs(x))  # type: ignore[no-any-return]
 
+    def rotated(
+        self, hidden: Tensor, rotation: tuple[Tensor, Tensor], heads: Heads
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        x, *others = self._inputs(hidden.flatten(0, 1))
+        shape = hidden.shape[:2]
+        return RotatedFp8Product.apply(x, *rotation, heads, shape, *others)  # type: ignore[no-any-return]
+
     def gated(self, x: Tensor) -> Tensor:
         return GatedFp8Product.apply(*self._inputs(x))  # type: ignore[no-any-return]
 
@@ -115,6 +125,32 @@ class FusedFp8Product(torch.autograd.Function):
         scale = ctx.saved_tensors[4]
         rows = quantize_gradient(gradient, scale)
         return backward_product(ctx.saved_tensors, ctx.scalings, gradient, rows)
+
+
+class RotatedFp8Product(torch.autograd.Function):
+    """Query, key and value, of an FP8 product of all three. One kernel makes its gradient from
+    those of the heads, and rounds it.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, heads: Heads, shape: Any, *others: Any
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        (down, up), frozen, lora = others[:2], Frozen(*others[2:6]), others[6:]
+        product, low = forward_product(x, down, up, frozen)
+        ctx.save_for_backward(cos, sin, x, low, down, up, frozen.scale, frozen.transposed, *lora)
+        ctx.scalings = frozen.scalings
+        return rotated(product.view(*shape, -1), (cos, sin), heads)
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> Any:
+        cos, sin, *saved = ctx.saved_tensors
+        query, key, value = (
+            each if each.stride(-1) == 1 else each.contiguous() for each in outputs
+        )
+        gradient, *rows = rotated_gradient(query, key, value, cos, sin, saved[4])
+        of_x, *others = backward_product(saved, ctx.scalings, gradient, rows)
+        return of_x, *[None] * 4, *others
 
 
 class GatedFp8Product(torch.autograd.Function):

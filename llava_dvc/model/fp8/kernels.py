@@ -3,8 +3,6 @@
 Each has a plain twin in `products.py`, which says what it computes.
 """
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -16,6 +14,8 @@ RANKS = 64
 """Columns of `low` that are multiplied at once."""
 CHUNK = 2048
 """Columns of a row that are in registers at once."""
+HEADS = 16
+"""Heads of a token that are in registers at once."""
 
 
 def add_low_rank(total: Tensor, low: Tensor, up: Tensor) -> Tensor:
@@ -46,12 +46,31 @@ def gated_gradient(
     return gradient, rounded, scale
 
 
+def rotated_gradient(
+    heads: tuple[Tensor, Tensor, Tensor], rotation: tuple[Tensor, Tensor], weight_scale: Tensor,
+    floor: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """The gradient of the projections, the same in e4m3, and the scales of its rows. `heads` are
+    those of query, key and value.
+    """
+    rows, _, tokens, width = heads[0].shape
+    gradient = heads[0].new_empty(rows * tokens, width * sum(part.shape[1] for part in heads))
+    rounded = torch.empty_like(gradient, dtype=torch.float8_e4m3fn)
+    scale = torch.empty(len(gradient), 1, device=gradient.device)
+    numbers = [number for part in heads for number in (part.shape[1], *part.stride()[:3])]
+    of_row = [0 if len(part) == 1 else part.stride(0) for part in rotation]
+    _rotated_gradient[(len(gradient),)](
+        *heads, *rotation, weight_scale, gradient, rounded, scale, tokens, *numbers, *of_row, floor,
+        HALF=width // 2, HEADS=HEADS, CHUNK=CHUNK, num_warps=8,
+    )  # fmt: skip
+    return gradient, rounded, scale
+
+
 @triton.jit  # type: ignore[untyped-decorator]
-def _add_low_rank(
-    total: Any, low: Any, up: Any, rows: Any, columns: Any, ranks: Any,
-    low_row: Any, low_rank: Any, up_row: Any, up_rank: Any,
+def _add_low_rank(  # type: ignore[no-untyped-def]
+    total, low, up, rows, columns, ranks, low_row, low_rank, up_row, up_rank,
     TILE: tl.constexpr, RANKS: tl.constexpr,
-) -> None:  # fmt: skip
+):  # fmt: skip
     row = tl.program_id(1) * TILE + tl.arange(0, TILE)[:, None]
     column = tl.program_id(0) * TILE + tl.arange(0, TILE)[None, :]
     place = total + row.to(tl.int64) * columns + column
@@ -71,10 +90,9 @@ def _add_low_rank(
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _gated_gradient(
-    gate_up: Any, of_hidden: Any, weight_scale: Any, gradient: Any, rounded: Any, scale: Any,
-    width: Any, floor: Any, CHUNK: tl.constexpr,
-) -> None:  # fmt: skip
+def _gated_gradient(  # type: ignore[no-untyped-def]
+    gate_up, of_hidden, weight_scale, gradient, rounded, scale, width, floor, CHUNK: tl.constexpr
+):
     row = tl.program_id(0).to(tl.int64)
     first, second = row * 2 * width, row * 2 * width + width
     largest = tl.zeros([CHUNK], tl.float32)
@@ -94,11 +112,66 @@ def _gated_gradient(
         largest = tl.maximum(largest, tl.maximum(tl.abs(of_gate), tl.abs(of_up)))
     own = tl.div_rn(tl.maximum(tl.max(largest, axis=0), floor), 448.0)
     tl.store(scale + row, own)
-    tl.debug_barrier()  # the gradient is read back below, from the cache
-    factor = tl.div_rn(1.0, own)
-    for start in range(0, 2 * width, CHUNK):
+    _round(gradient + first, weight_scale, rounded + first, own, 2 * width, CHUNK)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _rotated_gradient(  # type: ignore[no-untyped-def]
+    query, key, value, cos, sin, weight_scale, gradient, rounded, scale, tokens,
+    queries, query_row, query_head, query_token, keys, key_row, key_head, key_token,
+    values, value_row, value_head, value_token, cos_row, sin_row, floor,
+    HALF: tl.constexpr, HEADS: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
+    place = tl.program_id(0).to(tl.int64)
+    row, token = place // tokens, place % tokens
+    width = 2 * HALF * (queries + keys + values)
+    half = tl.arange(0, HALF)[None, :]
+    turn = tl.load(cos + row * cos_row + token * 2 * HALF + half).to(tl.float32)
+    lift = tl.load(sin + row * sin_row + token * 2 * HALF + half).to(tl.float32)
+    out, largest = gradient + place * width, tl.zeros([HEADS, HALF], tl.float32)
+    query += row * query_row + token * query_token
+    largest = _unrotate(query, query_head, queries, turn, lift, out, weight_scale, largest)
+    out, weights = out + 2 * HALF * queries, weight_scale + 2 * HALF * queries
+    key += row * key_row + token * key_token
+    largest = _unrotate(key, key_head, keys, turn, lift, out, weights, largest)
+    out, weights = out + 2 * HALF * keys, weights + 2 * HALF * keys
+    value += row * value_row + token * value_token
+    still, none = tl.full([1, HALF], 1.0, tl.float32), tl.zeros([1, HALF], tl.float32)
+    largest = _unrotate(value, value_head, values, still, none, out, weights, largest)
+    own = tl.div_rn(tl.maximum(tl.max(tl.max(largest, axis=1), axis=0), floor), 448.0)
+    tl.store(scale + place, own)
+    _round(gradient + place * width, weight_scale, rounded + place * width, own, width, CHUNK)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _unrotate(heads, stride, number, turn, lift, out, weights, largest):
+    """Turns the gradients of some heads back, writes them, and returns their largest number."""
+    HEADS: tl.constexpr = largest.shape[0]
+    HALF: tl.constexpr = largest.shape[1]
+    half = tl.arange(0, HALF)[None, :]
+    for start in range(0, number, HEADS):
+        head = start + tl.arange(0, HEADS)[:, None]
+        inside, place = head < number, head * 2 * HALF + half
+        first = tl.load(heads + head * stride + half, mask=inside, other=0.0).to(tl.float32)
+        second = tl.load(heads + head * stride + HALF + half, mask=inside, other=0.0).to(tl.float32)
+        left = (first * turn + second * lift).to(tl.bfloat16)
+        right = (second * turn - first * lift).to(tl.bfloat16)
+        tl.store(out + place, left, mask=inside)
+        tl.store(out + place + HALF, right, mask=inside)
+        left *= tl.load(weights + place, mask=inside, other=0.0)
+        right *= tl.load(weights + place + HALF, mask=inside, other=0.0)
+        largest = tl.maximum(largest, tl.maximum(tl.abs(left), tl.abs(right)))
+    return largest
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _round(row, weight_scale, rounded, scale, width, CHUNK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Rounds a row that this program has written to e4m3. It comes from the cache."""
+    tl.debug_barrier()
+    factor = tl.div_rn(1.0, scale)
+    for start in range(0, width, CHUNK):
         place = start + tl.arange(0, CHUNK)
-        inside = place < 2 * width
-        part = tl.load(gradient + first + place, mask=inside, other=0.0).to(tl.float32)
+        inside = place < width
+        part = tl.load(row + place, mask=inside, other=0.0).to(tl.float32)
         part *= tl.load(weight_scale + place, mask=inside, other=0.0)
-        tl.store(rounded + first + place, (part * factor).to(tl.float8e4nv), mask=inside)
+        tl.store(rounded + place, (part * factor).to(tl.float8e4nv), mask=inside)

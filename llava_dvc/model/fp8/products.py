@@ -127,6 +127,40 @@ def _(gate_up: Tensor, of_hidden: Tensor, weight_scale: Tensor) -> tuple[Tensor,
     return torch.empty_like(gate_up), torch.empty_like(gate_up, dtype=E4M3), scale
 
 
+@torch.library.custom_op("llava_dvc::rotated_gradient", mutates_args=())
+def rotated_gradient(
+    query: Tensor, key: Tensor, value: Tensor, cos: Tensor, sin: Tensor, weight_scale: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradient of query, key and value side by side, `(tokens, width)`, before they were split
+    into heads and rotated; and what `quantize_gradient` makes of it.
+
+    Takes the gradients of the heads, each `(rows, heads, tokens, head width)`.
+    """
+    if query.is_cuda:
+        return kernels().rotated_gradient(  # type: ignore[no-any-return]
+            (query, key, value), (cos, sin), weight_scale, FLOOR
+        )
+    still = torch.ones_like(cos), torch.zeros_like(sin)
+    turned = [unrotate(query, cos, sin), unrotate(key, cos, sin), unrotate(value, *still)]
+    gradient = torch.cat(turned, dim=1).transpose(1, 2).flatten(2).flatten(0, 1).to(query.dtype)
+    return gradient, *quantize_gradient(gradient, weight_scale)
+
+
+@rotated_gradient.register_fake
+def _(
+    query: Tensor, key: Tensor, value: Tensor, cos: Tensor, sin: Tensor, weight_scale: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    gradient = query.new_empty(query.shape[0] * query.shape[2], len(weight_scale))
+    rounded = torch.empty_like(gradient, dtype=E4M3)
+    return gradient, rounded, weight_scale.new_empty(len(gradient), 1)
+
+
+def unrotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """The gradient of heads before the rotary embedding, in float32."""
+    first, second = heads.float().chunk(2, dim=-1)
+    return heads * cos[:, None] + torch.cat([second, -first], dim=-1) * sin[:, None]
+
+
 def kernels() -> Any:
     """The module of Triton kernels. Only a machine with a GPU must have Triton."""
     from llava_dvc.model.fp8 import kernels
