@@ -57,13 +57,14 @@ class FusedFp8(Product):
         self.down = weight.new_zeros(sum(map(len, lora_a)), width, dtype=dtype)
         self.up = weight.new_zeros(rows, len(self.down), dtype=dtype)
         self.own_a, self.own_b = split_rows(self.down, lora_a), diagonal_blocks(self.up, lora_b)
+        self.blocks = len(lora_b) if len({part.shape for part in lora_b}) == 1 else 1
         copy_adapters(self.own_a, self.own_b, lora_a, lora_b, scalings)
 
     def forward(self, x: Tensor) -> Tensor:
         """Takes `(tokens, width)`. Returns the concatenated outputs of the layers."""
         low = linear(x, self.down)
-        product: Tensor = add_low_rank(*quantize_rows(x), self.weight, self.scale, low, self.up)
-        return product
+        rows = quantize_rows(x)
+        return add_low_rank(*rows, self.weight, self.scale, low, self.up, self.blocks)  # type: ignore[no-any-return]
 
 
 class FusedFp8Lora(FusedFp8):
@@ -92,7 +93,7 @@ class FusedFp8Lora(FusedFp8):
         return GatedFp8Product.apply(*self._inputs(x))  # type: ignore[no-any-return]
 
     def _inputs(self, x: Tensor) -> list[Any]:
-        frozen = Frozen(self.weight, self.scale, self.transposed, self.scalings)
+        frozen = Frozen(self.weight, self.scale, self.transposed, self.scalings, self.blocks)
         return [x, self.down, self.up, *frozen, *self.lora_a, *self.lora_b]
 
 
@@ -103,6 +104,8 @@ class Frozen(NamedTuple):
     scale: Tensor
     transposed: Tensor
     scalings: list[float]
+    blocks: int
+    """On the diagonal of the adapters' second matrix."""
 
 
 class FusedFp8Product(torch.autograd.Function):
@@ -113,7 +116,7 @@ class FusedFp8Product(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, down: Tensor, up: Tensor, *others: Any) -> Tensor:
-        frozen, lora = Frozen(*others[:4]), others[4:]
+        frozen, lora = Frozen(*others[:5]), others[5:]
         product, low = forward_product(x, down, up, frozen)
         ctx.save_for_backward(x, low, down, up, frozen.scale, frozen.transposed, *lora)
         ctx.scalings = frozen.scalings
@@ -136,7 +139,7 @@ class RotatedFp8Product(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, heads: Heads, shape: Any, *others: Any
     ) -> tuple[Tensor, Tensor, Tensor]:
-        (down, up), frozen, lora = others[:2], Frozen(*others[2:6]), others[6:]
+        (down, up), frozen, lora = others[:2], Frozen(*others[2:7]), others[7:]
         product, low = forward_product(x, down, up, frozen)
         ctx.save_for_backward(cos, sin, x, low, down, up, frozen.scale, frozen.transposed, *lora)
         ctx.scalings = frozen.scalings
@@ -158,7 +161,7 @@ class GatedFp8Product(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, down: Tensor, up: Tensor, *others: Any) -> Tensor:
-        frozen, lora = Frozen(*others[:4]), others[4:]
+        frozen, lora = Frozen(*others[:5]), others[5:]
         product, low = forward_product(x, down, up, frozen)
         ctx.save_for_backward(product, x, low, down, up, frozen.scale, frozen.transposed, *lora)
         ctx.scalings = frozen.scalings
@@ -174,7 +177,8 @@ class GatedFp8Product(torch.autograd.Function):
 def forward_product(x: Tensor, down: Tensor, up: Tensor, frozen: Frozen) -> tuple[Tensor, Tensor]:
     """The product with its adapters, and `x` times the adapters' first matrices."""
     low = linear(x, down)
-    return add_low_rank(*quantize_rows(x), frozen.weight, frozen.scale, low, up), low
+    rows = quantize_rows(x)
+    return add_low_rank(*rows, frozen.weight, frozen.scale, low, up, frozen.blocks), low
 
 
 def backward_product(
@@ -184,12 +188,12 @@ def backward_product(
     x, low, down, up, scale, transposed, *lora = saved
     lora_a, lora_b = lora[: len(scalings)], lora[len(scalings) :]
     of_low, ones = gradient @ up, scale.new_ones(len(transposed), 1)
-    of_x = add_low_rank(*rows, transposed, ones, of_low, down.t())
+    of_x = add_low_rank(*rows, transposed, ones, of_low, down.t(), 1)
     of_a = split_rows(of_low.T @ x, lora_a)
     of_b = diagonal_blocks(gradient.T @ low, lora_b)
     return (
         of_x,
-        *[None] * 6,
+        *[None] * 7,
         *[one.to(p.dtype) for one, p in zip(of_a, lora_a, strict=True)],
         *[s * one.to(p.dtype) for one, p, s in zip(of_b, lora_b, scalings, strict=True)],
     )

@@ -18,16 +18,19 @@ HEADS = 16
 """Heads of a token that are in registers at once."""
 
 
-def add_low_rank(total: Tensor, low: Tensor, up: Tensor) -> Tensor:
-    """Adds `low` times the transposed `up` to `total` in place. Returns `total`.
+def add_low_rank(total: Tensor, low: Tensor, up: Tensor, blocks: int) -> Tensor:
+    """Adds `low` times the transposed `up` to `total` in place. Returns `total`. `up` has this many
+    equal blocks on its diagonal, and zeros elsewhere.
 
     cuBLAS takes 1.3 times as long for wide outputs: the time goes into reading and writing `total`.
     """
     (rows, columns), ranks = total.shape, low.shape[1]
+    if columns % (TILE * blocks) or ranks % blocks:
+        blocks = 1  # a tile would lie in two
     grid = triton.cdiv(columns, TILE), triton.cdiv(rows, TILE)
     _add_low_rank[grid](
-        total, low, up, rows, columns, ranks, *low.stride(), *up.stride(),
-        TILE=TILE, RANKS=RANKS, num_warps=4,
+        total, low, up, rows, columns, columns // blocks, ranks // blocks,
+        *low.stride(), *up.stride(), TILE=TILE, RANKS=RANKS, num_warps=4,
     )  # fmt: skip
     return total
 
@@ -53,6 +56,7 @@ def rotated_gradient(
     """The gradient of the projections, the same in e4m3, and the scales of its rows. `heads` are
     those of query, key and value.
     """
+    heads = tuple(h if h.stride(-1) == 1 else h.contiguous() for h in heads)  # type: ignore[assignment]
     rows, _, tokens, width = heads[0].shape
     gradient = heads[0].new_empty(rows * tokens, width * sum(part.shape[1] for part in heads))
     rounded = torch.empty_like(gradient, dtype=torch.float8_e4m3fn)
@@ -68,7 +72,7 @@ def rotated_gradient(
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _add_low_rank(  # type: ignore[no-untyped-def]
-    total, low, up, rows, columns, ranks, low_row, low_rank, up_row, up_rank,
+    total, low, up, rows, columns, block, ranks, low_row, low_rank, up_row, up_rank,
     TILE: tl.constexpr, RANKS: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(1) * TILE + tl.arange(0, TILE)[:, None]
@@ -76,11 +80,12 @@ def _add_low_rank(  # type: ignore[no-untyped-def]
     place = total + row.to(tl.int64) * columns + column
     inside = (row < rows) & (column < columns)
     tile = tl.load(place, mask=inside, other=0.0).to(tl.float32)
-    for start in range(0, ranks, RANKS):
+    first = tl.program_id(0) * TILE // block * ranks
+    for start in range(first, first + ranks, RANKS):
         across = start + tl.arange(0, RANKS)[None, :]
         down = start + tl.arange(0, RANKS)[:, None]
-        left = (row < rows) & (across < ranks)
-        right = (column < columns) & (down < ranks)
+        left = (row < rows) & (across < first + ranks)
+        right = (column < columns) & (down < first + ranks)
         tile = tl.dot(
             tl.load(low + row * low_row + across * low_rank, mask=left, other=0.0),
             tl.load(up + column * up_row + down * up_rank, mask=right, other=0.0),
@@ -130,24 +135,35 @@ def _rotated_gradient(  # type: ignore[no-untyped-def]
     lift = tl.load(sin + row * sin_row + token * 2 * HALF + half).to(tl.float32)
     out, largest = gradient + place * width, tl.zeros([HEADS, HALF], tl.float32)
     query += row * query_row + token * query_token
-    largest = _unrotate(query, query_head, queries, turn, lift, out, weight_scale, largest)
+    largest = _unrotate(
+        query, query_head, queries, turn, lift, out, weight_scale, largest, HEADS, HALF
+    )
     out, weights = out + 2 * HALF * queries, weight_scale + 2 * HALF * queries
     key += row * key_row + token * key_token
-    largest = _unrotate(key, key_head, keys, turn, lift, out, weights, largest)
+    largest = _unrotate(key, key_head, keys, turn, lift, out, weights, largest, HEADS, HALF)
     out, weights = out + 2 * HALF * keys, weights + 2 * HALF * keys
     value += row * value_row + token * value_token
     still, none = tl.full([1, HALF], 1.0, tl.float32), tl.zeros([1, HALF], tl.float32)
-    largest = _unrotate(value, value_head, values, still, none, out, weights, largest)
+    largest = _unrotate(value, value_head, values, still, none, out, weights, largest, HEADS, HALF)
     own = tl.div_rn(tl.maximum(tl.max(tl.max(largest, axis=1), axis=0), floor), 448.0)
     tl.store(scale + place, own)
     _round(gradient + place * width, weight_scale, rounded + place * width, own, width, CHUNK)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _unrotate(heads, stride, number, turn, lift, out, weights, largest):
+def _unrotate(  # type: ignore[no-untyped-def]
+    heads,
+    stride,
+    number,
+    turn,
+    lift,
+    out,
+    weights,
+    largest,
+    HEADS: tl.constexpr,
+    HALF: tl.constexpr,
+):
     """Turns the gradients of some heads back, writes them, and returns their largest number."""
-    HEADS: tl.constexpr = largest.shape[0]
-    HALF: tl.constexpr = largest.shape[1]
     half = tl.arange(0, HALF)[None, :]
     for start in range(0, number, HEADS):
         head = start + tl.arange(0, HEADS)[:, None]
@@ -165,7 +181,9 @@ def _unrotate(heads, stride, number, turn, lift, out, weights, largest):
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _round(row, weight_scale, rounded, scale, width, CHUNK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _round(  # type: ignore[no-untyped-def]
+    row, weight_scale, rounded, scale, width, CHUNK: tl.constexpr
+):  # fmt: skip
     """Rounds a row that this program has written to e4m3. It comes from the cache."""
     tl.debug_barrier()
     factor = tl.div_rn(1.0, scale)

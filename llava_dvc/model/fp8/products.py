@@ -86,22 +86,25 @@ class Fp8Product(torch.autograd.Function):
 
 @torch.library.custom_op("llava_dvc::fp8_product", mutates_args=())
 def add_low_rank(
-    x: Tensor, x_scale: Tensor, weight: Tensor, weight_scale: Tensor, low: Tensor, up: Tensor
-) -> Tensor:
+    x: Tensor, x_scale: Tensor, weight: Tensor, weight_scale: Tensor, low: Tensor, up: Tensor,
+    blocks: int,
+) -> Tensor:  # fmt: skip
     """The product of `multiply_rows` plus `low` times the transposed `up`, in the dtype of `low`.
+    `up` has this many equal blocks on its diagonal, and zeros elsewhere; or there is one block.
 
     A custom operator: it adds in place, where torch.compile would make a copy.
     """
     product = multiply_rows(x, x_scale, weight, weight_scale, low.dtype)
     if x.is_cuda and len(weight) >= WIDE and low.shape[1]:
-        return kernels().add_low_rank(product, low, up)  # type: ignore[no-any-return]
+        return kernels().add_low_rank(product, low, up, blocks)  # type: ignore[no-any-return]
     return product.addmm_(low, up.t())
 
 
 @add_low_rank.register_fake
 def _(
-    x: Tensor, x_scale: Tensor, weight: Tensor, weight_scale: Tensor, low: Tensor, up: Tensor
-) -> Tensor:
+    x: Tensor, x_scale: Tensor, weight: Tensor, weight_scale: Tensor, low: Tensor, up: Tensor,
+    blocks: int,
+) -> Tensor:  # fmt: skip
     return low.new_empty(len(x), len(weight))
 
 
@@ -127,7 +130,10 @@ def _(gate_up: Tensor, of_hidden: Tensor, weight_scale: Tensor) -> tuple[Tensor,
     return torch.empty_like(gate_up), torch.empty_like(gate_up, dtype=E4M3), scale
 
 
-@torch.library.custom_op("llava_dvc::rotated_gradient", mutates_args=())
+# A flexible layout: else torch.compile would copy the gradients into another order.
+@torch.library.custom_op(
+    "llava_dvc::rotated_gradient", mutates_args=(), tags=(torch.Tag.flexible_layout,)
+)
 def rotated_gradient(
     query: Tensor, key: Tensor, value: Tensor, cos: Tensor, sin: Tensor, weight_scale: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
