@@ -89,7 +89,7 @@ def kernel_difference(work: Callable[[str], Tensor]) -> float:
 def adapter_added(device: str) -> Tensor:
     torch.manual_seed(0)
     x, weight = random_matrix(CHECKED, 512, "cpu"), random_matrix(8448, 512, "cpu")
-    low, halves = random_matrix(CHECKED, 96, "cpu"), random_matrix(8448, 48, "cpu").chunk(2)
+    low, halves = random_matrix(CHECKED, 64, "cpu"), random_matrix(8448, 32, "cpu").chunk(2)
     up = torch.block_diag(*halves)
     rows, rounded = quantize_rows(x.to(device)), quantize_rows(weight.to(device))
     result: Tensor = add_low_rank(*rows, *rounded, low.to(device), up.to(device), 2)

@@ -175,7 +175,7 @@ def test_a_compiled_product_gives_the_same_gradients(product: FusedFp8Lora, outp
     learnt = [x, *product.lora_a, *product.lora_b]
     expected = torch.autograd.grad(run(x), learnt, out)
     assert all(gradient.any() for gradient in expected)
-    compiled: Any = torch.compile(run, dynamic=False, backend="aot_eager")
+    compiled: Any = torch.compile(run, dynamic=False, backend="aot_eager", fullgraph=True)
     found = torch.autograd.grad(compiled(x), learnt, out)
     torch.testing.assert_close(found, expected)
 
@@ -194,7 +194,9 @@ def test_rotated_heads_have_the_gradients_of_their_parts(product: FusedFp8Lora) 
     expected = gradients(parts)
     assert all(gradient.any() for gradient in expected)
     torch.testing.assert_close(gradients(product.rotated(hidden, *given)), expected)
-    compiled: Any = torch.compile(product.rotated, dynamic=False, backend="aot_eager")
+    compiled: Any = torch.compile(
+        product.rotated, dynamic=False, backend="aot_eager", fullgraph=True
+    )
     torch.testing.assert_close(gradients(compiled(hidden, *given)), expected)
 
 

@@ -148,10 +148,7 @@ class RotatedFp8Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> Any:
         cos, sin, *saved = ctx.saved_tensors
-        query, key, value = (
-            each if each.stride(-1) == 1 else each.contiguous() for each in outputs
-        )
-        gradient, *rows = rotated_gradient(query, key, value, cos, sin, saved[4])
+        gradient, *rows = rotated_gradient(*outputs, cos, sin, saved[4])
         of_x, *others = backward_product(saved, ctx.scalings, gradient, rows)
         return of_x, *[None] * 4, *others
 

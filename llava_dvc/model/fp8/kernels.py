@@ -10,9 +10,9 @@ from torch import Tensor
 
 TILE = 128
 """Rows and columns of an output that one program computes."""
-RANKS = 64
-"""Columns of `low` that are multiplied at once."""
-CHUNK = 2048
+RANKS = {16, 32, 64, 128}
+"""Ranks of an adapter that are multiplied at once."""
+CHUNK = 4096
 """Columns of a row that are in registers at once."""
 HEADS = 16
 """Heads of a token that are in registers at once."""
@@ -23,14 +23,15 @@ def add_low_rank(total: Tensor, low: Tensor, up: Tensor, blocks: int) -> Tensor:
     equal blocks on its diagonal, and zeros elsewhere.
 
     cuBLAS takes 1.3 times as long for wide outputs: the time goes into reading and writing `total`.
+    It does what does not fit into tiles.
     """
-    (rows, columns), ranks = total.shape, low.shape[1]
-    if columns % (TILE * blocks) or ranks % blocks:
-        blocks = 1  # a tile would lie in two
-    grid = triton.cdiv(columns, TILE), triton.cdiv(rows, TILE)
+    (rows, columns), ranks = total.shape, low.shape[1] // blocks
+    if columns % (TILE * blocks) or ranks not in RANKS:
+        return total.addmm_(low, up.t())
+    grid = columns // TILE, triton.cdiv(rows, TILE)
     _add_low_rank[grid](
-        total, low, up, rows, columns, columns // blocks, ranks // blocks,
-        *low.stride(), *up.stride(), TILE=TILE, RANKS=RANKS, num_warps=4,
+        total, low, up, rows, columns, columns // blocks, *low.stride(), *up.stride(),
+        TILE=TILE, RANKS=ranks, num_warps=4,
     )  # fmt: skip
     return total
 
@@ -44,7 +45,7 @@ def gated_gradient(
     scale = torch.empty(len(gate_up), 1, device=gate_up.device)
     _gated_gradient[(len(gate_up),)](
         gate_up, of_hidden, weight_scale, gradient, rounded, scale, of_hidden.shape[1], floor,
-        CHUNK=CHUNK, num_warps=8,
+        CHUNK=CHUNK, num_warps=16,
     )  # fmt: skip
     return gradient, rounded, scale
 
@@ -72,26 +73,19 @@ def rotated_gradient(
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _add_low_rank(  # type: ignore[no-untyped-def]
-    total, low, up, rows, columns, block, ranks, low_row, low_rank, up_row, up_rank,
+    total, low, up, rows, columns, block, low_row, low_rank, up_row, up_rank,
     TILE: tl.constexpr, RANKS: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(1) * TILE + tl.arange(0, TILE)[:, None]
     column = tl.program_id(0) * TILE + tl.arange(0, TILE)[None, :]
+    first = tl.program_id(0) * TILE // block * RANKS
+    across, down = (first + tl.arange(0, RANKS)[None, :], first + tl.arange(0, RANKS)[:, None])
+    left = tl.load(low + row * low_row + across * low_rank, mask=row < rows, other=0.0)
+    right = tl.load(up + column * up_row + down * up_rank)
     place = total + row.to(tl.int64) * columns + column
-    inside = (row < rows) & (column < columns)
-    tile = tl.load(place, mask=inside, other=0.0).to(tl.float32)
-    first = tl.program_id(0) * TILE // block * ranks
-    for start in range(first, first + ranks, RANKS):
-        across = start + tl.arange(0, RANKS)[None, :]
-        down = start + tl.arange(0, RANKS)[:, None]
-        left = (row < rows) & (across < first + ranks)
-        right = (column < columns) & (down < first + ranks)
-        tile = tl.dot(
-            tl.load(low + row * low_row + across * low_rank, mask=left, other=0.0),
-            tl.load(up + column * up_row + down * up_rank, mask=right, other=0.0),
-            tile,
-        )
-    tl.store(place, tile.to(total.dtype.element_ty), mask=inside)
+    tile = tl.load(place, mask=row < rows, other=0.0).to(tl.float32)
+    tile = tl.dot(left, right, tile)
+    tl.store(place, tile.to(total.dtype.element_ty), mask=row < rows)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
