@@ -209,8 +209,11 @@ class CountPredictor:
     def _collate(self, pictures: list[Picture], threads: int) -> Piece:
         prompt = self._prompt_ids(pictures[0].size)
         rows = {n: ids.repeat(len(pictures), 1) for n, ids in prompt.items()}
-        with ThreadPoolExecutor(threads) as pool:
-            pixels = list(pool.map(self._pixels, pictures))
+        if threads == 1 or len(pictures) == 1:
+            pixels = list(map(self._pixels, pictures))
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                pixels = list(pool.map(self._pixels, pictures))
         return [each.size for each in pictures], rows | {"pixel_values": torch.cat(pixels)}
 
     def _pixels(self, picture: Picture) -> Tensor:

@@ -104,9 +104,11 @@ class Encoder:
         less time.
         """
         target = self.processor.image_processor
-        small = [shrink(image, target) for image in images]
-        levels = target(small, do_rescale=False, do_normalize=False, return_tensors="np")
-        colours = levels["pixel_values"].swapaxes(0, 1)
+        small: Any = [shrink(image, target) for image in images]
+        if target.do_center_crop:
+            cut = target(small, do_rescale=False, do_normalize=False, return_tensors="np")
+            small = cut["pixel_values"].transpose(0, 2, 3, 1)
+        colours = np.stack(small).transpose(3, 0, 1, 2)
         pixels = list(map(np.take, self._levels, colours))
         return torch.from_numpy(np.stack(pixels, axis=1))
 
@@ -181,6 +183,6 @@ def _pad_and_shrink(image: Image, side: int, colour: tuple[int, ...]) -> Image:
     for start in range(0, height, rows):
         box = 0, start, width, min(height, start + rows)
         strip = new("RGB", (longest, box[3] - start), colour)
-        strip.paste(image.crop(box), (left, 0))
+        strip.paste(image if rows >= height else image.crop(box), (left, 0))
         narrow.paste(strip.resize((side, strip.height), Resampling.BICUBIC), (0, top + start))
     return narrow.resize((side, side), Resampling.BICUBIC)

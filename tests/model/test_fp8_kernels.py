@@ -13,23 +13,9 @@ from triton.compiler import ASTSource  # noqa: E402
 from llava_dvc.model.fp8 import kernels  # noqa: E402
 
 HOPPER = GPUTarget("cuda", 90, 32)
+NUMBERS = ["total", "low", "up", "gate_up", "of_hidden", "query", "key", "value", "cos", "sin"]
 TYPES = {
-    **dict.fromkeys(
-        [
-            "total",
-            "low",
-            "up",
-            "gate_up",
-            "of_hidden",
-            "query",
-            "key",
-            "value",
-            "cos",
-            "sin",
-            "gradient",
-        ],
-        "*bf16",
-    ),
+    **dict.fromkeys([*NUMBERS, "gradient"], "*bf16"),
     **dict.fromkeys(("weight_scale", "scale"), "*fp32"),
     "rounded": "*fp8e4nv",
     "floor": "fp32",
