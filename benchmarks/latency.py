@@ -2,14 +2,15 @@
 
     python -m benchmarks.latency                                     # models/adapter, on its device
     python -m benchmarks.latency --skeleton SKELETON                 # LLaVA-1.5-7B, random weights
+    python -m benchmarks.latency --skeleton SKELETON --set backbone.quantization=fp8
 
 Latency: one frame after the other, through `Counter` and through HTTP (p50 and p95). Throughput:
 frames per second of the service with 1, 4, 16 and 64 clients that each send their next frame when
 the last one is answered. The service runs in a thread here, as `llava-dvc serve` runs it; its
 clients are in a process of their own. The service counts up to 8 frames in a batch.
 
-Ways to count, one after the other: `plain`, as the model was trained; `graphs`, with merged layers
-and CUDA graphs, as everything counts on a GPU. A CPU has only `plain`.
+Ways to count, one after the other: `plain`, as the model was trained; `graphs`, with merged
+and compiled layers and CUDA graphs, as everything counts on a GPU. A CPU has only `plain`.
 """
 
 import argparse
@@ -101,6 +102,7 @@ def measured(
         "start_s": start,
         "parts_ms": parts_of_a_frame(counter, pictures),
         "counter": direct,
+        "counter_frames_per_s": frames_per_second(counter, bodies),
         "http": served(
             counter, bodies, arguments.clients, 1000 * arguments.seconds / direct["p50_ms"]
         ),
@@ -160,7 +162,7 @@ def adapter_counter(arguments: argparse.Namespace) -> Counter:
 def random_counter(arguments: argparse.Namespace) -> Counter:
     """Returns a counter with the 7B model of random weights and an adapter of the plain preset."""
     make_weights(arguments.skeleton, arguments.weights)
-    tuned, encoder, recipe = untrained_adapter(preset(arguments.weights, []))
+    tuned, encoder, recipe = untrained_adapter(preset(arguments.weights, arguments.set))
     prefer_numbers(tuned.get_base_model(), encoder)
     return Counter(tuned.eval(), encoder, recipe)
 
@@ -183,6 +185,14 @@ def direct_latency(counter: Counter, bodies: list[bytes], seconds: float) -> dic
         if len(times) > 2 * WARM_UP and time.perf_counter() - began > seconds:
             break
     return quantiles(times[WARM_UP:])
+
+
+def frames_per_second(counter: Counter, bodies: list[bytes], number: int = 256) -> float:
+    """Measures many frames in one call."""
+    images = [Image.open(io.BytesIO(body)) for body in islice(cycle(bodies), number)]
+    began = time.perf_counter()
+    counter.count(images)
+    return round(number / (time.perf_counter() - began), 1)
 
 
 def served(
@@ -234,6 +244,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--adapter", default="models/adapter")
     parser.add_argument("--skeleton", type=Path, help="measure the 7B model instead of --adapter")
     parser.add_argument("--weights", type=Path, default=Path("/tmp/llava-7b-random"))
+    parser.add_argument("--set", action="append", default=[], metavar="section.key=value")
     parser.add_argument("--ways", nargs="+", default=["plain"], choices=WAYS)
     parser.add_argument("--frames", type=Path, help="a folder of JPEG files (default: made up)")
     parser.add_argument("--seconds", type=float, default=6.0, help="of each measurement")
