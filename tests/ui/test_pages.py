@@ -143,8 +143,8 @@ return [...document.querySelectorAll(".ag-header-cell")].map(cell => {
 
 
 def test_a_laptops_screen_shows_what_a_result_is_about(page, logged, experiment):
-    """Without scrolling, and with the panel that MLflow opens on the right. On a busy machine MLflow
-    may order the columns otherwise.
+    """Without scrolling, and with the panel that MLflow opens on the right. On a busy machine
+    MLflow may order the columns otherwise.
     """
     page.driver.set_window_size(1500, 900)
     page.open(addresses(experiment)["Results"][0].replace(MLFLOW, logged.server))
