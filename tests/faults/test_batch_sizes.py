@@ -2,7 +2,6 @@
 with recorded sizes.
 """
 
-import pytest
 import torch
 from torch._dynamo import config as compiler
 
@@ -18,11 +17,10 @@ from tests.evaluation.test_merged_weights import tuned
 LARGEST = 33
 
 
-def test_every_first_and_last_batch(
-    cfg: Config, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+# A patch of its own: undoing monkeypatch's hides the setting from later code.
+@compiler.patch(recompile_limit=2 * LARGEST)
+def test_every_first_and_last_batch(cfg: Config, encoder: Encoder) -> None:
     torch._dynamo.reset()
-    monkeypatch.setattr(compiler, "recompile_limit", 2 * LARGEST)
     frames = [frame(seed) for seed in range(2 * LARGEST)]
     plain, folded = tuned(cfg), tuned(cfg)
     expected = CountPredictor(plain, encoder, "How many?", 60).predict(frames, 11).probabilities
