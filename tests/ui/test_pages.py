@@ -133,8 +133,11 @@ def test_table_shows_the_results_best_first(page, logged, experiment, runs):
     assert MODEL in page.text()
 
 
+# From left to right on the screen: the page's own order is that in which columns were drawn.
 VISIBLE_HEADERS = """
-return [...document.querySelectorAll(".ag-header-cell")].map(cell => {
+const left = cell => cell.getBoundingClientRect().left;
+const cells = [...document.querySelectorAll(".ag-header-cell")];
+return cells.sort((one, other) => left(one) - left(other)).map(cell => {
   const box = cell.getBoundingClientRect();
   const hit = document.elementFromPoint(Math.min(box.left + 60, box.right - 2), box.top + 8);
   return cell.contains(hit) ? cell.textContent.trim() : "";
