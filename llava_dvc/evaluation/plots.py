@@ -60,7 +60,7 @@ def scatter(predictions: pd.DataFrame, metrics: dict[str, Any]) -> Any:
     )
     top = max(predictions["count"].max(), predictions["high"].max(), 1) * 1.05
     axes.plot([0, top], [0, top], color=INK, linewidth=1, linestyle="--", label="right answer")
-    axes.set(xlim=(0, top), ylim=(0, top), xlabel="people in the frame", ylabel="people counted")
+    axes.set(xlim=(0, top), ylim=(0, top), xlabel="true count", ylabel="people counted")
     axes.set_title(
         f"MAE {metrics['mae']:.2f}, bias {metrics['bias']:+.2f}, {metrics['frames']} frames"
     )
@@ -83,7 +83,7 @@ def timeline(
     every = max(1, len(predictions) // 30)  # about 30 markers on a line: colour alone is not enough
     lines: list[tuple[str, pd.Series, dict[str, Any]]] = [
         ("counted", predictions["predicted"], {"color": MODEL, "marker": "o"}),
-        ("people in the frame", predictions["count"], {"color": TRUTH, "marker": "s"}),
+        ("true count", predictions["count"], {"color": TRUTH, "marker": "s"}),
     ]
     if "smoothed" in predictions:
         dashed = {"color": SMOOTHED, "linewidth": 2, "linestyle": "--"}
@@ -124,7 +124,7 @@ def error_by_count(
     axes.axhline(0, color=INK, linewidth=1)
     ticks = [f"{name}\n{row['frames']} frames" for name, row in zip(names, found, strict=True)]
     axes.set_xticks(middle, ticks)
-    axes.set(xlabel="people in the frame", ylabel="people", title="Error by true count")
+    axes.set(xlabel="true count", ylabel="people", title="Error by true count")
     axes.grid(alpha=0.2, axis="y")
     figure.legend(loc="outside lower center", frameon=False, ncols=3)
     return figure
@@ -148,7 +148,7 @@ def confusion(predictions: pd.DataFrame) -> Any:
         )  # fmt: skip
     axes.set_xticks(range(len(names)), names)
     axes.set_yticks(range(len(names)), names)
-    axes.set(xlabel="people counted", ylabel="people in the frame", title="Frames by range")
+    axes.set(xlabel="people counted", ylabel="true count", title="Frames by range")
     return figure
 
 

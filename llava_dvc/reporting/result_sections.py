@@ -139,7 +139,7 @@ def _figures(row: dict[str, Any], interval: tuple[float, float] | None) -> tuple
 
 def _groups(metrics: dict[str, Any]) -> tuple[Table, ...]:
     """The errors by true count, and by camera if there are several."""
-    kinds = {"bins": "people in the frame", "cameras": "camera"}
+    kinds = {"bins": "true count", "cameras": "camera"}
     return tuple(
         Table(
             (title, "frames", "MAE", "bias"),

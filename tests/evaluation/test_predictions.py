@@ -70,7 +70,7 @@ def test_lines_differ_without_colours_and_ridge_is_beside_the_adapter(tables):
     table = tables[2]
     figure = timeline(table, score_predictions(table, 1.5), table["count"] + 2.0)
     lines = {line.get_label(): line for line in figure.axes[0].lines}
-    assert list(lines) == ["ridge", "counted", "smoothed", "people in the frame"]
+    assert list(lines) == ["ridge", "counted", "smoothed", "true count"]
     assert lines["ridge"].get_ydata().tolist() == (table["count"] + 2.0).tolist()
     assert len({(line.get_linestyle(), line.get_marker()) for line in lines.values()}) == 4
 

@@ -115,11 +115,9 @@ class FusedFp8Product(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, down: Tensor, up: Tensor, *others: Any) -> Tensor:
-        frozen, lora = Frozen(*others[:5]), others[5:]
-        product, low = forward_product(x, down, up, frozen)
-        ctx.save_for_backward(x, low, down, up, frozen.scale, frozen.transposed, *lora)
-        ctx.scalings = frozen.scalings
+    def forward(ctx: Any, x: Tensor, *others: Any) -> Tensor:
+        product, saved = forward_product(ctx, x, *others)
+        ctx.save_for_backward(*saved)
         return product
 
     @staticmethod
@@ -139,10 +137,8 @@ class RotatedFp8Product(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, heads: Heads, shape: Any, *others: Any
     ) -> tuple[Tensor, Tensor, Tensor]:
-        (down, up), frozen, lora = others[:2], Frozen(*others[2:7]), others[7:]
-        product, low = forward_product(x, down, up, frozen)
-        ctx.save_for_backward(cos, sin, x, low, down, up, frozen.scale, frozen.transposed, *lora)
-        ctx.scalings = frozen.scalings
+        product, saved = forward_product(ctx, x, *others)
+        ctx.save_for_backward(cos, sin, *saved)
         return rotated(product.view(*shape, -1), (cos, sin), heads)
 
     @staticmethod
@@ -157,11 +153,9 @@ class GatedFp8Product(torch.autograd.Function):
     """silu(gate) * up of an FP8 product [gate, up]. One kernel makes its gradient and rounds it."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, down: Tensor, up: Tensor, *others: Any) -> Tensor:
-        frozen, lora = Frozen(*others[:5]), others[5:]
-        product, low = forward_product(x, down, up, frozen)
-        ctx.save_for_backward(product, x, low, down, up, frozen.scale, frozen.transposed, *lora)
-        ctx.scalings = frozen.scalings
+    def forward(ctx: Any, x: Tensor, *others: Any) -> Tensor:
+        product, saved = forward_product(ctx, x, *others)
+        ctx.save_for_backward(product, *saved)
         return gated(product)
 
     @staticmethod
@@ -171,11 +165,19 @@ class GatedFp8Product(torch.autograd.Function):
         return backward_product(saved, ctx.scalings, gradient, rows)
 
 
-def forward_product(x: Tensor, down: Tensor, up: Tensor, frozen: Frozen) -> tuple[Tensor, Tensor]:
-    """The product with its adapters, and `x` times the adapters' first matrices."""
+def forward_product(
+    ctx: Any, x: Tensor, down: Tensor, up: Tensor, *others: Any
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The product with its adapters, and what `backward_product` needs of the tensors.
+
+    `others` are the values of `Frozen`, then the adapters' tensors.
+    """
+    frozen, lora = Frozen(*others[:5]), others[5:]
     low = linear(x, down)
     rows = quantize_rows(x)
-    return add_low_rank(*rows, frozen.weight, frozen.scale, low, up, frozen.blocks), low
+    product = add_low_rank(*rows, frozen.weight, frozen.scale, low, up, frozen.blocks)
+    ctx.scalings = frozen.scalings
+    return product, (x, low, down, up, frozen.scale, frozen.transposed, *lora)
 
 
 def backward_product(
