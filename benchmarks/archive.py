@@ -34,8 +34,8 @@ from tests.conftest import config_on, write_adapter, write_checkpoint
 
 CAMERAS, DAYS = 5, 4
 IMAGES = 8  # that are encoded
-INTERVAL = 2.0  # seconds between two looks at the memory, each of which takes a while
-NODE = {"num_cpus": 2, "object_store_memory": 200 * 2**20}
+INTERVAL = 5.0  # seconds between two looks at the memory, each of which takes a while
+NODE = {"num_cpus": 2, "object_store_memory": 2**30}
 PROCESSES = {"reader_mb": "MapBatches(read)", "model_mb": "BlockCounter"}
 """In the titles of the processes that read, and of those that count."""
 
