@@ -89,12 +89,13 @@ def _read_answers(
 ) -> dict[str, LabelledPicture]:
     """What the importer of Label Studio makes of the tasks that have annotations, by frame."""
     export = folder / "export.json"
-    answered = [task for task in tasks if any(map(_is_answer, task["annotations"]))]
-    if skipped := sum(bool(task["annotations"]) for task in tasks) - len(answered):
+    counted = _without_zones(tasks, say)
+    answered = [task for task in counted if any(map(_is_answer, task["annotations"]))]
+    if skipped := sum(bool(task["annotations"]) for task in counted) - len(answered):
         say(f"Tasks that their annotators skipped: {skipped}.\n")
     if not answered:
         return {}
-    export.write_text(json.dumps(list(map(_without_zones, answered))), encoding="utf-8")
+    export.write_text(json.dumps(answered), encoding="utf-8")
     frames = pool.data / "frames"
     index = PictureIndex(frames, [pool.path(task["data"]["frame"]) for task in answered])
     # Where heads are marked, an empty answer says that nobody is there.
@@ -108,15 +109,25 @@ def _read_answers(
     return {found.path.relative_to(frames).as_posix(): found for found in resolved.frames}
 
 
-def _without_zones(task: Task) -> Task:
-    """`bring_zones` has taken them."""
-    return task | {
-        "annotations": [
-            one
-            | {"result": [part for part in one["result"] if part.get("from_name") != ZONE_FIELD]}
-            for one in task["annotations"]
-        ]
-    }
+def _without_zones(tasks: Sequence[Task], say: Say) -> list[Task]:
+    """`bring_zones` has taken the zones. An answer that is only a zone does not say how many."""
+    rest, drawn = [], []
+    for task in tasks:
+        answers = [(one, _parts_of_count(one)) for one in task["annotations"]]
+        kept = [one | {"result": parts} for one, parts in answers if parts or not one["result"]]
+        rest.append(task | {"annotations": kept})
+        if answers and not kept:
+            drawn.append(task["data"]["frame"])
+    if drawn:
+        say(
+            f"Only a zone is drawn on {few_names(drawn)}, which gives no label. To give one, mark "
+            "the heads there or type the number, 0 for nobody.\n"
+        )
+    return rest
+
+
+def _parts_of_count(annotation: Mapping[str, Any]) -> list[Any]:
+    return [part for part in annotation["result"] if part.get("from_name") != ZONE_FIELD]
 
 
 def _is_answer(annotation: Mapping[str, Any]) -> bool:

@@ -62,11 +62,14 @@ class Annotators:
             *({**HEAD, **SIZE, "value": {"x": x, "y": y, **value}} for x, y in points),
         )
 
-    def draws(self, project: StudioProject, task: int, zone: str, *corners: tuple) -> None:
-        """A zone, in percent of the picture, and the number 3."""
+    def draws(
+        self, project: StudioProject, task: int, zone: str, *corners: tuple, number: int | None
+    ) -> None:
+        """A zone, in percent of the picture, and a number."""
         value = {"points": [list(corner) for corner in corners], "polygonlabels": [zone]}
         drawn = {**ZONE, **SIZE, "image_rotation": 0, "value": {**value, "closed": True}}
-        self.answers(project, task, drawn, {**NUMBER, "value": {"number": 3}})
+        counted = [] if number is None else [{**NUMBER, "value": {"number": number}}]
+        self.answers(project, task, drawn, *counted)
 
     def corrects(self, project: StudioProject, task: int, number: int) -> None:
         (old,) = self._tasks(project)[task]["annotations"]
@@ -179,7 +182,7 @@ def talk(server: StudioServer, data: Path) -> None:
 
 def _talk_of_zones(person: Talk) -> None:
     """A project of before asks for a zone too. What it asked for, it still asks for."""
-    door, later, *_ = NAMES
+    door, later, hall, _ = NAMES
     data = person.data
     for table in ("labels.csv", "label_studio.csv", "points.csv"):
         (data / table).unlink()
@@ -191,14 +194,17 @@ def _talk_of_zones(person: Talk) -> None:
         "tills",
         "till & door",
     }
-    drawn = person.sends("zones", door, later, zone="tills")
-    person.annotators.draws(drawn, 0, "tills", (0, 50), (100, 50), (100, 100), (0, 100))
-    person.annotators.draws(drawn, 1, "tills", (0, 25), (50, 25), (50, 100))
+    drawn = person.sends("zones", door, later, hall, heads=True, zone="tills")
+    lower, left = ((0, 50), (100, 50), (100, 100), (0, 100)), ((0, 25), (50, 25), (50, 100))
+    person.annotators.draws(drawn, 0, "tills", *lower, number=3)
+    person.annotators.draws(drawn, 1, "tills", *left, number=3)
+    person.annotators.draws(drawn, 2, "tills", *left, number=None)
     assert person.brings(drawn)
     assert labels_in(data) == {door: 3, later: 3}
+    assert any(text.startswith(f"Only a zone is drawn on {hall}, which") for text in person.told)
     newest = [[0.0, 12.0], [32.0, 12.0], [32.0, 48.0]]
     assert json.loads((data / "zones.json").read_text()) == {"tills": {"*": newest}}
-    assert "Zone tills for camera *: the newest of 2 outlines is taken.\n" in person.told
+    assert "Zone tills for camera *: the newest of 3 outlines is taken.\n" in person.told
     assert not any("left out" in line for line in person.told)
     assert not person.brings(drawn)
     typed = {"tills": {"*": [[0, 0], [9, 0], [9, 9]]}}
