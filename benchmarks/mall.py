@@ -226,13 +226,13 @@ def table_text(preset: str, seeds: Sequence[int], by_seed: Sequence[dict[str, An
     minutes = [minute for report in by_seed for minute in report["minutes"]]
     gib = max(report["peak_gib"] for report in by_seed)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    lines += ["", f"A training took {np.mean(minutes):.1f} minutes and {gib:.1f} GiB ({device})."]
+    lines += ["", f"A training took {np.median(minutes):.1f} minutes and {gib:.1f} GiB ({device})."]
     return "\n".join(lines) + "\n"
 
 
 def spread(values: Sequence[float]) -> str:
     """Example: 2.12 (2.05-2.20)."""
-    ends = f" ({min(values):.2f}-{max(values):.2f})" if len(values) > 1 else ""
+    ends = f" ({min(values):.2f}-{max(values):.2f})" if min(values) < max(values) else ""
     return f"{np.mean(values):.2f}{ends}"
 
 
