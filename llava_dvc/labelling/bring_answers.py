@@ -113,10 +113,13 @@ def _without_zones(tasks: Sequence[Task], say: Say) -> list[Task]:
     """`bring_zones` has taken the zones. An answer that is only a zone does not say how many."""
     rest, drawn = [], []
     for task in tasks:
-        answers = [(one, _parts_of_count(one)) for one in task["annotations"]]
-        kept = [one | {"result": parts} for one, parts in answers if parts or not one["result"]]
+        kept = [
+            one | {"result": _parts_of_count(one)}
+            for one in task["annotations"]
+            if not _is_only_zone(one)
+        ]
         rest.append(task | {"annotations": kept})
-        if answers and not kept:
+        if task["annotations"] and not kept:
             drawn.append(task["data"]["frame"])
     if drawn:
         say(
@@ -124,6 +127,11 @@ def _without_zones(tasks: Sequence[Task], say: Say) -> list[Task]:
             "the heads there or type the number, 0 for nobody.\n"
         )
     return rest
+
+
+def _is_only_zone(annotation: Mapping[str, Any]) -> bool:
+    has_parts = bool(annotation["result"])
+    return has_parts and _is_answer(annotation) and not _parts_of_count(annotation)
 
 
 def _parts_of_count(annotation: Mapping[str, Any]) -> list[Any]:

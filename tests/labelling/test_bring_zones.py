@@ -1,5 +1,7 @@
 """Zones drawn in Label Studio: percent to pixels, cameras, and what is refused."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from llava_dvc.data.imports.annotations import ImportChoices
@@ -7,8 +9,10 @@ from llava_dvc.data.imports.formats.label_studio import read_label_studio
 from llava_dvc.data.imports.import_files import ImportFiles, PictureIndex
 from llava_dvc.errors import UserError
 from llava_dvc.files import write_json
+from llava_dvc.labelling.bring_answers import StudioSource, bring_answers
 from llava_dvc.labelling.bring_zones import bring_zones
 from llava_dvc.labelling.label_pool import read_pool
+from llava_dvc.labelling.studio_tasks import form
 from tests.labelling.studio_talk import NAMES, SIZE, ZONE, draw_frames
 
 SQUARE = [[25, 50], [75, 50], [75, 100], [25, 100]]
@@ -36,6 +40,15 @@ def test_a_zone_belongs_to_the_camera_of_its_frame(pool):
     skipped = tasks(drawn(name="shelf"), was_cancelled=True)
     found = bring_zones(pool, [*tasks(drawn()), *hall, *skipped], lambda _: None)
     assert found == {"tills": {"north": PIXELS}, "door": {"*": PIXELS}}
+
+
+def test_a_skipped_frame_with_a_zone_is_skipped(pool):
+    """A stand-in for the server: the recorded conversation has no such answer."""
+    skipped = tasks(drawn(), frame=NAMES[1], was_cancelled=True)
+    server = SimpleNamespace(url="http://studio", export=lambda _: skipped)
+    source, said = StudioSource(server, SimpleNamespace(id=1, config=form(heads=True))), []
+    assert not bring_answers(pool, source, said.append)
+    assert said[0] == "Tasks that their annotators skipped: 1.\n"
 
 
 @pytest.mark.parametrize("turn", [1, -1])
