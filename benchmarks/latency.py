@@ -39,6 +39,7 @@ from PIL import Image
 from benchmarks.count_speed import prefer_numbers
 from benchmarks.random_model import make_frames, make_weights, preset, untrained_adapter
 from benchmarks.serve_load import send_all
+from benchmarks.video_speed import frames_per_second
 from llava_dvc import Counter
 from llava_dvc.checks.loading import load_checked_adapter
 from llava_dvc.data.images import upright_rgb
@@ -53,6 +54,7 @@ from llava_dvc.serving.server import GracefulServer, bind_socket, server_config
 from llava_dvc.serving.service import build_app
 
 WARM_UP = 3
+MANY = 256  # frames in one call
 WAYS = ["plain", "graphs"]
 
 
@@ -98,11 +100,12 @@ def measured(
     start = since(began)
     pictures = [upright_rgb(Image.open(io.BytesIO(body))) for body in bodies]
     direct = direct_latency(counter, bodies, arguments.seconds)
+    many = [Image.open(io.BytesIO(body)) for body in islice(cycle(bodies), MANY)]
     rows = {
         "start_s": start,
         "parts_ms": parts_of_a_frame(counter, pictures),
         "counter": direct,
-        "counter_frames_per_s": frames_per_second(counter, bodies),
+        "counter_frames_per_s": round(frames_per_second(counter, many), 1),
         "http": served(
             counter, bodies, arguments.clients, 1000 * arguments.seconds / direct["p50_ms"]
         ),
@@ -185,14 +188,6 @@ def direct_latency(counter: Counter, bodies: list[bytes], seconds: float) -> dic
         if len(times) > 2 * WARM_UP and time.perf_counter() - began > seconds:
             break
     return quantiles(times[WARM_UP:])
-
-
-def frames_per_second(counter: Counter, bodies: list[bytes], number: int = 256) -> float:
-    """Measures many frames in one call."""
-    images = [Image.open(io.BytesIO(body)) for body in islice(cycle(bodies), number)]
-    began = time.perf_counter()
-    counter.count(images)
-    return round(number / (time.perf_counter() - began), 1)
 
 
 def served(

@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from benchmarks.video_speed import frames_per_second
 from llava_dvc import Counter
 
 ROUNDS = 5
@@ -137,9 +138,7 @@ def main() -> None:
     statuses: Tally[int] = Tally()
     share = list(islice(cycle(bodies), arguments.requests // ROUNDS))
     for _ in range(ROUNDS):
-        began = time.perf_counter()
-        counter.count(paths[:REFERENCE])
-        direct.append(REFERENCE / (time.perf_counter() - began))
+        direct.append(frames_per_second(counter, paths[:REFERENCE]))
         seconds, found, got = send_all(server, share, arguments.clients)
         served.append(len(share) / seconds)
         latencies += found

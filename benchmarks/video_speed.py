@@ -13,6 +13,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -38,10 +39,11 @@ def make_video(path: Path, images: list[Image.Image], minutes: float) -> None:
         out.mux(stream.encode())
 
 
-def frames_per_second(counter: Counter, images: list[Image.Image]) -> float:
+def frames_per_second(counter: Counter, frames: Sequence[Image.Image | Path]) -> float:
+    """Counts all frames in one call."""
     began = time.perf_counter()
-    counter.count(images[:REFERENCE])
-    return REFERENCE / (time.perf_counter() - began)
+    counter.count(frames)
+    return len(frames) / (time.perf_counter() - began)
 
 
 def main() -> None:
@@ -57,14 +59,14 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         clip = Path(folder) / "clip.mp4"
         make_video(clip, images, arguments.minutes)
-        before = frames_per_second(counter, images)
+        before = frames_per_second(counter, images[:REFERENCE])
         began = time.perf_counter()
         command = [str(Path(sys.executable).with_name("llava-dvc")), "predict", str(clip)]
         done = subprocess.run(
             [*command, "--adapter", arguments.adapter], capture_output=True, text=True, check=True
         )
         seconds = time.perf_counter() - began
-    after = frames_per_second(counter, images)
+    after = frames_per_second(counter, images[:REFERENCE])
     frames = len(done.stdout.splitlines()) - 1
     report = {
         "minutes": arguments.minutes,
