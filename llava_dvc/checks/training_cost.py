@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 import psutil
+import torch
 from datasets import Dataset
 from transformers import TrainerCallback
 
@@ -124,6 +125,8 @@ class StepClock(TrainerCallback):  # type: ignore[misc]
         self._before = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # else a step on a GPU would only have been launched
         now = time.perf_counter()
         self.seconds.append(now - self._before)
         self._before = now

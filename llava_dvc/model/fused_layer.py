@@ -103,6 +103,20 @@ def copy_adapters(
         torch._foreach_copy_(own_b, torch._foreach_mul(lora_b, scalings))
 
 
+def adapter_gradients(
+    of_down: Tensor, of_up: Tensor, lora: Sequence[Tensor], scalings: Sequence[float]
+) -> list[Tensor]:
+    """The gradients of every lora_A, then of every lora_B, from those of the matrices into which
+    `copy_adapters` copies them. `lora` are these tensors in the same order.
+    """
+    lora_a, lora_b = lora[: len(scalings)], lora[len(scalings) :]
+    of_a, of_b = split_rows(of_down, lora_a), diagonal_blocks(of_up, lora_b)
+    return [
+        *[one.to(p.dtype) for one, p in zip(of_a, lora_a, strict=True)],
+        *[s * one.to(p.dtype) for one, p, s in zip(of_b, lora_b, scalings, strict=True)],
+    ]
+
+
 class BeforeAttention(nn.Module):
     """Norm, the three projections, and the rotary embedding of a decoder layer."""
 

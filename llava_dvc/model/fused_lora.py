@@ -1,4 +1,4 @@
-"""LoRA in training: each adapter is stored as extra columns of the weight it adapts.
+"""LoRA in training on unpacked weights: each adapter is stored as extra columns of its weight.
 
 W x + s B A x is the product of [W, s B] and [x; A x]. One product computes it after A x. In the
 backward pass one product gives the gradients of x and of A x together. Layers with the same input
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from bitsandbytes.nn import Linear4bit
 from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
@@ -21,12 +22,14 @@ from llava_dvc.model.fp8.linear import Fp8Linear, keep_transposed
 from llava_dvc.model.fused_layer import (
     FusedLayer,
     Product,
+    adapter_gradients,
     adapters_of,
     copy_adapters,
     diagonal_blocks,
     split_rows,
 )
 from llava_dvc.model.model_patches import UnpackedLinear4bit, as_subclass
+from llava_dvc.model.packed_lora import BLOCK, PackedLora
 
 
 class FusedLora(Product):
@@ -76,18 +79,14 @@ class FusedProduct(torch.autograd.Function):
     def backward(ctx: Any, *outputs: Tensor) -> Any:
         [gradient] = outputs
         both, down, weight, *lora = ctx.saved_tensors
-        lora_a, lora_b = lora[: len(ctx.scalings)], lora[len(ctx.scalings) :]
         width = down.shape[1]
         back = gradient @ weight
         x, low, of_x, of_low = both[:, :width], both[:, width:], back[:, :width], back[:, width:]
-        of_a = split_rows(of_low.T @ x, lora_a)
-        of_b = diagonal_blocks(gradient.T @ low, lora_b)
-        return (
-            of_x + of_low @ down,
-            *[None] * 3,
-            *[one.to(p.dtype) for one, p in zip(of_a, lora_a, strict=True)],
-            *[s * one.to(p.dtype) for one, p, s in zip(of_b, lora_b, ctx.scalings, strict=True)],
-        )
+        of_lora = adapter_gradients(of_low.T @ x, gradient.T @ low, lora, ctx.scalings)
+        return of_x + of_low @ down, *[None] * 3, *of_lora
+
+
+TrainedProduct = FusedLora | PackedLora | FusedFp8Lora
 
 
 class FusedDecoderLayer(LlamaDecoderLayer):  # type: ignore[misc]
@@ -99,9 +98,12 @@ class FusedDecoderLayer(LlamaDecoderLayer):  # type: ignore[misc]
         return self.fused[0](*args, **kwargs)
 
 
-def trained_product(layers: Sequence[Any]) -> FusedLora | FusedFp8Lora:
+def trained_product(layers: Sequence[Any]) -> TrainedProduct:
     """The product of adapted layers that read the same input."""
-    return FusedFp8Lora(layers) if is_fp8(layers[0]) else FusedLora(layers)
+    if is_fp8(layers[0]):
+        return FusedFp8Lora(layers)
+    unpacked = isinstance(layers[0].get_base_layer(), UnpackedLinear4bit)
+    return FusedLora(layers) if unpacked else PackedLora(layers)
 
 
 def prepare_products(llava: LlavaModel, fuse: bool) -> list[FusedLayer]:
@@ -121,7 +123,7 @@ def prepare_products(llava: LlavaModel, fuse: bool) -> list[FusedLayer]:
 def fuse_lora(llava: LlavaModel) -> list[FusedLayer]:
     """Replaces the language model's layers, except the last, by fused ones. Returns the new ones.
 
-    Replaces nothing and returns [] without adapters, when a layer is neither unpacked nor FP8, when
+    Replaces nothing and returns [] without adapters, when a layer is neither 4-bit nor FP8, when
     its adapter is not plain LoRA, or when FSDP will shard the adapters.
     """
     language = llava.language_model
@@ -133,14 +135,12 @@ def fuse_lora(llava: LlavaModel) -> list[FusedLayer]:
     for index, (layer, one) in enumerate(zip(layers, fused, strict=True)):
         language.layers[index] = swapped = as_subclass(layer, FusedDecoderLayer)
         swapped.fused = (one,)
-    products = [
-        m for layer in fused for m in layer.modules() if isinstance(m, FusedLora | FusedFp8Lora)
-    ]
+    products = [m for layer in fused for m in layer.modules() if isinstance(m, TrainedProduct)]
     language.register_forward_pre_hook(lambda *_: sync_weights(products))
     return fused
 
 
-def sync_weights(products: Sequence[FusedLora | FusedFp8Lora]) -> None:
+def sync_weights(products: Sequence[TrainedProduct]) -> None:
     """Copies the current adapter weights into the products' matrices."""
     lora_a = [tensor for product in products for tensor in product.lora_a]
     lora_b = [tensor for product in products for tensor in product.lora_b]
@@ -151,9 +151,13 @@ def sync_weights(products: Sequence[FusedLora | FusedFp8Lora]) -> None:
 
 
 def _is_plain_lora(layer: Any) -> bool:
-    """LoRA without dropout and without DoRA's magnitude, on an unpacked or FP8 layer."""
+    """LoRA without dropout and without DoRA's magnitude, on an FP8 layer, or on a 4-bit layer of
+    whole blocks.
+    """
+    base = layer.base_layer
     return (
-        isinstance(layer.base_layer, UnpackedLinear4bit | Fp8Linear)
+        isinstance(base, Linear4bit | Fp8Linear)
+        and base.in_features * base.out_features % BLOCK == 0
         and not layer.lora_magnitude_vector
         and all(isinstance(dropout, nn.Identity) for dropout in layer.lora_dropout.values())
     )

@@ -24,6 +24,7 @@ from llava_dvc.model.fp8.products import (
 from llava_dvc.model.fused_layer import (
     Heads,
     Product,
+    adapter_gradients,
     adapters_of,
     copy_adapters,
     diagonal_blocks,
@@ -77,6 +78,7 @@ class FusedFp8Lora(FusedFp8):
         super().__init__(layers)
         self.lora_a, self.lora_b, self.scalings = adapters_of(layers)
         self.transposed = transposed_copy(self.weight)
+        self.ones = self.scale.new_ones(len(self.transposed), 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Takes `(tokens, width)`. Returns the concatenated outputs of the layers."""
@@ -93,7 +95,9 @@ class FusedFp8Lora(FusedFp8):
         return GatedFp8Product.apply(*self._inputs(x))  # type: ignore[no-any-return]
 
     def _inputs(self, x: Tensor) -> list[Any]:
-        frozen = Frozen(self.weight, self.scale, self.transposed, self.scalings, self.blocks)
+        frozen = Frozen(
+            self.weight, self.scale, self.transposed, self.ones, self.scalings, self.blocks
+        )
         return [x, self.down, self.up, *frozen, *self.lora_a, *self.lora_b]
 
 
@@ -103,6 +107,8 @@ class Frozen(NamedTuple):
     weight: Tensor
     scale: Tensor
     transposed: Tensor
+    ones: Tensor
+    """The scales of `transposed`. Made once: filling them takes a kernel."""
     scalings: list[float]
     blocks: int
     """On the diagonal of the adapters' second matrix."""
@@ -172,27 +178,20 @@ def forward_product(
 
     `others` are the values of `Frozen`, then the adapters' tensors.
     """
-    frozen, lora = Frozen(*others[:5]), others[5:]
+    frozen, lora = Frozen(*others[:6]), others[6:]
     low = linear(x, down)
     rows = quantize_rows(x)
     product = add_low_rank(*rows, frozen.weight, frozen.scale, low, up, frozen.blocks)
     ctx.scalings = frozen.scalings
-    return product, (x, low, down, up, frozen.scale, frozen.transposed, *lora)
+    return product, (x, low, down, up, frozen.scale, frozen.transposed, frozen.ones, *lora)
 
 
 def backward_product(
     saved: Sequence[Tensor], scalings: list[float], gradient: Tensor, rows: Sequence[Tensor]
 ) -> Any:
     """The gradients of all arguments, from that of the product and the same in e4m3 with scales."""
-    x, low, down, up, scale, transposed, *lora = saved
-    lora_a, lora_b = lora[: len(scalings)], lora[len(scalings) :]
-    of_low, ones = gradient @ up, scale.new_ones(len(transposed), 1)
+    x, low, down, up, _, transposed, ones, *lora = saved
+    of_low = gradient @ up
     of_x = add_low_rank(*rows, transposed, ones, of_low, down.t(), 1)
-    of_a = split_rows(of_low.T @ x, lora_a)
-    of_b = diagonal_blocks(gradient.T @ low, lora_b)
-    return (
-        of_x,
-        *[None] * 7,
-        *[one.to(p.dtype) for one, p in zip(of_a, lora_a, strict=True)],
-        *[s * one.to(p.dtype) for one, p, s in zip(of_b, lora_b, scalings, strict=True)],
-    )
+    of_lora = adapter_gradients(of_low.T @ x, gradient.T @ low, lora, scalings)
+    return of_x, *[None] * 8, *of_lora
