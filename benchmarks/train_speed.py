@@ -72,6 +72,12 @@ RECIPES: dict[str, list[str]] = {
         "train.optimizer=adamw_8bit",
         "backbone.unpacked=true",
     ],
+    "auto, fp8": [
+        "train.checkpointing=auto",
+        "train.compile=true",
+        "train.optimizer=adamw_8bit",
+        "backbone.quantization=fp8",
+    ],
     "fp8": [*FP8],
     "fp8, no border": [*FP8, "image.drop_border=true"],
     "float16": ["backbone.dtype=float16"],

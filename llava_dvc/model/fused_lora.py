@@ -18,7 +18,7 @@ from transformers.models.llava.modeling_llava import LlavaModel
 from llava_dvc import errors
 from llava_dvc.model.backbone import is_spread_by_fsdp
 from llava_dvc.model.fp8.fused import FusedFp8Lora, is_fp8
-from llava_dvc.model.fp8.linear import Fp8Linear, keep_transposed
+from llava_dvc.model.fp8.linear import Fp8Linear
 from llava_dvc.model.fused_layer import (
     FusedLayer,
     Product,
@@ -106,18 +106,20 @@ def trained_product(layers: Sequence[Any]) -> TrainedProduct:
     return FusedLora(layers) if unpacked else PackedLora(layers)
 
 
-def prepare_products(llava: LlavaModel, fuse: bool) -> list[FusedLayer]:
-    """Fuses the layers if `fuse`. On a GPU, other FP8 layers get a copy for the backward pass.
+def keep_copies(llava: LlavaModel) -> None:
+    """Keeps a transposed copy of all FP8 weights: a byte per weight for a faster backward pass.
 
-    Returns the fused layers. Raises UserError when the copies do not fit into GPU memory.
+    Raises UserError when the copies do not fit into GPU memory.
     """
     try:
-        fused = fuse_lora(llava) if fuse else []
-        if llava.device.type == "cuda":
-            keep_transposed(llava.language_model.layers[len(fused) :])
+        for layer in llava.language_model.layers:
+            for part in (
+                layer.fused[0] if isinstance(layer, FusedDecoderLayer) else layer
+            ).modules():
+                if isinstance(part, FusedFp8Lora | Fp8Linear):
+                    part.keep_transposed()
     except torch.OutOfMemoryError:
         raise errors.no_memory_for_copies() from None
-    return fused
 
 
 def fuse_lora(llava: LlavaModel) -> list[FusedLayer]:

@@ -47,7 +47,7 @@ from llava_dvc.training.points import (
     have_points,
     remove_point_head,
 )
-from llava_dvc.training.recomputing import choose_recomputed, recompute_layers
+from llava_dvc.training.recomputing import fit_into_memory
 from llava_dvc.training.recorded_step import Losses, RecordedStep, Step
 from llava_dvc.training.speed import can_be_recorded, speed_up
 from llava_dvc.training.tile_rows import with_tiles
@@ -129,9 +129,8 @@ class CountTrainer(SFTTrainer):
         )
         keep_float32(self.model)
         speed_up(backbone, settings)
-        rows_at_once = batch_share(settings)
-        self.recomputed_layers = choose_recomputed(settings, backbone, rows_at_once, length)
-        recompute_layers(backbone, self.recomputed_layers, spec.adapter.dropout > 0)
+        rows, dropout = batch_share(settings), spec.adapter.dropout > 0
+        self.recomputed_layers = fit_into_memory(settings, backbone, rows, length, dropout)
         self.point_head: PointHead | None = None
         self._point_losses: list[Tensor] = []
         if points:

@@ -6,7 +6,7 @@ the backward pass computes the activations again: less memory, more time.
 
 from functools import partial
 from math import ceil
-from typing import Any
+from typing import Any, NamedTuple
 
 from accelerate.utils import gather_object
 from torch import nn
@@ -14,6 +14,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import LlavaForConditionalGeneration
 
 from llava_dvc import config, errors
+from llava_dvc.model.fp8.linear import Fp8Linear
+from llava_dvc.model.fused_lora import keep_copies
 from llava_dvc.model.model_patches import blocks_read, free_bytes
 
 FREE_SHARE = 0.9
@@ -22,10 +24,30 @@ TRAINED_BYTES = {"adamw": 12, "adamw_8bit": 6}
 """Of each adapter weight: its gradient and the optimizer's two moments."""
 
 
-def choose_recomputed(
-    train: config.Train, model: LlavaForConditionalGeneration, rows: int, length: int
+def fit_into_memory(
+    train: config.Train, model: LlavaForConditionalGeneration, rows: int, length: int, dropout: bool
 ) -> int:
-    """Number of the language model's layers to recompute, as `train.checkpointing` says.
+    """Makes a step keep what `plan_memory` plans. Returns the number of layers to recompute."""
+    plan = plan_memory(train, model, rows, length)
+    recompute_layers(model, plan.recomputed, dropout)
+    if plan.copies:
+        keep_copies(model.model)
+    return plan.recomputed
+
+
+class Plan(NamedTuple):
+    """What a training step keeps in memory."""
+
+    recomputed: int
+    """Layers of the language model that the backward pass computes again."""
+    copies: bool
+    """Whether FP8 weights are also kept transposed."""
+
+
+def plan_memory(
+    train: config.Train, model: LlavaForConditionalGeneration, rows: int, length: int
+) -> Plan:
+    """What a step keeps, as `train.checkpointing` says.
 
     `auto` recomputes only what a batch of `rows` sequences of `length` tokens has no GPU memory
     for, on the fullest of the cards. Raises UserError when the setting is larger than the number of
@@ -33,21 +55,28 @@ def choose_recomputed(
     """
     layers = model.config.text_config.num_hidden_layers
     if isinstance(train.checkpointing, bool):
-        return layers if train.checkpointing else 0
+        return Plan(layers, False) if train.checkpointing else Plan(0, True)
     if train.checkpointing != "auto":
         if train.checkpointing > layers:
             raise errors.too_many_layers(train.checkpointing, layers)
-        return train.checkpointing
+        return Plan(train.checkpointing, False)
     if model.device.type != "cuda":
-        return 0
+        return Plan(0, False)
     text, size, tokens = model.config.text_config, model.dtype.itemsize, rows * length
+    kept = tokens * size * layer_width(text, train.compile)
+    room = FREE_SHARE * free_bytes(model.device) - other_bytes(train, model, rows)
     number = fewest_recomputed(
-        layers,
-        kept=tokens * size * layer_width(text, train.compile),
-        recomputed=tokens * size * text.hidden_size,
-        room=FREE_SHARE * free_bytes(model.device) - other_bytes(train, model, rows),
+        layers, kept=kept, recomputed=tokens * size * text.hidden_size, room=room
     )
-    return int(max(gather_object([number])))
+    number = int(max(gather_object([number])))
+    copies = layers * kept + fp8_bytes(model) <= room
+    return Plan(number, all(gather_object([copies])))
+
+
+def fp8_bytes(model: LlavaForConditionalGeneration) -> int:
+    """Bytes of all FP8 weights."""
+    found = (m for m in model.modules() if isinstance(m, Fp8Linear))
+    return sum(layer.weight.numel() for layer in found)
 
 
 def fewest_recomputed(layers: int, *, kept: int, recomputed: int, room: float) -> int:

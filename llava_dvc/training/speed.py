@@ -9,7 +9,7 @@ from torch import nn
 from transformers import LlavaForConditionalGeneration
 
 from llava_dvc import config
-from llava_dvc.model.fused_lora import prepare_products
+from llava_dvc.model.fused_lora import fuse_lora
 from llava_dvc.model.model_patches import blocks_read, skip_masks, trust_image_tokens
 
 
@@ -17,9 +17,8 @@ def speed_up(backbone: LlavaForConditionalGeneration, settings: config.Train) ->
     """Changes how a backbone with its adapter computes, not what."""
     trust_image_tokens(backbone)
     skip_masks(backbone)
-    fused = prepare_products(backbone.model, fuse=settings.compile)
     if settings.compile:
-        compile_layers(backbone, fused)
+        compile_layers(backbone, fuse_lora(backbone.model))
 
 
 def can_be_recorded(

@@ -21,10 +21,10 @@ from llava_dvc.model.counting import CountPredictor
 from llava_dvc.model.encoder import Encoder
 from llava_dvc.model.fp8 import fused
 from llava_dvc.model.fp8.fused import FusedFp8Lora
-from llava_dvc.model.fp8.linear import Fp8Linear, keep_transposed, quantize_layers
+from llava_dvc.model.fp8.linear import Fp8Linear, quantize_layers
 from llava_dvc.model.fp8.products import multiply_rows, quantize_rows
 from llava_dvc.model.fused_layer import Heads, gated, rotated
-from llava_dvc.model.fused_lora import fuse_lora, prepare_products, sync_weights
+from llava_dvc.model.fused_lora import fuse_lora, keep_copies, sync_weights
 from llava_dvc.training.collator import Collator
 from llava_dvc.training.count_trainer import CountTrainer, TrainingSpec, adapter_weights, fit
 from tests.evaluation.test_merged_weights import tuned
@@ -110,7 +110,7 @@ def test_a_transposed_copy_changes_no_gradient() -> None:
     layer, gradients = quantized(torch.randn(16, 32)), []
     for keep in (False, True):
         if keep:
-            keep_transposed(layer)
+            layer.keep_transposed()
             assert layer.transposed.shape == (32, 16)
         torch.manual_seed(4)
         x = torch.randn(4, 32, requires_grad=True)
@@ -158,14 +158,17 @@ def test_adapters_learn_nearly_as_on_float32_weights(
         assert relative_error(found[name], plain[name]) < HALF_STEP, name
 
 
-@pytest.fixture
-def product() -> FusedFp8Lora:
+@pytest.fixture(params=[False, True], ids=["lean", "copied"])
+def product(request: pytest.FixtureRequest) -> FusedFp8Lora:
     torch.manual_seed(6)
     layers = torch.nn.ModuleDict({n: torch.nn.Linear(32, 48, bias=False) for n in "ab"})
     quantize_layers(layers, torch.device("cpu"))
     adapter = LoraConfig(r=4, target_modules=["a", "b"], init_lora_weights=False)
     adapted = get_peft_model(layers, adapter).base_model.model
-    return FusedFp8Lora([adapted["a"], adapted["b"]])
+    product = FusedFp8Lora([adapted["a"], adapted["b"]])
+    if request.param:
+        product.keep_transposed()
+    return product
 
 
 @pytest.mark.parametrize("outputs", [96, 48])
@@ -261,9 +264,11 @@ def test_copies_without_room_are_one_line(fp8_cfg: Config, monkeypatch: pytest.M
     def full(*_: Any) -> Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
+    llava = tuned(fp8_cfg).get_base_model().model
+    assert len(fuse_lora(llava)) == 1
     monkeypatch.setattr(fused, "transposed_copy", full)
-    with pytest.raises(UserError, match=r"copies for training do not fit .* set it to nf4"):
-        prepare_products(tuned(fp8_cfg).get_base_model().model, fuse=True)
+    with pytest.raises(UserError, match=r"checkpointing: is false, and the copies .* it to auto"):
+        keep_copies(llava)
 
 
 def test_dora_is_refused(fp8_cfg: Config, adapter_folder: Path, tmp_path: Path) -> None:

@@ -15,10 +15,11 @@ from llava_dvc.config import Config
 from llava_dvc.errors import UserError
 from llava_dvc.model.backbone import load_backbone
 from llava_dvc.model.encoder import Encoder
+from llava_dvc.model.fp8.linear import Fp8Linear
 from llava_dvc.training import recomputing
 from llava_dvc.training.collator import Collator
 from llava_dvc.training.count_trainer import CountTrainer, TrainingSpec, TunedAdapter, fit
-from llava_dvc.training.recomputing import choose_recomputed, fewest_recomputed, recompute_layers
+from llava_dvc.training.recomputing import Plan, fewest_recomputed, plan_memory, recompute_layers
 from llava_dvc.training.speed import compile_layers
 from tests.model.test_model_patches import changed, loss_and_gradients, trainer_of
 
@@ -146,13 +147,23 @@ def test_the_fewest_layers_that_fit(room: float, number: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("free", "compiled", "number"),
-    [(80, True, 0), (36, True, 0), (17, True, 12), (17, False, 16), (9, True, 24), (3, True, 32)],
-)
+    ("free", "compiled", "number", "copies"),
+    [
+        (80, True, 0, True), (36, True, 0, True), (28, True, 0, False), (17, True, 12, False),
+        (17, False, 16, False), (9, True, 24, False), (3, True, 32, False),
+    ],
+)  # fmt: skip
 def test_auto_recomputes_what_a_card_has_no_room_for(
-    free: int, compiled: bool, number: int, cfg: Config, monkeypatch: pytest.MonkeyPatch
+    free: int,
+    compiled: bool,
+    number: int,
+    copies: bool,
+    cfg: Config,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The GPU and the 7B model are stand-ins: batch 8 of 605 tokens, an adapter of rank 64."""
+    with torch.device("meta"):
+        layers = [Fp8Linear(4096, 49408, bias=False) for _ in range(32)]
     text = SimpleNamespace(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32)
     adapter = torch.nn.Parameter(torch.empty(160_000_000, device="meta"))
     model = SimpleNamespace(
@@ -160,11 +171,12 @@ def test_auto_recomputes_what_a_card_has_no_room_for(
         dtype=torch.bfloat16,
         config=SimpleNamespace(text_config=text),
         parameters=lambda: [adapter],
+        modules=lambda: layers,
         model=SimpleNamespace(vision_tower=torch.nn.Identity()),
     )
     monkeypatch.setattr(recomputing, "free_bytes", lambda _: free * GIB)
     settings = changed(cfg, train={"checkpointing": "auto", "compile": compiled}).train
-    assert choose_recomputed(settings, model, 8, 605) == number
+    assert plan_memory(settings, model, 8, 605) == Plan(number, copies)
 
 
 def test_a_tower_that_learns_needs_room_too(

@@ -77,8 +77,12 @@ class FusedFp8Lora(FusedFp8):
     def __init__(self, layers: Sequence[Any]) -> None:
         super().__init__(layers)
         self.lora_a, self.lora_b, self.scalings = adapters_of(layers)
+        self.ones = self.scale.new_ones(self.weight.shape[1], 1)
+        self.transposed: Tensor | None = None
+
+    def keep_transposed(self) -> None:
+        """Keeps a transposed copy of the weights. Else each backward pass makes one."""
         self.transposed = transposed_copy(self.weight)
-        self.ones = self.scale.new_ones(len(self.transposed), 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Takes `(tokens, width)`. Returns the concatenated outputs of the layers."""
@@ -106,7 +110,7 @@ class Frozen(NamedTuple):
 
     weight: Tensor
     scale: Tensor
-    transposed: Tensor
+    transposed: Tensor | None
     ones: Tensor
     """The scales of `transposed`. Made once: filling them takes a kernel."""
     scalings: list[float]
@@ -131,7 +135,7 @@ class FusedFp8Product(torch.autograd.Function):
         [gradient] = outputs
         scale = ctx.saved_tensors[4]
         rows = quantize_gradient(gradient, scale)
-        return backward_product(ctx.saved_tensors, ctx.scalings, gradient, rows)
+        return backward_product(ctx, ctx.saved_tensors, gradient, rows)
 
 
 class RotatedFp8Product(torch.autograd.Function):
@@ -151,7 +155,7 @@ class RotatedFp8Product(torch.autograd.Function):
     def backward(ctx: Any, *outputs: Tensor) -> Any:
         cos, sin, *saved = ctx.saved_tensors
         gradient, *rows = rotated_gradient(*outputs, cos, sin, saved[4])
-        of_x, *others = backward_product(saved, ctx.scalings, gradient, rows)
+        of_x, *others = backward_product(ctx, saved, gradient, rows)
         return of_x, *[None] * 4, *others
 
 
@@ -168,7 +172,7 @@ class GatedFp8Product(torch.autograd.Function):
     def backward(ctx: Any, *outputs: Tensor) -> Any:
         product, *saved = ctx.saved_tensors
         gradient, *rows = gated_gradient(product, outputs[0].contiguous(), saved[4])
-        return backward_product(saved, ctx.scalings, gradient, rows)
+        return backward_product(ctx, saved, gradient, rows)
 
 
 def forward_product(
@@ -182,16 +186,18 @@ def forward_product(
     low = linear(x, down)
     rows = quantize_rows(x)
     product = add_low_rank(*rows, frozen.weight, frozen.scale, low, up, frozen.blocks)
-    ctx.scalings = frozen.scalings
-    return product, (x, low, down, up, frozen.scale, frozen.transposed, frozen.ones, *lora)
+    ctx.scalings, ctx.copied = frozen.scalings, frozen.transposed is not None
+    weight = frozen.weight if frozen.transposed is None else frozen.transposed
+    return product, (x, low, down, up, frozen.scale, weight, frozen.ones, *lora)
 
 
 def backward_product(
-    saved: Sequence[Tensor], scalings: list[float], gradient: Tensor, rows: Sequence[Tensor]
+    ctx: Any, saved: Sequence[Tensor], gradient: Tensor, rows: Sequence[Tensor]
 ) -> Any:
     """The gradients of all arguments, from that of the product and the same in e4m3 with scales."""
-    x, low, down, up, _, transposed, ones, *lora = saved
+    x, low, down, up, _, weight, ones, *lora = saved
+    transposed = weight if ctx.copied else transposed_copy(weight)
     of_low = gradient @ up
     of_x = add_low_rank(*rows, transposed, ones, of_low, down.t(), 1)
-    of_lora = adapter_gradients(of_low.T @ x, gradient.T @ low, lora, scalings)
+    of_lora = adapter_gradients(of_low.T @ x, gradient.T @ low, lora, ctx.scalings)
     return of_x, *[None] * 8, *of_lora
