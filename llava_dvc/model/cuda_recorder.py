@@ -27,7 +27,7 @@ class CudaRecorder:
     def __call__(self, run: Callable[[], Results]) -> tuple[Replay, Results]:
         """Returns what repeats `run`, and its results, which every repetition overwrites.
 
-        Raises RuntimeError if `run` waits for the GPU.
+        Raises RuntimeError if `run` waits for the GPU, or if there is too little memory.
         """
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
@@ -35,7 +35,12 @@ class CudaRecorder:
                 run()
         torch.cuda.current_stream().wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
-        # "thread_local": another thread may pin memory meanwhile.
-        with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
-            results = run()
+        try:
+            # "thread_local": another thread may pin memory meanwhile.
+            with torch.cuda.graph(
+                graph, self._pool, self._stream, capture_error_mode="thread_local"
+            ):
+                results = run()
+        except RuntimeError as error:  # the end of a recording hides what broke it
+            raise RuntimeError(str(error.__context__ or error)) from None
         return graph.replay, results

@@ -44,12 +44,35 @@ class UnreadBlock(CLIPEncoderLayer):  # type: ignore[misc]
 
 
 class UncheckedLlava(LlavaModel):  # type: ignore[misc]
-    """Skips the count of image tokens in every batch: it waits for the GPU. The preflight has
-    counted them.
+    """Trusts that a batch has as many image tokens as image features: the preflight has counted
+    them. transformers counts them in every batch, and its `masked_scatter` does so in the backward
+    pass, when a projector learns. Both wait for the GPU.
     """
 
-    def get_placeholder_mask(self, input_ids: Tensor, **_: Any) -> Tensor:
-        return input_ids.eq(int(self.config.image_token_id)).unsqueeze(-1)
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        **given: Any,
+    ) -> Any:
+        if input_ids is not None and pixel_values is not None:
+            texts = self.get_input_embeddings()(input_ids)
+            images = self.get_image_features(pixel_values=pixel_values, return_dict=True)
+            features = torch.cat(list(images.pooler_output)).to(texts.device, texts.dtype)
+            inputs_embeds = put_images(texts, features, input_ids == self.config.image_token_id)
+            input_ids = pixel_values = None
+        return super().forward(
+            input_ids=input_ids, pixel_values=pixel_values, inputs_embeds=inputs_embeds, **given
+        )
+
+
+def put_images(texts: Tensor, features: Tensor, is_image: Tensor) -> Tensor:
+    """Puts `features`, `(image tokens, width)`, one after the other where `is_image`, `(rows,
+    tokens)`, is true. Takes and returns `(rows, tokens, width)`.
+    """
+    places = is_image.flatten().int().argsort(descending=True, stable=True)[: len(features)]
+    return texts.flatten(0, 1).index_copy(0, places, features).view_as(texts)
 
 
 class ShortLastLayer(LlamaDecoderLayer):  # type: ignore[misc]

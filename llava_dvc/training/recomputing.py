@@ -18,8 +18,10 @@ from llava_dvc.model.fp8.linear import Fp8Linear
 from llava_dvc.model.fused_lora import keep_copies
 from llava_dvc.model.model_patches import blocks_read, free_bytes
 
-FREE_SHARE = 0.9
-"""Share of the free memory that is planned. The rest is for what lives shorter than a layer."""
+FREE_SHARE = 0.8
+"""Share of the free memory that is planned. The rest is for what lives shorter than a layer, and
+for gaps. With 0.9, steps could not be recorded for want of memory.
+"""
 TRAINED_BYTES = {"adamw": 12, "adamw_8bit": 6}
 """Of each adapter weight: its gradient and the optimizer's two moments."""
 

@@ -4,6 +4,7 @@ GPU stands in for CUDA's: like a graph, it keeps the memory of inputs, losses an
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.models.llama import modeling_llama
 
 from llava_dvc.training import count_trainer
@@ -50,6 +51,34 @@ def test_recorded_steps_train_alike(cfg, encoder, pointed, tmp_path, monkeypatch
     assert ("points_loss" in log[0]) == bool(points)
     assert same == log
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+class Operators(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        self.names.add(operator.overloadpacket.__name__)
+        return operator(*args, **kwargs or {})
+
+
+WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "masked_scatter_backward", "unique2"}
+"""Operators whose results decide what Python does next, or how large a tensor is."""
+
+
+@pytest.mark.parametrize("points", [0.0, 1.0])
+@pytest.mark.parametrize("vision", [False, True])
+def test_no_pass_waits_for_the_gpu(cfg, encoder, pointed, tmp_path, vision, points):  # noqa: F811
+    adapter = cfg.adapter.model_copy(update={"vision": vision, "projector": True})
+    cfg = cfg.model_copy(update={"adapter": adapter})
+    trainer = trainer_of(cfg, encoder, pointed, tmp_path, points=points)
+    trainer.model.train()
+    batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+    with Operators() as seen:
+        trainer.training_step(trainer.model, batch, torch.tensor(4))
+    assert {"embedding", "mm"} <= seen.names
+    assert not seen.names & WAITING
 
 
 def test_a_batch_of_another_shape_runs_as_it_is():
