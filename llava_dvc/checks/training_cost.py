@@ -49,6 +49,18 @@ class TimedSteps:
     validation: float
     """Of one frame."""
 
+    @property
+    def step(self) -> float:
+        """Of a warm step."""
+        return fmean(self.steps[TO_WARM:])
+
+    @property
+    def beginning(self) -> float:
+        """Until steps are warm, less what warm steps take. On a GPU layers are compiled in it. A
+        training takes less if it finds them compiled on disk.
+        """
+        return self.start + sum(self.steps[:TO_WARM]) - TO_WARM * self.step
+
 
 def training_length(cfg: Config, train: Dataset, val: Dataset, encoder: Encoder) -> TrainingLength:
     """The steps and validations of a training without early stopping."""
@@ -62,10 +74,8 @@ def training_length(cfg: Config, train: Dataset, val: Dataset, encoder: Encoder)
 
 def reckoned_seconds(length: TrainingLength, timed: TimedSteps) -> float:
     """The seconds of a whole training."""
-    warm = sum(timed.steps[:TO_WARM])
-    rest = max(0, length.steps - TO_WARM) * fmean(timed.steps[TO_WARM:])
     validations = length.validations * length.val_frames * timed.validation
-    return timed.start + warm + rest + validations
+    return timed.beginning + max(TO_WARM, length.steps) * timed.step + validations
 
 
 def rows_to_time(cfg: Config, train: Dataset) -> Dataset:
@@ -89,10 +99,9 @@ def cost_checks(cfg: Config, prepared: Path, trainer: CountTrainer) -> Iterator[
     except UserError as error:
         yield Check("training time", "not known", str(error))
         return
-    minutes = reckoned_seconds(length, timed) / 60
-    step = fmean(timed.steps[TO_WARM:])
-    text = f"about {minutes:.1f} minutes: {length.steps} steps of {step:.2f} s"
-    yield Check("training time", f"{text}, {length.validations} validations")
+    minutes, begin = reckoned_seconds(length, timed) / 60, timed.beginning / 60
+    parts = f"{length.steps} steps of {timed.step:.2f} s, {length.validations} validations"
+    yield Check("training time", f"about {minutes:.1f} minutes: {begin:.1f} to begin, {parts}")
     usage = process_usage()
     gpu = usage.get("peak_gpu_memory_gib")
     on_gpu = f", {gpu:.1f} GiB of it on the GPU" if gpu else ""

@@ -111,13 +111,13 @@ def keep_copies(llava: LlavaModel) -> None:
 
     Raises UserError when the copies do not fit into GPU memory.
     """
+    layers = llava.language_model.layers
+    read = [one.fused[0] if isinstance(one, FusedDecoderLayer) else one for one in layers]
+    parts = [part for layer in read for part in layer.modules()]
     try:
-        for layer in llava.language_model.layers:
-            for part in (
-                layer.fused[0] if isinstance(layer, FusedDecoderLayer) else layer
-            ).modules():
-                if isinstance(part, FusedFp8Lora | Fp8Linear):
-                    part.keep_transposed()
+        for part in parts:
+            if isinstance(part, FusedFp8Lora | Fp8Linear):
+                part.keep_transposed()
     except torch.OutOfMemoryError:
         raise errors.no_memory_for_copies() from None
 

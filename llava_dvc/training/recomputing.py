@@ -1,4 +1,4 @@
-"""Gradient checkpointing of as many layers as needed: `train.checkpointing`.
+"""What a training step keeps in memory: `train.checkpointing`.
 
 A layer keeps its activations for the backward pass. A recomputed layer keeps only its input, and
 the backward pass computes the activations again: less memory, more time.
@@ -52,8 +52,8 @@ def plan_memory(
     """What a step keeps, as `train.checkpointing` says.
 
     `auto` recomputes only what a batch of `rows` sequences of `length` tokens has no GPU memory
-    for, on the fullest of the cards. Raises UserError when the setting is larger than the number of
-    layers.
+    for, on the fullest of the cards. It keeps copies only where nothing is recomputed.
+    Raises UserError when the setting is larger than the number of layers.
     """
     layers = model.config.text_config.num_hidden_layers
     if isinstance(train.checkpointing, bool):

@@ -487,7 +487,7 @@ def test_doctor_without_faults(doctor, rows, tmp_path):
     assert code is None
     assert found["labels"] == ["ok", "40</s>, 31</s>"]
     # three frames, one in a batch
-    pattern = r"about \d+\.\d minutes: 3 steps of \d+\.\d\d s, 1 validations"
+    pattern = r"about \d+\.\d minutes: \d+\.\d to begin, 3 steps of \d+\.\d\d s, 1 validations"
     assert re.fullmatch(pattern, found["training time"][1])
     assert re.fullmatch(r"about \d+\.\d GiB", found["training memory"][1])
 

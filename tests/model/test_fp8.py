@@ -22,7 +22,7 @@ from llava_dvc.model.encoder import Encoder
 from llava_dvc.model.fp8 import fused
 from llava_dvc.model.fp8.fused import FusedFp8Lora
 from llava_dvc.model.fp8.linear import Fp8Linear, quantize_layers
-from llava_dvc.model.fp8.products import multiply_rows, quantize_rows
+from llava_dvc.model.fp8.products import E4M3, multiply_rows, quantize_rows
 from llava_dvc.model.fused_layer import Heads, gated, rotated
 from llava_dvc.model.fused_lora import fuse_lora, keep_copies, sync_weights
 from llava_dvc.training.collator import Collator
@@ -258,6 +258,16 @@ def test_a_fused_layer_shares_its_weights(fp8_cfg: Config) -> None:
     product = model.model.language_model.layers[0].fused[0].after.gate_up
     own = layer.mlp.up_proj.get_base_layer().weight
     assert own.untyped_storage().data_ptr() == product.weight.untyped_storage().data_ptr()
+
+
+def test_fused_and_other_layers_keep_copies(fp8_cfg: Config) -> None:
+    llava = tuned(fp8_cfg).get_base_model().model
+    [layer] = fuse_lora(llava)
+    keep_copies(llava)
+    parts = [*layer.modules(), *llava.language_model.layers[-1].modules()]
+    copies = [part.transposed for part in parts if isinstance(part, FusedFp8Lora | Fp8Linear)]
+    assert len(copies) == 4 + 7
+    assert all(copy.dtype == E4M3 for copy in copies)
 
 
 def test_copies_without_room_are_one_line(fp8_cfg: Config, monkeypatch: pytest.MonkeyPatch) -> None:
