@@ -251,8 +251,8 @@ def too_many_layers(number: int, layers: int) -> UserError:
 def no_memory_for_copies() -> UserError:
     """The GPU has no room for the copies of the weights that training keeps."""
     return UserError(
-        "train.checkpointing: is false, and the copies of the FP8 weights do not fit into GPU "
-        "memory; set it to auto, or use a larger GPU"
+        "train.checkpointing: the copies of the FP8 weights do not fit into GPU memory; set it to "
+        "true, or use a larger GPU"
     )
 
 

@@ -56,8 +56,8 @@ class TimedSteps:
 
     @property
     def beginning(self) -> float:
-        """Until steps are warm, less what warm steps take. On a GPU layers are compiled in it. A
-        training takes less if it finds them compiled on disk.
+        """What the start and the first steps take beyond the time of as many warm steps. On a GPU
+        layers are compiled in it. A training takes less if it finds them compiled on disk.
         """
         return self.start + sum(self.steps[:TO_WARM]) - TO_WARM * self.step
 

@@ -35,12 +35,21 @@ class CudaRecorder:
                 run()
         torch.cuda.current_stream().wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
+        failures: list[Exception] = []
         try:
             # "thread_local": another thread may pin memory meanwhile.
             with torch.cuda.graph(
                 graph, self._pool, self._stream, capture_error_mode="thread_local"
             ):
-                results = run()
+                results = _noted(run, failures)
         except RuntimeError as error:  # the end of a recording hides what broke it
-            raise RuntimeError(str(error.__context__ or error)) from None
+            raise (failures or [error])[0] from None
         return graph.replay, results
+
+
+def _noted(run: Callable[[], Results], failures: list[Exception]) -> Results:
+    try:
+        return run()
+    except Exception as error:
+        failures.append(error)
+        raise

@@ -1,8 +1,9 @@
-"""LoRA in training on unpacked weights: each adapter is stored as extra columns of its weight.
+"""LoRA in training: layers that read the same input become one product with their adapters.
 
+`FusedLora` is the one for unpacked weights. It stores each adapter as extra columns of the weight:
 W x + s B A x is the product of [W, s B] and [x; A x]. One product computes it after A x. In the
-backward pass one product gives the gradients of x and of A x together. Layers with the same input
-share a product. Nothing is rounded that plain LoRA does not round.
+backward pass one product gives the gradients of x and of A x together. Nothing is rounded that
+plain LoRA does not round.
 """
 
 from collections.abc import Sequence
@@ -29,7 +30,7 @@ from llava_dvc.model.fused_layer import (
     split_rows,
 )
 from llava_dvc.model.model_patches import UnpackedLinear4bit, as_subclass
-from llava_dvc.model.packed_lora import BLOCK, PackedLora
+from llava_dvc.model.packed_lora import PackedLora, can_be_joined
 
 
 class FusedLora(Product):
@@ -153,13 +154,14 @@ def sync_weights(products: Sequence[TrainedProduct]) -> None:
 
 
 def _is_plain_lora(layer: Any) -> bool:
-    """LoRA without dropout and without DoRA's magnitude, on an FP8 layer, or on a 4-bit layer of
-    whole blocks.
-    """
+    """LoRA without dropout and without DoRA's magnitude, on a layer that can be fused."""
     base = layer.base_layer
     return (
-        isinstance(base, Linear4bit | Fp8Linear)
-        and base.in_features * base.out_features % BLOCK == 0
+        (isinstance(base, Fp8Linear | UnpackedLinear4bit) or _is_packed(base))
         and not layer.lora_magnitude_vector
         and all(isinstance(dropout, nn.Identity) for dropout in layer.lora_dropout.values())
     )
+
+
+def _is_packed(layer: Any) -> bool:
+    return isinstance(layer, Linear4bit) and can_be_joined(layer)

@@ -46,11 +46,12 @@ class UnreadBlock(CLIPEncoderLayer):  # type: ignore[misc]
 class UncheckedLlava(LlavaModel):  # type: ignore[misc]
     """Trusts that a batch has as many image tokens as image features: the preflight has counted
     them. transformers counts them in every batch, and its `masked_scatter` does so in the backward
-    pass, when a projector learns. Both wait for the GPU.
+    pass, when a projector learns. Both wait for the GPU. Returns no `image_hidden_states`.
     """
 
     def forward(
         self,
+        *,
         input_ids: Tensor | None = None,
         pixel_values: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
@@ -69,7 +70,7 @@ class UncheckedLlava(LlavaModel):  # type: ignore[misc]
 
 def put_images(texts: Tensor, features: Tensor, is_image: Tensor) -> Tensor:
     """Puts `features`, `(image tokens, width)`, one after the other where `is_image`, `(rows,
-    tokens)`, is true. Takes and returns `(rows, tokens, width)`.
+    tokens)`, is true in as many places. Takes and returns `(rows, tokens, width)`.
     """
     places = is_image.flatten().int().argsort(descending=True, stable=True)[: len(features)]
     return texts.flatten(0, 1).index_copy(0, places, features).view_as(texts)

@@ -15,7 +15,6 @@ from llava_dvc.model.fused_layer import (
     Product,
     adapter_gradients,
     adapters_of,
-    copy_adapters,
     diagonal_blocks,
     split_rows,
 )
@@ -24,11 +23,18 @@ BLOCK = 64
 """Weights with one scale: bitsandbytes' own number."""
 
 
+def can_be_joined(layer: Any) -> bool:
+    """Whether the weights of a 4-bit layer can follow those of others in one tensor."""
+    state = layer.weight.quant_state
+    whole = state.shape.numel() % BLOCK == 0
+    return bool(whole and state.quant_type == "nf4" and state.blocksize == BLOCK)
+
+
 class PackedLora(Product):
     """4-bit layers that read the same input, with adapters that learn.
 
     The layers' packed weights become views of one tensor. Their scales are no longer packed
-    themselves: 5 % more memory. `sync_weights` copies the adapters into their matrices before every
+    themselves: 9 % more memory. `sync_weights` copies the adapters into their matrices before every
     pass.
     """
 
@@ -43,7 +49,6 @@ class PackedLora(Product):
         self.up = self.scales.new_zeros(rows, len(self.down), dtype=dtype)
         self.own_a = split_rows(self.down, self.lora_a)
         self.own_b = diagonal_blocks(self.up, self.lora_b)
-        copy_adapters(self.own_a, self.own_b, self.lora_a, self.lora_b, self.scalings)
 
     def forward(self, x: Tensor) -> Tensor:
         """Takes `(tokens, width)`. Returns the concatenated outputs of the layers."""

@@ -20,7 +20,7 @@ from llava_dvc.model.model_patches import blocks_read, free_bytes
 
 FREE_SHARE = 0.8
 """Share of the free memory that is planned. The rest is for what lives shorter than a layer, and
-for gaps. With 0.9, steps could not be recorded for want of memory.
+for gaps. With 0.9 there was too little memory to record a step under 22 GiB.
 """
 TRAINED_BYTES = {"adamw": 12, "adamw_8bit": 6}
 """Of each adapter weight: its gradient and the optimizer's two moments."""
@@ -43,7 +43,7 @@ class Plan(NamedTuple):
     recomputed: int
     """Layers of the language model that the backward pass computes again."""
     copies: bool
-    """Whether FP8 weights are also kept transposed."""
+    """Whether FP8 weights, if there are any, are also kept transposed."""
 
 
 def plan_memory(
@@ -70,9 +70,8 @@ def plan_memory(
     number = fewest_recomputed(
         layers, kept=kept, recomputed=tokens * size * text.hidden_size, room=room
     )
-    number = int(max(gather_object([number])))
-    copies = layers * kept + fp8_bytes(model) <= room
-    return Plan(number, all(gather_object([copies])))
+    plans = gather_object([Plan(number, layers * kept + fp8_bytes(model) <= room)])
+    return Plan(max(plan.recomputed for plan in plans), all(plan.copies for plan in plans))
 
 
 def fp8_bytes(model: LlavaForConditionalGeneration) -> int:

@@ -277,7 +277,7 @@ def test_copies_without_room_are_one_line(fp8_cfg: Config, monkeypatch: pytest.M
     llava = tuned(fp8_cfg).get_base_model().model
     assert len(fuse_lora(llava)) == 1
     monkeypatch.setattr(fused, "transposed_copy", full)
-    with pytest.raises(UserError, match=r"checkpointing: is false, and the copies .* it to auto"):
+    with pytest.raises(UserError, match=r"checkpointing: the copies of .* set it to true"):
         keep_copies(llava)
 
 

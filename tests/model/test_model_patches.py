@@ -153,6 +153,17 @@ def test_only_plain_adapters_are_folded_to_train(
     assert fuse_lora(trainer.model.get_base_model().model) == []
 
 
+def test_weights_of_another_4_bit_type_are_not_folded(
+    plain_cfg: Config, trainer_for: Callable[[Config], CountTrainer]
+) -> None:
+    model = trainer_for(plain_cfg).model.get_base_model().model
+    projection = model.language_model.layers[0].mlp.up_proj.get_base_layer()
+    projection.weight.quant_state.quant_type = "fp4"
+    assert fuse_lora(model) == []
+    projection.weight.quant_state.quant_type = "nf4"
+    assert fuse_lora(model) != []
+
+
 def test_padding_needs_no_mask(
     plain_cfg: Config,
     encoder: Encoder,
