@@ -4,9 +4,10 @@ import asyncio
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from selectors import EVENT_READ, DefaultSelector
 from typing import TextIO
 
 import uvicorn
@@ -94,6 +95,17 @@ def bind_socket(host: str, port: int) -> socket.socket:
     return listener
 
 
+async def accept_waiting(listeners: Iterable[socket.socket], deadline: float) -> None:
+    """Lets the event loop accept the connections that wait in the kernel. Closing the port would
+    reset them.
+    """
+    with DefaultSelector() as waiting:
+        for listener in listeners:
+            waiting.register(listener, EVENT_READ)
+        while waiting.select(0) and time.monotonic() < deadline:
+            await asyncio.sleep(0.001)
+
+
 class GracefulServer(uvicorn.Server):
     """A Uvicorn server that prints its address, and answers late requests when it shuts down."""
 
@@ -117,10 +129,11 @@ class GracefulServer(uvicorn.Server):
         Uvicorn alone closes idle connections at once. A client that has just sent a request on
         one would get no answer.
         """
+        deadline = time.monotonic() + GRACE_SECONDS
         for server in self.servers:
+            await accept_waiting(server.sockets, deadline)
             server.close()
         self.server_state.default_headers.append((b"connection", b"close"))
-        deadline = time.monotonic() + GRACE_SECONDS
         while self.server_state.connections and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
         await super().shutdown(sockets)

@@ -88,6 +88,23 @@ def test_accepted_requests_are_answered_after_the_grace_period(small_service, bl
         assert waiting.result(30) == (200, None)
 
 
+def test_a_connection_that_was_not_yet_accepted_is_answered(small_service, blocked, monkeypatch):
+    """The kernel opens it while the server shuts down."""
+    blocked.release.set()
+    connection = http.client.HTTPConnection("127.0.0.1", small_service.port, timeout=60)
+    shut_down, sent = small_service.shutdown, threading.Event()
+
+    async def after_a_request(sockets=None):
+        connection.request("POST", "/count", encoded(frame(1)), JPEG)
+        sent.set()
+        await shut_down(sockets)
+
+    monkeypatch.setattr(small_service, "shutdown", after_a_request)
+    small_service.should_exit = True
+    assert sent.wait(30)
+    assert connection.getresponse().status == 200
+
+
 def test_an_open_connection_gets_a_last_answer(small_service, blocked, monkeypatch):
     monkeypatch.setattr(server_module, "GRACE_SECONDS", 20)
     blocked.release.set()
