@@ -48,36 +48,24 @@ WARM_UP = 4
 
 FAST = ("train.checkpointing=false", "train.compile=true", "backbone.unpacked=true")
 FP8 = ("train.checkpointing=false", "train.compile=true", "backbone.quantization=fp8")
+LEAN = ("train.compile=true", "train.optimizer=adamw_8bit")
+AUTO = ("train.checkpointing=auto", *LEAN)
 
 RECIPES: dict[str, list[str]] = {
     "stock-checkpointing": [],
     "stock": [],
     "preset": [],
-    "lean": ["train.compile=true", "train.optimizer=adamw_8bit"],
+    "lean": [*LEAN],
     "plain": ["train.checkpointing=false"],
     "unpacked": ["train.checkpointing=false", "backbone.unpacked=true"],
     "compiled": ["train.checkpointing=false", "train.compile=true"],
     "fast": [*FAST],
     "fast, no border": [*FAST, "image.drop_border=true"],
     "fast, 2 x 2 tiles": [*FAST, "image.tiles=[2, 2]"],
-    "lean, no border": [
-        "train.compile=true",
-        "train.optimizer=adamw_8bit",
-        "image.drop_border=true",
-    ],
-    "auto": ["train.checkpointing=auto", "train.compile=true", "train.optimizer=adamw_8bit"],
-    "auto, unpacked": [
-        "train.checkpointing=auto",
-        "train.compile=true",
-        "train.optimizer=adamw_8bit",
-        "backbone.unpacked=true",
-    ],
-    "auto, fp8": [
-        "train.checkpointing=auto",
-        "train.compile=true",
-        "train.optimizer=adamw_8bit",
-        "backbone.quantization=fp8",
-    ],
+    "lean, no border": [*LEAN, "image.drop_border=true"],
+    "auto": [*AUTO],
+    "auto, unpacked": [*AUTO, "backbone.unpacked=true"],
+    "auto, fp8": [*AUTO, "backbone.quantization=fp8"],
     "fp8": [*FP8],
     "fp8, no border": [*FP8, "image.drop_border=true"],
     "float16": ["backbone.dtype=float16"],
