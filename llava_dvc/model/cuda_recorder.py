@@ -43,7 +43,8 @@ class CudaRecorder:
             ):
                 results = _noted(run, failures)
         except RuntimeError as error:  # the end of a recording hides what broke it
-            raise (failures or [error])[0] from None
+            # `failures` would keep the error, and that the memory of what it broke.
+            raise (failures.pop() if failures else error) from None
         return graph.replay, results
 
 

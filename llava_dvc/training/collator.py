@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import PIL.Image
@@ -25,20 +25,30 @@ IGNORED = -100  # PyTorch's cross-entropy skips labels of this value
 LYING = {5, 6, 7, 8}  # EXIF orientations that exchange width and height
 
 
+class BatchShape(NamedTuple):
+    """What all batches of a training have alike, so that layers are compiled and steps recorded
+    once."""
+
+    length: int
+    """Tokens of the longest conversation, image tokens included."""
+    kept: int
+    """How many last positions can have a label."""
+
+
 class Collator:
     """Makes a batch whose labels are the answer's digits and EOS, nothing else."""
 
     def __init__(
         self,
         encoder: Encoder,
-        length: int | None = None,
+        shape: BatchShape | None = None,
         image_of: Callable[[Any], Image] = itemgetter("image"),
         points_of: Callable[[Any], Sequence[Point]] | None = None,
     ) -> None:
-        """With a `length` in tokens all batches have one shape. `image_of` gives the picture of a
-        row. `points_of` gives where its people are, in pixels of that picture.
+        """With a `shape` all batches have it. `image_of` gives the picture of a row. `points_of`
+        gives where its people are, in pixels of that picture.
         """
-        self.encoder, self.length = encoder, length
+        self.encoder, self.shape = encoder, shape
         self.image_of, self.points_of = image_of, points_of
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> Batch:
@@ -51,7 +61,8 @@ class Collator:
         processor = self.encoder.processor
         texts = [render(processor, row["messages"]) for row in rows]
         images = [self.image_of(row) for row in rows]
-        batch = self.encoder.encode(images, texts, self.length)
+        length, kept = self.shape or (None, None)
+        batch = self.encoder.encode(images, texts, length)
         ends = batch.pop("attention_mask").sum(dim=1).tolist()
         labels = torch.full_like(batch["input_ids"], IGNORED)
         starts = []
@@ -66,7 +77,7 @@ class Collator:
             batch["density"] = torch.stack(list(map(self._density, places, sizes)))
         return batch | {
             "labels": labels,
-            "logits_to_keep": labels.shape[1] - min(starts) + 1,
+            "logits_to_keep": kept or labels.shape[1] - min(starts) + 1,
             "counts": torch.tensor([row["count"] for row in rows]),
             "answer_starts": torch.tensor(starts),
         }
@@ -83,10 +94,8 @@ def image_sizes(rows: Dataset) -> Iterator[Size]:
     return (_upright_size(row["image"]["bytes"]) for row in files)
 
 
-def longest_conversation(encoder: Encoder, rows: Dataset) -> int:
-    """Tokens of the longest conversation in a split, image tokens included. About a tile it is no
-    longer than about its frame.
-    """
+def batch_shape(encoder: Encoder, rows: Dataset) -> BatchShape:
+    """The shape into which all batches of a split fit. A tile needs no more than its frame."""
     by_question: dict[str, Messages] = {}
     for batch in rows.select_columns("messages").with_format("arrow").iter(1000):
         for messages in batch["messages"].to_pylist():  # 100,000 rows in half a second
@@ -94,9 +103,10 @@ def longest_conversation(encoder: Encoder, rows: Dataset) -> int:
             by_question[question] = max(
                 by_question.get(question, messages), messages, key=lambda m: len(str(m))
             )
-    texts = [render(encoder.processor, messages) for messages in by_question.values()]
-    images = [encoder.pictures([rows[0]["image"]])[0]] * len(texts)
-    return int(encoder.encode(images, texts)["input_ids"].shape[1])
+    [image, *_] = encoder.pictures([rows[0]["image"]])
+    longest = [{"messages": m, "image": image, "count": 0} for m in by_question.values()]
+    batch = Collator(encoder)(longest)
+    return BatchShape(batch["input_ids"].shape[1], batch["logits_to_keep"])
 
 
 def _upright_size(content: bytes) -> Size:

@@ -37,7 +37,7 @@ from llava_dvc.training.arguments import batch_share, training_arguments
 from llava_dvc.training.augment import augmented_image, augmented_points, augmented_rows
 from llava_dvc.training.checkpoint_selection import CheckpointSelection, median_error
 from llava_dvc.training.checkpoints import SealCheckpoint, StopOnSignal, last_checkpoint
-from llava_dvc.training.collator import IGNORED, Collator, image_sizes, longest_conversation
+from llava_dvc.training.collator import IGNORED, Collator, batch_shape, image_sizes
 from llava_dvc.training.losses import count_loss
 from llava_dvc.training.points import (
     POINT_HEAD,
@@ -99,13 +99,13 @@ class CountTrainer(SFTTrainer):
         tiles = with_tiles(augmented_rows(frames, settings), encoder.tiles)
         points = _learns_points(spec)
         _fit_to_frames(backbone, encoder, spec)
-        length = longest_conversation(encoder, frames)
+        shape = batch_shape(encoder, frames)
         super().__init__(
             model=backbone,
             args=training_arguments(settings, backbone, spec.seed, spec.checkpoints),
             data_collator=Collator(
                 encoder,
-                length if settings.compile else None,
+                shape if settings.compile else None,
                 partial(augmented_image, kinds=settings.augment),
                 partial(augmented_points, kinds=settings.augment) if points else None,
             ),
@@ -130,7 +130,7 @@ class CountTrainer(SFTTrainer):
         keep_float32(self.model)
         speed_up(backbone, settings)
         rows, dropout = batch_share(settings), spec.adapter.dropout > 0
-        self.recomputed_layers = fit_into_memory(settings, backbone, rows, length, dropout)
+        self.recomputed_layers = fit_into_memory(settings, backbone, rows, shape.length, dropout)
         self.point_head: PointHead | None = None
         self._point_losses: list[Tensor] = []
         if points:
@@ -231,7 +231,9 @@ class CountTrainer(SFTTrainer):
         """MAE in people on the validation frames, by the median of the distribution over counts."""
         self.model.eval()
         self.predictor.model = self.model  # FSDP may have wrapped it
-        answers = self.predictor.predict(self.spec.val["image"], self.args.eval_batch_size)
+        frames, size = self.spec.val["image"], self.args.eval_batch_size
+        count = partial(self.predictor.predict, frames, size)
+        answers = self._step.beside(count) if isinstance(self._step, RecordedStep) else count()
         weights = adapter_weights(self.model)  # all processes call this: each may hold a part
         if self.is_world_process_zero():
             self.selection.add(self.state.global_step, answers.probabilities, weights)

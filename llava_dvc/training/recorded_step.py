@@ -4,17 +4,20 @@ Launching the thousands of kernels of a step from Python can take longer than th
 compute them. A graph launches all of them at once.
 """
 
+import gc
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from llava_dvc.load_errors import first_line
 from llava_dvc.model.cuda_recorder import Replay
 from llava_dvc.model.encoder import Batch
 
+Result = TypeVar("Result")
 Losses = tuple[Tensor, ...]
 Step = Callable[[Batch, Tensor], Losses]
 """Computes the losses of a batch, and leaves its gradients in the parameters. Gets a batch of its
@@ -62,7 +65,19 @@ class RecordedStep:
             self._try_to_record(batch, tokens)
         if self.recording and _shapes(batch) == _shapes(self.recording.batch):
             return self.recording.run(batch, tokens)
-        return self._step(batch, tokens)
+        return self.beside(lambda: self._step(dict(batch), tokens))
+
+    def beside(self, work: Callable[[], Result]) -> Result:
+        """What `work` returns. If the GPU has no memory for it beside the recording, the recording
+        is forgotten, and the next step is recorded again.
+        """
+        try:
+            return work()
+        except torch.OutOfMemoryError:
+            if not self.recording:
+                raise
+        self._forget_recording()
+        return work()
 
     def _try_to_record(self, batch: Batch, tokens: Tensor) -> None:
         kept, kept_tokens = _copy(batch), tokens.clone()
@@ -81,6 +96,15 @@ class RecordedStep:
             pairs = list(zip(learning, gradients, strict=True))
             self.recording = Recording(kept, kept_tokens, replay, losses, pairs)
         self._forget_gradients()
+        if self._failed:
+            self._forget_recording()
+
+    def _forget_recording(self) -> None:
+        """Frees its memory, and what an error before has kept."""
+        self.recording = None
+        self._forget_gradients()
+        gc.collect()
+        torch.cuda.empty_cache()
 
     def _forget_gradients(self) -> None:
         for parameter in self._parameters:

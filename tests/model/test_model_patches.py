@@ -17,7 +17,7 @@ from llava_dvc.model.backbone import load_backbone
 from llava_dvc.model.encoder import Encoder
 from llava_dvc.model.fused_lora import fuse_lora
 from llava_dvc.model.model_patches import UnpackedLinear4bit
-from llava_dvc.training.collator import Collator, longest_conversation
+from llava_dvc.training.collator import IGNORED, BatchShape, Collator, batch_shape
 from llava_dvc.training.count_trainer import CountTrainer, TrainingSpec
 from llava_dvc.training.speed import compile_layers
 from tests.conftest import conversation
@@ -185,9 +185,9 @@ def test_one_shape_for_all_batches_changes_no_gradient(
     same_as_plain: Callable[..., None],
     trainer_for: Callable[[Config], CountTrainer],
 ) -> None:
-    length = batch["input_ids"].shape[1] + 7
-    padded = Collator(encoder, length)([rows[0], rows[1], rows[5]])
-    assert padded["input_ids"].shape[1] == length
+    shape = BatchShape(batch["input_ids"].shape[1] + 7, batch["logits_to_keep"] + 9)
+    padded = Collator(encoder, shape)([rows[0], rows[1], rows[5]])
+    assert shape == (padded["input_ids"].shape[1], padded["logits_to_keep"])
     same_as_plain(trainer_for(plain_cfg), padded)
 
 
@@ -220,12 +220,17 @@ def test_a_short_last_layer_gives_the_same_gradients(
     same_as_plain(trainer_for(plain_cfg))
 
 
-def test_longest_is_the_length_of_the_longest_row(encoder: Encoder, rows: Dataset) -> None:
+def test_all_batches_fit_into_one_shape(encoder: Encoder, rows: Dataset) -> None:
     asked = ["How many?", "How many people are in this image? Answer with a single number."]
     messages = [conversation(row % 8 * 9, asked[row % 2]) for row in range(len(rows))]
     mixed = rows.remove_columns("messages").add_column("messages", messages)
     lengths = [Collator(encoder)([row])["input_ids"].shape[1] for row in mixed]
-    assert longest_conversation(encoder, mixed) == max(lengths) > min(lengths)
+    shape = batch_shape(encoder, mixed)
+    assert shape.length == max(lengths) > min(lengths)
+    batches = [Collator(encoder, shape)([row]) for row in mixed]
+    assert {(b["input_ids"].shape[1], b["logits_to_keep"]) for b in batches} == {shape}
+    starts = [int((b["labels"][0] != IGNORED).nonzero()[0]) for b in batches]
+    assert min(starts) == shape.length - shape.kept + 1 < max(starts)
 
 
 def test_a_tower_that_is_not_adapted_runs_without_a_graph(

@@ -101,6 +101,37 @@ def test_a_batch_of_another_shape_runs_as_it_is():
     assert recorder.replays == 2
 
 
+def test_without_memory_beside_it_the_recording_is_forgotten_and_made_again():
+    weight, recorder = torch.nn.Parameter(torch.ones(2)), CpuRecorder()
+
+    def step(batch, tokens):
+        rows = batch.pop("x")  # like the trainer, which takes out what it has read
+        loss = (rows * weight).sum() / tokens
+        loss.backward()
+        if recorded.recording and len(rows) == 1:
+            raise torch.OutOfMemoryError("no memory beside the recording")
+        return (loss.detach(),)
+
+    recorded = RecordedStep(step, [weight], recorder)
+    for rows, kept in ((3, True), (1, False), (3, True)):
+        weight.grad = None
+        [loss] = recorded({"x": torch.full((rows, 2), 2.0)}, torch.tensor(4))
+        assert loss == rows
+        assert weight.grad.tolist() == [rows / 2] * 2
+        assert bool(recorded.recording) == kept
+    assert recorded.beside(lambda: 5) == 5
+    assert recorded.recording
+
+
+def test_too_little_memory_without_a_recording_is_an_error():
+    def fail():
+        raise torch.OutOfMemoryError("no memory")
+
+    recorded = RecordedStep(lambda *_: (), [], CpuRecorder())
+    with pytest.raises(torch.OutOfMemoryError):
+        recorded.beside(fail)
+
+
 def test_training_goes_on_if_nothing_can_be_recorded(
     cfg, encoder, rows, tmp_path, monkeypatch, capsys
 ):

@@ -14,7 +14,7 @@ from llava_dvc.model.backbone import backbone_encoder, load_backbone
 from llava_dvc.model.counting import CountPredictor
 from llava_dvc.model.tiles import tile_boxes
 from llava_dvc.training.augment import augmented_image, augmented_points, augmented_rows
-from llava_dvc.training.collator import Collator, longest_conversation
+from llava_dvc.training.collator import Collator, batch_shape
 from llava_dvc.training.count_trainer import CountTrainer, TrainingSpec, fit
 from llava_dvc.training.tile_rows import with_tiles
 from tests.recipes import recipe
@@ -119,7 +119,7 @@ def test_tiles_without_a_border_are_of_one_size(tiled, pointed, tmp_path):
     people = np.mean(pointed["count"]) / 2 / 8  # a token of a tile
     assert float(trainer.point_head.bias.detach().exp().log1p()) == pytest.approx(people)
     longest = trainer.data_collator([trainer.train_dataset[place] for place in range(16)])
-    assert longest_conversation(trainer.encoder, pointed) == longest["input_ids"].shape[1]
+    assert batch_shape(trainer.encoder, pointed).length == longest["input_ids"].shape[1]
     image = image.model_copy(update={"tiles": (3, 1)})
     with pytest.raises(
         UserError, match=r"tiles are 21x48 and 22x48; make all frames one size that"
