@@ -17,7 +17,7 @@ from PIL import Image, ImageFilter
 
 from llava_dvc.data.labels import write_labels
 from llava_dvc.data.points import write_points
-from pretrain import effects, people, props, scenes, sprites, surfaces
+from pretrain import backdrop, effects, people, props, sprites, surfaces
 from pretrain.camera import Camera, paste_plane
 from pretrain.crowd import Person
 from pretrain.mesh import Array
@@ -109,7 +109,7 @@ def _backdrop(rng: Rng, camera: Camera) -> Image.Image:
     _shell(mirrored, camera, first, tone, -1)
     mirrored = mirrored.filter(ImageFilter.BoxBlur((1, 5)))
     image = Image.blend(plain, mirrored, GLOSS)
-    scenes.fill(image, camera, scenes.disc(0, 19, 5.0), (120, 104, 92), 0.25)
+    backdrop.fill(image, camera, backdrop.disc(0, 19, 5.0), (120, 104, 92), 0.25)
     _shell(image, camera, first, tone, 1)
     return image
 
@@ -119,15 +119,15 @@ def _shell(image: Image.Image, camera: Camera, first: int, tone: Array, up: int)
     high = 6.0 * up
     end = np.array([(-60, 0, FAR), (60, 0, FAR), (60, high, FAR), (-60, high, FAR)])
     roof = np.array([(-SIDE, high, -2), (SIDE, high, -2), (SIDE, high, FAR), (-SIDE, high, FAR)])
-    scenes.fill(image, camera, end, tone, 1.0)
-    scenes.fill(image, camera, roof, tone * 0.8, 1.0)
+    backdrop.fill(image, camera, end, tone, 1.0)
+    backdrop.fill(image, camera, roof, tone * 0.8, 1.0)
     for z in range(4, int(FAR), 4):
         for x in (-4.5, -1.0, 2.5):
-            lamp = scenes.slab(x, x + 2, z, z + 0.7) + np.array([0, high * 0.998, 0])
-            scenes.fill(image, camera, lamp, (250, 250, 244), 1.0)
+            lamp = backdrop.slab(x, x + 2, z, z + 0.7) + np.array([0, high * 0.998, 0])
+            backdrop.fill(image, camera, lamp, (250, 250, 244), 1.0)
     for x in (-SIDE, SIDE):
         side = np.array([(x, 0, -2), (x, 0, FAR), (x, high, FAR), (x, high, -2)])
-        scenes.fill(image, camera, side, tone * 0.9, 1.0)
+        backdrop.fill(image, camera, side, tone * 0.9, 1.0)
     rise = np.array([0, 4.2 * up, 0])
     for i in range(3):
         paste_plane(
@@ -142,18 +142,18 @@ def _shell(image: Image.Image, camera: Camera, first: int, tone: Array, up: int)
 def _show_window(rng: Rng, image: Image.Image, camera: Camera) -> None:
     """Mannequins on a low stage along the left wall, behind faintly shining glass."""
     glass, near, far = -SIDE + 1.0, *WINDOW
-    stage = scenes.slab(-SIDE, glass, near, far)
-    scenes.fill(image, camera, stage, (190, 186, 180), 1.0)
+    stage = backdrop.slab(-SIDE, glass, near, far)
+    backdrop.fill(image, camera, stage, (190, 186, 180), 1.0)
     nobody = Image.new("L", image.size, HIDDEN)
     for prop in sorted(mannequins(rng), key=lambda prop: -prop.at[1]):
         draw_prop(image, nobody, prop, camera)
     pane = np.array([(glass, 0, near), (glass, 0, far), (glass, 2.7, far), (glass, 2.7, near)])
-    scenes.fill(image, camera, pane, (214, 226, 236), 0.22)
+    backdrop.fill(image, camera, pane, (214, 226, 236), 0.22)
     for z in np.linspace(near, far, 5):
         post = np.array(
             [(glass, 0, z), (glass, 0, z + 0.1), (glass, 2.7, z + 0.1), (glass, 2.7, z)]
         )
-        scenes.fill(image, camera, post, (70, 70, 74), 1.0)
+        backdrop.fill(image, camera, post, (70, 70, 74), 1.0)
 
 
 def mannequins(rng: Rng) -> list[Prop]:

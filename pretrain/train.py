@@ -4,11 +4,9 @@ import argparse
 import gc
 import json
 import logging
-import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -16,228 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from pretrain import augment
-from pretrain.augment import Windows
-from pretrain.model import SHAPES, Shape, build_model, build_processor, save_backbone
-from pretrain.objective import (
-    CELLS,
-    Learner,
-    Prompt,
-    Prompts,
-    answer_loss,
-    density_loss,
-    log_counts,
-    median_count,
-    tokens_at,
-)
-from pretrain.optim import build_optimizers
-from pretrain.phrases import EVERYWHERE, PARTS, every_question
-from pretrain.replay import Replay
-from pretrain.stream import HEIGHT, WIDTH, FrameStream, Store
-from pretrain.tokenizer import build_tokenizer
+from pretrain.model import SHAPES
+from pretrain.objective import Learner, Prompt, log_counts, median_count
+from pretrain.stepper import Stepper
+from pretrain.stream import HEIGHT, WIDTH, FrameStream
+from pretrain.trainer import Phase, Settings, Trainer, phases
 
 log = logging.getLogger("pretrain")
 
-
-@dataclass(frozen=True)
-class Settings:
-    """One call of the script: `minutes` of a schedule of `schedule` minutes."""
-
-    out: Path
-    shape: str
-    minutes: float
-    schedule: float
-    resume: Path | None
-    seed: int
-    processes: int
-    batch: int
-    learning_rate: float
-    weight_decay: float
-    muon: bool
-    look: float
-    finish: float
-    width: float
-    parts: float
-    store: int
-    validation: int
-    first: int
-    compiled: bool
-
-
-@dataclass
-class Progress:
-    """The state that a stopped run needs to continue."""
-
-    steps: int = 0
-    minutes: float = 0.0
-    frames: int = 0
-
-
-@dataclass(frozen=True)
-class Phase:
-    """Phase `look` teaches the tower alone where heads are. The next teaches the answers."""
-
-    name: str
-    grid: int
-    batch: int
-    windows: Windows
-    asked: bool
-
-
 MOST_TESTED = 60
-
-FINISH = Windows(0.9, 1.25, 0.0)
-"""Mostly whole frames: windows have fewer people, and answers are biased to frequent counts."""
-
-
-def phases(shape: Shape, batch: int) -> tuple[Phase, Phase]:
-    """Crops have 0.7 of the grid's side and show 0.7 of the frame: people keep their size."""
-    cut = round(shape.grid * 0.7)
-    zoom = cut / shape.grid
-    return (
-        Phase("look", cut, batch * 2, Windows(0.42 * zoom, zoom * 1.05, 0.4), asked=False),
-        Phase("answer", shape.grid, batch, Windows(0.42, 1.0, 0.45), asked=True),
-    )
-
-
-class Trainer:
-    """Model, optimisers and frames of one run."""
-
-    def __init__(self, settings: Settings):
-        torch.manual_seed(settings.seed)
-        self.settings, self.progress = settings, Progress()
-        self.rng = random.Random(settings.seed)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.shape: Shape = SHAPES[settings.shape]
-        self.tokenizer = build_tokenizer()
-        self.prompts = Prompts(self.tokenizer, self.shape.patches, every_question())
-        model = build_model(self.shape, self.tokenizer)
-        self.learner = Learner(model, self.prompts.before_image).to(self.device)
-        self.answers = self.prompts.digits.to(self.device), int(self.tokenizer.eos_token_id)
-        self.rate = torch.zeros((), device=self.device)
-        self.optimizers = build_optimizers(
-            self.learner, self.rate, settings.weight_decay, settings.muon
-        )
-        self.train_store = Store(settings.store, self.device)
-        self.validation = Store(settings.validation, self.device)
-        self.asked = self._every_prompt()
-
-    def _every_prompt(self) -> list[tuple[Tensor, list[Prompt]]]:
-        """Returns corners and prompts per region, the whole picture first, on the device."""
-        regions = []
-        for region in (EVERYWHERE, *PARTS):
-            built = [self.prompts.build(q, self.rng) for q in region.questions for _ in range(2)]
-            corners = torch.tensor([[region.left, region.top], [region.right, region.bottom]])
-            regions.append((corners.to(self.device), [p.to(self.device) for p in built]))
-        return regions
-
-    def autocast(self) -> torch.autocast:
-        # No cache of cast weights: a CUDA graph would replay the cached weights of its first step.
-        on_cuda = self.device.type == "cuda"
-        return torch.autocast(self.device.type, torch.bfloat16, on_cuda, cache_enabled=False)
-
-    @property
-    def done(self) -> float:
-        """Returns the share of the whole schedule that has passed."""
-        return self.progress.minutes / self.settings.schedule
-
-    def save(self) -> None:
-        """Writes a plain checkpoint, and the state that a later call needs."""
-        out = self.settings.out
-        out.mkdir(parents=True, exist_ok=True)
-        state = {
-            "learner": self.learner.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "progress": asdict(self.progress),
-        }
-        torch.save(state, out / "state.pt")
-        model = build_model(self.shape, self.tokenizer)
-        model.load_state_dict(self.learner.llava.state_dict())
-        save_backbone(model, build_processor(self.shape, self.tokenizer), out / "backbone")
-
-    def restore(self, folder: Path) -> None:
-        state = torch.load(folder / "state.pt", map_location=self.device, weights_only=True)
-        self.learner.load_state_dict(state["learner"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-            for group in optimizer.param_groups:
-                group["lr"] = self.rate
-        self.progress = Progress(**state["progress"])
-
-
-class Stepper:
-    """A training step of one phase: frames from the store, loss, gradients, update."""
-
-    def __init__(self, trainer: Trainer, phase: Phase):
-        self.trainer, self.phase = trainer, phase
-        self.at = torch.zeros(phase.grid**2 + 1, dtype=torch.long, device=trainer.device)
-        corners, prompts = trainer.asked[0]
-        self.corners, self.prompt = corners.clone(), prompts[0].to(trainer.device)
-        self.prompt = Prompt(*(t.clone() for t in vars(self.prompt).values()))
-        self.windows = phase.windows.tensor(trainer.device)
-        self.last_windows = FINISH.tensor(trainer.device)
-        self.pictures = self._pictures
-        if trainer.settings.compiled:
-            self.pictures = torch.compile(self._pictures, dynamic=False)
-        self._choose()
-        self.replay = Replay(self._step, trainer.device)
-
-    def __call__(self) -> Tensor:
-        """Runs a step; returns its losses (answer, density)."""
-        self._choose()
-        return self.replay()
-
-    def _choose(self) -> None:
-        """Chooses grid places, a region and a question for the next step."""
-        trainer, rng = self.trainer, self.trainer.rng
-        free = trainer.shape.grid - self.phase.grid
-        at = tokens_at(
-            trainer.shape.grid, self.phase.grid, rng.randint(0, free), rng.randint(0, free)
-        )
-        self.at.copy_(at)
-        finishing = self.phase.asked and trainer.done > 1 - trainer.settings.finish
-        if finishing:
-            self.windows.copy_(self.last_windows)
-        part = not finishing and rng.random() < trainer.settings.parts
-        corners, prompts = rng.choice(trainer.asked[1:]) if part else trainer.asked[0]
-        self.corners.copy_(corners)
-        self.prompt.copy_(rng.choice(prompts))
-
-    @torch.no_grad()
-    def _pictures(self, images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns pixels, people per cell, and people in the chosen region."""
-        phase, shape = self.phase, self.trainer.shape
-        view = augment.random_view(len(images), WIDTH, HEIGHT, self.windows)
-        pixels, inside = augment.resample(images, view, phase.grid * shape.patch)
-        pixels = augment.normalise(augment.jitter(augment.restyle(pixels)), inside)
-        places, counted = augment.place_heads(rows[..., :2], rows[..., 2] > 0, view)
-        cells = augment.heads_per_cell(places, counted, phase.grid, CELLS)
-        return pixels, cells, augment.places_in(self.corners, places, counted)
-
-    def _step(self) -> Tensor:
-        trainer = self.trainer
-        images, rows = trainer.train_store.sample(self.phase.batch)
-        pixels, cells, counts = self.pictures(images, rows)
-        with trainer.autocast():
-            patches = trainer.learner.features(pixels, self.at)
-            raw = trainer.learner.look(patches)
-        density = density_loss(raw, cells)
-        answer = self._answer(patches, counts) if self.phase.asked else density * 0
-        self._update(answer + density)
-        return torch.stack([answer.detach(), density.detach()])
-
-    def _answer(self, patches: Tensor, counts: Tensor) -> Tensor:
-        trainer = self.trainer
-        with trainer.autocast():
-            logits = trainer.learner.answer(patches, self.prompt)
-        return answer_loss(logits, counts, trainer.settings.width, trainer.answers)
-
-    def _update(self, loss: Tensor) -> None:
-        for parameter in self.trainer.learner.parameters():
-            parameter.grad = None
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.trainer.learner.parameters(), 1.0)
-        for optimizer in self.trainer.optimizers:
-            optimizer.step()
 
 
 @torch.no_grad()

@@ -9,8 +9,8 @@ from pretrain.crowd import random_count
 from pretrain.lens import _source, bend_heads
 from pretrain.model import SHAPES, build_model
 from pretrain.render import render
+from pretrain.stepper import FINISH
 from pretrain.tokenizer import build_tokenizer
-from pretrain.train import FINISH
 
 WIDTH, HEIGHT = 640, 480
 
