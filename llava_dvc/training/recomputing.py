@@ -19,8 +19,12 @@ from llava_dvc.model.fused_lora import keep_copies
 from llava_dvc.model.model_patches import blocks_read, free_bytes
 
 FREE_SHARE = 0.8
-"""Share of the free memory that is planned. The rest is for what lives shorter than a layer, and
-for gaps. With 0.9 there was too little memory to record a step under 22 GiB.
+"""At most this share of the free memory is planned. The rest is for what lives shorter than a
+layer.
+"""
+SPARE_BYTES = 4.5 * 2**30
+"""At least this much is left unplanned. On 7B a recorded step took 3 GiB more than a plain one
+under any cap: gaps between its tensors, and between those that were there before it.
 """
 TRAINED_BYTES = {"adamw": 12, "adamw_8bit": 6}
 """Of each adapter weight: its gradient and the optimizer's two moments."""
@@ -66,7 +70,8 @@ def plan_memory(
         return Plan(0, False)
     text, size, tokens = model.config.text_config, model.dtype.itemsize, rows * length
     kept = tokens * size * layer_width(text, train.compile)
-    room = FREE_SHARE * free_bytes(model.device) - other_bytes(train, model, rows)
+    free = free_bytes(model.device)
+    room = min(FREE_SHARE * free, free - SPARE_BYTES) - other_bytes(train, model, rows)
     number = fewest_recomputed(
         layers, kept=kept, recomputed=tokens * size * text.hidden_size, room=room
     )

@@ -91,16 +91,15 @@ class RecordedStep:
             replay, (losses, gradients) = self._record(run)
         except RuntimeError as error:
             self._give_up(error)
-        else:
-            learning = [p for p in self._parameters if p.grad is not None]
-            pairs = list(zip(learning, gradients, strict=True))
-            self.recording = Recording(kept, kept_tokens, replay, losses, pairs)
+        if self._failed:  # not above, where the error still keeps tensors
+            return self._forget_recording()
+        learning = [p for p in self._parameters if p.grad is not None]
+        pairs = list(zip(learning, gradients, strict=True))
+        self.recording = Recording(kept, kept_tokens, replay, losses, pairs)
         self._forget_gradients()
-        if self._failed:
-            self._forget_recording()
 
     def _forget_recording(self) -> None:
-        """Frees its memory, and what an error before has kept."""
+        """Frees its memory and the gradients, and what a failed attempt has kept."""
         self.recording = None
         self._forget_gradients()
         gc.collect()
@@ -113,9 +112,12 @@ class RecordedStep:
     def _give_up(self, error: RuntimeError) -> None:
         """Says why nothing is recorded. Training goes on without a graph."""
         self._failed = True
+        reason = first_line(error)
+        if isinstance(error, torch.OutOfMemoryError):
+            reason = "too little GPU memory; a larger number in train.checkpointing needs less"
         sys.stderr.write(
-            f"The training step cannot be recorded ({first_line(error)}). Training goes on without "
-            "a CUDA graph, slower.\n"
+            f"The training step cannot be recorded ({reason}). Training goes on without a CUDA "
+            "graph, slower.\n"
         )
 
 

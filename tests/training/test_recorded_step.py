@@ -132,22 +132,33 @@ def test_too_little_memory_without_a_recording_is_an_error():
         recorded.beside(fail)
 
 
+NOT_PERMITTED = "CUDA error: operation not permitted"
+MEMORY = "too little GPU memory; a larger number in train.checkpointing needs less"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RuntimeError(f"{NOT_PERMITTED}\nmore"), NOT_PERMITTED),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), MEMORY),
+    ],
+)
 def test_training_goes_on_if_nothing_can_be_recorded(
-    cfg, encoder, rows, tmp_path, monkeypatch, capsys
+    cfg, encoder, rows, tmp_path, monkeypatch, capsys, error, reason
 ):
     expected, log = trained(trainer_of(cfg, encoder, rows, tmp_path / "a"))
 
     def fail(run):
         run()
-        raise RuntimeError("CUDA error: operation not permitted\nmore")
+        raise error
 
     monkeypatch.setattr(count_trainer, "can_be_recorded", lambda *_: True)
     monkeypatch.setattr(count_trainer, "CudaRecorder", lambda: fail)
     found, same = trained(trainer_of(cfg, encoder, rows, tmp_path / "b"))
     assert same == log
     assert all(torch.equal(found[name], expected[name]) for name in expected)
-    said = "The training step cannot be recorded (CUDA error: operation not permitted). Training "
-    assert capsys.readouterr().err.count(f"{said}goes on without a CUDA graph, slower.\n") == 1
+    said = f"The training step cannot be recorded ({reason}). Training goes on without a CUDA graph"
+    assert capsys.readouterr().err.count(f"{said}, slower.\n") == 1
 
 
 def test_what_can_be_recorded(cfg, backbone):
