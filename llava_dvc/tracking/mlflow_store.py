@@ -17,6 +17,7 @@ from urllib.request import urlopen
 from llava_dvc.errors import UserError
 from llava_dvc.files import state_root
 from llava_dvc.masking import masked, without_logins
+from llava_dvc.tracking.results_table import VIEW, VIEW_STATE
 from llava_dvc.tracking.state_lock import state_lock
 from llava_dvc.tracking.store_faults import (
     faults_explained,
@@ -27,32 +28,6 @@ from llava_dvc.tracking.store_faults import (
 
 EXPERIMENT = "llava-dvc"
 ARTIFACTS = "mlartifacts"
-VIEW = "results"
-COLUMNS = {  # after the name and time of a run, which MLflow does not move
-    "metrics.`mae`": 90,
-    "metrics.`mae_ci_low`": 95,
-    "metrics.`mae_ci_high`": 100,
-    "attributes.`Description`": 420,
-    "metrics.`rmse`": 70,
-    "metrics.`accuracy`": 80,
-    "attributes.`Models`": 200,
-    "params.`train.learning_rate`": 100,
-    "params.`evaluate.decode`": 100,
-}
-"""The columns of the table of results in their order, and their widths in pixels."""
-# The table at #/experiments/ID/runs?viewStateShareKey=results, in the format of MLflow's web page.
-VIEW_STATE = {
-    "searchFilter": "tags.stage = 'result'",
-    "orderByKey": "metrics.`mae`",
-    "orderByAsc": True,
-    "startTime": "ALL",
-    "lifecycleFilter": "Active",
-    "modelVersionFilter": "All Runs",
-    "datasetsFilter": [],
-    "selectedColumns": list(COLUMNS),
-    "columnOrder": list(COLUMNS),
-    "columnWidths": COLUMNS,
-}
 LOCAL_STORE = "sqlite:///mlflow.db"
 # sqlite:///mlflow.db, file:mlruns, mlruns; not sqlite:////tmp/mlflow.db, sqlite:///:memory:, http://
 RELATIVE_STORE = re.compile(r"(sqlite(?:\+\w+)?:///|file:|)(?![/:]|file:)([^:?]+(?:\?.*)?)")

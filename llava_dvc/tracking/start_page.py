@@ -11,15 +11,9 @@ from llava_dvc.files import new_file, state_root
 from llava_dvc.masking import without_logins
 from llava_dvc.pipeline_file import PIPELINE, declared_paths
 from llava_dvc.tracking.description import NOTE, describe_all
-from llava_dvc.tracking.mlflow_store import (
-    VIEW,
-    VIEW_STATE,
-    connect,
-    registry_uri,
-    tracking_uri,
-    unreachable,
-)
+from llava_dvc.tracking.mlflow_store import connect, registry_uri, tracking_uri, unreachable
 from llava_dvc.tracking.provenance import recorded_md5
+from llava_dvc.tracking.results_table import VIEW, VIEW_STATE
 
 MLFLOW, TENSORBOARD = "http://127.0.0.1:5000", "http://127.0.0.1:6006"
 """Where `make ui` starts its servers."""

@@ -91,8 +91,9 @@ class RecordedStep:
             replay, (losses, gradients) = self._record(run)
         except RuntimeError as error:
             self._give_up(error)
-        if self._failed:  # not above, where the error still keeps tensors
-            return self._forget_recording()
+        if self._failed:
+            self._forget_recording()  # not above, where the error still keeps tensors
+            return
         learning = [p for p in self._parameters if p.grad is not None]
         pairs = list(zip(learning, gradients, strict=True))
         self.recording = Recording(kept, kept_tokens, replay, losses, pairs)
