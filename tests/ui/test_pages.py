@@ -18,8 +18,8 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
 from llava_dvc.tracking.mlflow_store import EXPERIMENT
-from llava_dvc.tracking.results_table import VIEW
 from llava_dvc.tracking.registry import CHALLENGER, CHAMPION, MODEL
+from llava_dvc.tracking.results_table import VIEW
 from llava_dvc.tracking.start_page import MLFLOW, TENSORBOARD, addresses, page_text
 from tests.ui.conftest import PATIENCE, RESULTS, Logged, free_port, running
 
