@@ -47,7 +47,7 @@ test: setup ## Run all tests except those of `make faults`
 	$(RUN) $(PYTEST)
 
 faults: setup ## Test kills, full disks, lost servers, a service under attack and a sweep: 30 minutes
-	$(RUN) pytest -m 'faults or sweep' tests/faults tests/pipeline/test_pipeline.py
+	$(RUN) $(PYTEST) -m 'faults or sweep' tests/faults tests/pipeline/test_pipeline.py
 
 check: setup ## Check format, lint, imports and types, and run the tests
 	$(RUN) ruff format --check
