@@ -42,6 +42,7 @@ from llava_dvc.dataset import FEATURES
 from llava_dvc.model.backbone import backbone_encoder, load_backbone
 from llava_dvc.training.arguments import is_main_process
 from llava_dvc.training.count_trainer import CountTrainer, TrainingSpec
+from llava_dvc.training.recorded_step import RecordedStep
 
 BATCH = 8
 WARM_UP = 4
@@ -89,6 +90,8 @@ class Measured:
     """The most memory that the process may take. None for the whole card."""
     recomputed_layers: int | None
     """Of the language model. None for the stock recipes."""
+    recorded: bool
+    """Whether the step is a CUDA graph at the end."""
     losses: list[float]
 
 
@@ -192,8 +195,15 @@ def measure(arguments: argparse.Namespace) -> Measured:
         peak_gib=round(torch.cuda.max_memory_allocated() / 2**30, 2),
         cap_gib=cap,
         recomputed_layers=getattr(trainer, "recomputed_layers", None),
+        recorded=is_recorded(trainer),
         losses=timer.losses,
     )
+
+
+def is_recorded(trainer: SFTTrainer) -> bool:
+    """Whether the trainer's step is a CUDA graph."""
+    step = getattr(trainer, "_step", None)
+    return isinstance(step, RecordedStep) and bool(step.recording)
 
 
 def our_trainer(cfg: Config, rows: Dataset) -> SFTTrainer:
@@ -263,11 +273,12 @@ def table(report: dict[str, Any]) -> str:
     base = speeds.get("stock-checkpointing", float("nan"))
     lines = [
         f"matmul {report['matmul_tflops']} TFLOP/s, {report['machine']}",
-        "| recipe | cap | samples/s | x stock | tokens/s | of ceiling | peak GiB | recomputed |",
-        "|" + "---|" * 8,
+        "| recipe | cap | samples/s | x stock | tokens/s | of ceiling | peak GiB | recomputed "
+        "| recorded |",
+        "|" + "---|" * 9,
     ]
     for row in report["rows"]:
-        cells = [row["recipe"], f"{row['cap_gib'] or ''}", "failed", *[""] * 5]
+        cells = [row["recipe"], f"{row['cap_gib'] or ''}", "failed", *[""] * 6]
         if "error" not in row:
             cells[2:] = (
                 f"{row['samples_per_s']:.1f}",
@@ -276,6 +287,7 @@ def table(report: dict[str, Any]) -> str:
                 f"{row['of_ceiling']:.0%}",
                 f"{row['peak_gib']:.1f}",
                 str(row["recomputed_layers"]),
+                "yes" if row["recorded"] else "no",
             )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
