@@ -34,6 +34,8 @@ from llava_dvc.training.count_trainer import CountTrainer, TrainingSpec, fit
 PARTS = {"doctor": "doctor", "training": "training", "training again": "training"}
 """What runs, and whose compiled code it finds on disk."""
 CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+SAID = {"training time", "training memory"}
+"""The doctor's checks that are compared."""
 
 
 def main() -> None:
@@ -49,12 +51,15 @@ def main() -> None:
 
 
 def run_apart(part: str, cache: Path) -> dict[str, Any]:
-    """Runs one part in a new process, with `cache` for compiled code. A failure gives the error."""
+    """Runs one part in a new process, with `cache` for compiled code. A failure gives the error.
+    What the part says on standard error follows: for one, why nothing was recorded.
+    """
     command = [sys.executable, "-m", "benchmarks.doctor_cost", *sys.argv[1:], "--part", part]
     places = {name: str(cache / name) for name in CACHES}
     done = subprocess.run(
         command, env=os.environ | places, capture_output=True, text=True, check=False
     )
+    sys.stderr.write(done.stderr)
     results = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     found = json.loads(results[0][7:]) if results else {"error": done.stderr[-500:]}
     row = {"part": part, **found}
@@ -70,9 +75,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         whole = torch.cuda.mem_get_info()[1]
         torch.cuda.set_per_process_memory_fraction(arguments.cap * 2**30 / whole)
     if arguments.part == "doctor":
-        checks = {c.name: c.fault or c.found for c in all_checks(cfg, arguments.prepared)}
-        said = {name: checks[name] for name in ("training time", "training memory")}
-        return said | rounded(process_usage())
+        checks = list(all_checks(cfg, arguments.prepared))
+        faults = {c.name: c.fault for c in checks if c.fault}
+        said = {c.name: c.found for c in checks if c.name in SAID}
+        return said | faults | rounded(process_usage())
     return train(cfg, arguments.prepared)
 
 

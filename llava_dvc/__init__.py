@@ -15,8 +15,8 @@ __all__ = ["Count", "Counter"]
 # OpenMP's default, to wait for the other threads by spinning, makes a step several times slower as
 # soon as anything else runs on the same cores, a second experiment for one.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# MKL's default, to choose a way of adding up by what is fastest, gives a frame on AMD's processors
-# other last digits at another place in a batch.
+# By default MKL adds up in the way that is fastest. On AMD's processors a frame's last digits then
+# depend on its place in the batch.
 os.environ.setdefault("MKL_CBWR", "AUTO")
 # Nothing about a run is reported to anyone, also not by the processes that this one starts. The
 # Makefile and the notebook set the same.

@@ -17,6 +17,7 @@ from pretrain.places import Place
 def paint_backdrop(
     rng: Rng, camera: Camera, place: Place, bounds: Array, yaw: float, gloss: float
 ) -> Image.Image:
+    """The frame of an empty place. `bounds` and `yaw` are a Scene's, `gloss` is a Light's."""
     image = surfaces.paint_floor(camera, surfaces.floor(int(rng.integers(surfaces.FLOORS))), yaw)
     spin = turn(yaw)
     for _ in range(int(rng.integers(0, 4))):

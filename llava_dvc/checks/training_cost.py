@@ -120,7 +120,7 @@ def time_steps(trainer: CountTrainer) -> TimedSteps:
     frames = trainer.spec.val["image"][:VAL_FRAMES]
     trainer.model.eval()
     began = time.perf_counter()
-    trainer.predictor.predict(frames, trainer.args.eval_batch_size)
+    trainer.count(frames)
     return TimedSteps(start, clock.seconds, (time.perf_counter() - began) / len(frames))
 
 

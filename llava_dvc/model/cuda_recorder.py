@@ -43,7 +43,7 @@ class CudaRecorder:
             ):
                 results = _noted(run, failures)
         except RuntimeError as error:  # the end of a recording hides what broke it
-            # `failures` would keep the error, and that the memory of what it broke.
+            # `failures` would keep the error, and the error would keep memory.
             raise (failures.pop() if failures else error) from None
         return graph.replay, results
 

@@ -26,8 +26,8 @@ LYING = {5, 6, 7, 8}  # EXIF orientations that exchange width and height
 
 
 class BatchShape(NamedTuple):
-    """What all batches of a training have alike, so that layers are compiled and steps recorded
-    once.
+    """What all batches of a training have alike beside their rows, so that layers are compiled and
+    steps recorded once.
     """
 
     length: int

@@ -26,7 +26,7 @@ from llava_dvc import config, errors
 from llava_dvc.conversation import question_text
 from llava_dvc.model.adapter import Weights, keep_float32, peft_config
 from llava_dvc.model.calibration import fit_temperature
-from llava_dvc.model.counting import CountPredictor, Floats, default_max_count
+from llava_dvc.model.counting import Answers, CountPredictor, Floats, default_max_count
 from llava_dvc.model.cuda_recorder import CudaRecorder
 from llava_dvc.model.encoder import Encoder
 from llava_dvc.model.padding import drop_padding, require_one_size
@@ -129,12 +129,10 @@ class CountTrainer(SFTTrainer):
         )
         keep_float32(self.model)
         speed_up(backbone, settings)
-        rows, dropout = batch_share(settings), spec.adapter.dropout > 0
-        self.recomputed_layers = fit_into_memory(settings, backbone, rows, shape.length, dropout)
-        self.point_head: PointHead | None = None
+        rows, length = batch_share(settings), shape.length
+        self.recomputed_layers = fit_into_memory(settings, spec.adapter, backbone, rows, length)
+        self.point_head: PointHead | None = self._new_point_head() if points else None
         self._point_losses: list[Tensor] = []
-        if points:
-            self.point_head = self._new_point_head()
         self._step: Step | None = None
 
     def _new_point_head(self) -> PointHead:
@@ -152,7 +150,7 @@ class CountTrainer(SFTTrainer):
             self._step = partial(self._pass, model)
             if can_be_recorded(self.spec.settings, self.spec.adapter, self.model):
                 learnt = [p for p in model.parameters() if p.requires_grad]
-                self._step = RecordedStep(self._step, learnt, CudaRecorder())
+                self._step = RecordedStep(self._step, learnt, lambda run: CudaRecorder()(run))
         loss, *of_points = self._step(inputs, num_items_in_batch)
         self._point_losses += of_points
         return loss
@@ -227,13 +225,16 @@ class CountTrainer(SFTTrainer):
         if self.point_head:
             self.point_head.load(Path(resume_from_checkpoint) / WEIGHTS)
 
+    def count(self, frames: Any) -> Answers:
+        """The answers for frames. The recorded step is forgotten if they need its memory."""
+        count = partial(self.predictor.predict, frames, self.args.eval_batch_size)
+        return self._step.beside(count) if isinstance(self._step, RecordedStep) else count()
+
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """MAE in people on the validation frames, by the median of the distribution over counts."""
         self.model.eval()
         self.predictor.model = self.model  # FSDP may have wrapped it
-        frames, size = self.spec.val["image"], self.args.eval_batch_size
-        count = partial(self.predictor.predict, frames, size)
-        answers = self._step.beside(count) if isinstance(self._step, RecordedStep) else count()
+        answers = self.count(self.spec.val["image"])
         weights = adapter_weights(self.model)  # all processes call this: each may hold a part
         if self.is_world_process_zero():
             self.selection.add(self.state.global_step, answers.probabilities, weights)

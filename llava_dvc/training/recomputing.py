@@ -17,25 +17,32 @@ from llava_dvc import config, errors
 from llava_dvc.model.fp8.linear import Fp8Linear
 from llava_dvc.model.fused_lora import keep_copies
 from llava_dvc.model.model_patches import blocks_read, free_bytes
+from llava_dvc.training.speed import can_be_recorded
 
 FREE_SHARE = 0.8
 """At most this share of the free memory is planned. The rest is for what lives shorter than a
 layer.
 """
-SPARE_BYTES = 4.5 * 2**30
-"""At least this much is left unplanned. On 7B a recorded step took 3 GiB more than a plain one
-under any cap: gaps between its tensors, and between those that were there before it.
+RECORDING_BYTES = 4.5 * 2**30
+"""At least this much is left unplanned if the step will be recorded. On 7B in 22 GiB a recording
+needed 3 GiB more than a plain step: gaps between its tensors, and between those that were there
+before it.
 """
 TRAINED_BYTES = {"adamw": 12, "adamw_8bit": 6}
 """Of each adapter weight: its gradient and the optimizer's two moments."""
 
 
 def fit_into_memory(
-    train: config.Train, model: LlavaForConditionalGeneration, rows: int, length: int, dropout: bool
+    train: config.Train,
+    adapter: config.Adapter,
+    model: LlavaForConditionalGeneration,
+    rows: int,
+    length: int,
 ) -> int:
     """Makes a step keep what `plan_memory` plans. Returns the number of layers to recompute."""
-    plan = plan_memory(train, model, rows, length)
-    recompute_layers(model, plan.recomputed, dropout)
+    spare = RECORDING_BYTES if can_be_recorded(train, adapter, model) else 0
+    plan = plan_memory(train, model, rows, length, spare)
+    recompute_layers(model, plan.recomputed, dropout=adapter.dropout > 0)
     if plan.copies:
         keep_copies(model.model)
     return plan.recomputed
@@ -51,12 +58,17 @@ class Plan(NamedTuple):
 
 
 def plan_memory(
-    train: config.Train, model: LlavaForConditionalGeneration, rows: int, length: int
+    train: config.Train,
+    model: LlavaForConditionalGeneration,
+    rows: int,
+    length: int,
+    spare: float = 0,
 ) -> Plan:
     """What a step keeps, as `train.checkpointing` says.
 
     `auto` recomputes only what a batch of `rows` sequences of `length` tokens has no GPU memory
-    for, on the fullest of the cards. It keeps copies only where nothing is recomputed.
+    for, on the fullest of the cards, and leaves `spare` bytes. It keeps copies only where nothing
+    is recomputed.
     Raises UserError when the setting is larger than the number of layers.
     """
     layers = model.config.text_config.num_hidden_layers
@@ -71,7 +83,7 @@ def plan_memory(
     text, size, tokens = model.config.text_config, model.dtype.itemsize, rows * length
     kept = tokens * size * layer_width(text, train.compile)
     free = free_bytes(model.device)
-    room = min(FREE_SHARE * free, free - SPARE_BYTES) - other_bytes(train, model, rows)
+    room = min(FREE_SHARE * free, free - spare) - other_bytes(train, model, rows)
     number = fewest_recomputed(
         layers, kept=kept, recomputed=tokens * size * text.hidden_size, room=room
     )

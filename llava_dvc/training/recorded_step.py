@@ -17,7 +17,7 @@ from llava_dvc.load_errors import first_line
 from llava_dvc.model.cuda_recorder import Replay
 from llava_dvc.model.encoder import Batch
 
-Result = TypeVar("Result")
+Returned = TypeVar("Returned")
 Losses = tuple[Tensor, ...]
 Step = Callable[[Batch, Tensor], Losses]
 """Computes the losses of a batch, and leaves its gradients in the parameters. Gets a batch of its
@@ -52,22 +52,26 @@ class Recording:
 
 
 class RecordedStep:
-    """Runs training steps. The first one is recorded. Batches of another shape run as they are."""
+    """Runs training steps. The second one is recorded: after the first, the optimizer holds the
+    memory that it needs. Batches of another shape run as they are.
+    """
 
     def __init__(self, step: Step, parameters: Sequence[nn.Parameter], record: Record) -> None:
+        """`record` takes new memory for each recording: a forgotten one may still be in use."""
         self._step, self._parameters, self._record = step, parameters, record
         self.recording: Recording | None = None
-        self._failed = False
+        self._begun = self._failed = False
 
     def __call__(self, batch: Batch, tokens: Tensor) -> Losses:
         """As the step. Before it, no parameter may have a gradient."""
-        if not self.recording and not self._failed:
+        if self._begun and not self.recording and not self._failed:
             self._try_to_record(batch, tokens)
+        self._begun = True
         if self.recording and _shapes(batch) == _shapes(self.recording.batch):
             return self.recording.run(batch, tokens)
         return self.beside(lambda: self._step(dict(batch), tokens))
 
-    def beside(self, work: Callable[[], Result]) -> Result:
+    def beside(self, work: Callable[[], Returned]) -> Returned:
         """What `work` returns. If the GPU has no memory for it beside the recording, the recording
         is forgotten, and the next step is recorded again.
         """
@@ -100,7 +104,7 @@ class RecordedStep:
         self._forget_gradients()
 
     def _forget_recording(self) -> None:
-        """Frees its memory and the gradients, and what a failed attempt has kept."""
+        """Frees the recording's memory, the gradients, and what a failed attempt has kept."""
         self.recording = None
         self._forget_gradients()
         gc.collect()
@@ -115,7 +119,8 @@ class RecordedStep:
         self._failed = True
         reason = first_line(error)
         if isinstance(error, torch.OutOfMemoryError):
-            reason = "too little GPU memory; a larger number in train.checkpointing needs less"
+            reason = "too little GPU memory; more recomputed layers (train.checkpointing) or a "
+            reason += "smaller train.batch_size need less"
         sys.stderr.write(
             f"The training step cannot be recorded ({reason}). Training goes on without a CUDA "
             "graph, slower.\n"

@@ -150,7 +150,7 @@ def test_the_fewest_layers_that_fit(room: float, number: int) -> None:
     ("free", "compiled", "number", "copies"),
     [
         (80, True, 0, True), (36, True, 0, True), (28, True, 0, False), (17, True, 16, False),
-        (17, False, 19, False), (9, True, 30, False), (3, True, 32, False),
+        (17, False, 18, False), (9, True, 30, False), (3, True, 32, False),
     ],
 )  # fmt: skip
 def test_auto_recomputes_what_a_card_has_no_room_for(
@@ -176,7 +176,24 @@ def test_auto_recomputes_what_a_card_has_no_room_for(
     )
     monkeypatch.setattr(recomputing, "free_bytes", lambda _: free * GIB)
     settings = changed(cfg, train={"checkpointing": "auto", "compile": compiled}).train
-    assert plan_memory(settings, model, 8, 605) == Plan(number, copies)
+    spare = recomputing.RECORDING_BYTES if compiled else 0
+    assert plan_memory(settings, model, 8, 605, spare) == Plan(number, copies)
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_room_is_left_for_a_recording(
+    recorded: bool, trainer_for: Callable[..., CountTrainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spares = []
+
+    def plan(*given: object) -> Plan:
+        spares.append(given[-1])
+        return Plan(0, copies=False)
+
+    monkeypatch.setattr(recomputing, "can_be_recorded", lambda *_: recorded)
+    monkeypatch.setattr(recomputing, "plan_memory", plan)
+    trainer_for(train={"checkpointing": "auto"})
+    assert spares == [recomputing.RECORDING_BYTES if recorded else 0]
 
 
 def test_a_tower_that_learns_needs_room_too(

@@ -53,6 +53,36 @@ def test_recorded_steps_train_alike(cfg, encoder, pointed, tmp_path, monkeypatch
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+def test_a_validation_may_need_the_memory_of_the_recording(
+    cfg, encoder, rows, tmp_path, monkeypatch
+):
+    settings = {"batch_size": 2, "epochs": 2}
+    expected, log = trained(trainer_of(cfg, encoder, rows, tmp_path / "a", **settings))
+    recorded = []
+
+    def record(run):
+        recorded.append(CpuRecorder())
+        return recorded[-1](run)
+
+    monkeypatch.setattr(count_trainer, "can_be_recorded", lambda *_: True)
+    monkeypatch.setattr(count_trainer, "CudaRecorder", lambda: record)
+    trainer = trainer_of(cfg, encoder, rows, tmp_path / "b", **settings)
+    predict, failures = trainer.predictor.predict, [torch.OutOfMemoryError("no memory")]
+
+    def predict_later(*given):
+        if failures:
+            assert trainer._step.recording
+            raise failures.pop()
+        return predict(*given)
+
+    monkeypatch.setattr(trainer.predictor, "predict", predict_later)
+    found, same = trained(trainer)
+    assert not failures
+    assert [one.replays > 0 for one in recorded] == [True, True]  # one in each epoch
+    assert same == log
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 class Operators(TorchDispatchMode):
     def __init__(self):
         super().__init__()
@@ -90,7 +120,7 @@ def test_a_batch_of_another_shape_runs_as_it_is():
         return (loss.detach(),)
 
     recorded = RecordedStep(step, [weight], recorder)
-    for rows, replays in ((3, 1), (1, 1), (3, 2)):
+    for rows, replays in ((3, 0), (3, 1), (1, 1), (3, 2)):
         weight.grad = None
         [loss] = recorded({"x": torch.full((rows, 2), 2.0), "kept": 1}, torch.tensor(4))
         assert loss == rows
@@ -113,7 +143,7 @@ def test_without_memory_beside_it_the_recording_is_forgotten_and_made_again():
         return (loss.detach(),)
 
     recorded = RecordedStep(step, [weight], recorder)
-    for rows, kept in ((3, True), (1, False), (3, True)):
+    for rows, kept in ((3, False), (3, True), (1, False), (3, True)):
         weight.grad = None
         [loss] = recorded({"x": torch.full((rows, 2), 2.0)}, torch.tensor(4))
         assert loss == rows
@@ -133,7 +163,10 @@ def test_too_little_memory_without_a_recording_is_an_error():
 
 
 NOT_PERMITTED = "CUDA error: operation not permitted"
-MEMORY = "too little GPU memory; a larger number in train.checkpointing needs less"
+MEMORY = (
+    "too little GPU memory; more recomputed layers (train.checkpointing) or a smaller "
+    "train.batch_size need less"
+)
 
 
 @pytest.mark.parametrize(
