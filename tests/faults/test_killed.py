@@ -22,13 +22,17 @@ from tests.faults.conftest import (
 from tests.pipeline.test_pipeline import set_param
 
 
+def is_stage(process: psutil.Process) -> bool:
+    """Whether it is the process of a stage, and has not ended."""
+    try:
+        return any(word.startswith("stages.") for word in process.cmdline())
+    except psutil.NoSuchProcess:  # also a zombie
+        return False
+
+
 def kill(process: subprocess.Popen[str], victim: str) -> None:
     """SIGKILL to `victim`: the stage's own process, dvc alone, or both at once."""
-    stages = [
-        child
-        for child in psutil.Process(process.pid).children(recursive=True)
-        if any(word.startswith("stages.") for word in child.cmdline())
-    ]
+    stages = list(filter(is_stage, psutil.Process(process.pid).children(recursive=True)))
     if victim == "both":
         os.killpg(process.pid, signal.SIGKILL)
     elif victim == "stage" and stages:
