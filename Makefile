@@ -46,7 +46,7 @@ repository:
 test: setup ## Run all tests except those of `make faults`
 	$(RUN) $(PYTEST)
 
-faults: setup ## Test kills, full disks, lost servers, a service under attack and a sweep: 30 minutes
+faults: setup ## Test kills, full disks, lost servers, a service under attack and a sweep: 50 minutes on slow cores
 	$(RUN) $(PYTEST) -m 'faults or sweep' tests/faults tests/pipeline/test_pipeline.py
 
 check: setup ## Check format, lint, imports and types, and run the tests

@@ -12,15 +12,13 @@ graph at the end. `benchmarks.random_adapter` writes a backbone of 7B with rando
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
-
+from benchmarks.apart import limit_memory, run_apart, tell
 from benchmarks.settings import overridden
 from benchmarks.train_speed import is_recorded
 from llava_dvc.checks.doctor import all_checks
@@ -41,27 +39,23 @@ SAID = {"training time", "training memory"}
 def main() -> None:
     arguments = parse_arguments()
     if arguments.part:
-        sys.stdout.write(f"RESULT {json.dumps(measure(arguments))}\n")
+        tell(measure(arguments))
         return
     with tempfile.TemporaryDirectory() as caches:
-        rows = [run_apart(part, Path(caches) / cache) for part, cache in PARTS.items()]
+        rows = [run_part(part, Path(caches) / cache) for part, cache in PARTS.items()]
     report = {"machine": machine_name(), "arguments": sys.argv[1:], "rows": rows}
     if arguments.out:
         arguments.out.write_text(json.dumps(report, indent=1) + "\n")
 
 
-def run_apart(part: str, cache: Path) -> dict[str, Any]:
-    """Runs one part in a new process, with `cache` for compiled code. A failure gives the error.
-    What the part says on standard error follows: for one, why nothing was recorded.
+def run_part(part: str, cache: Path) -> dict[str, Any]:
+    """Runs one part in a new process, with `cache` for compiled code. What it wrote follows on
+    standard error: for one, why nothing was recorded.
     """
-    command = [sys.executable, "-m", "benchmarks.doctor_cost", *sys.argv[1:], "--part", part]
     places = {name: str(cache / name) for name in CACHES}
-    done = subprocess.run(
-        command, env=os.environ | places, capture_output=True, text=True, check=False
-    )
-    sys.stderr.write(done.stderr)
-    results = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    found = json.loads(results[0][7:]) if results else {"error": done.stderr[-500:]}
+    command = ["-m", "benchmarks.doctor_cost", *sys.argv[1:], "--part", part]
+    found, log = run_apart(command, os.environ | places)
+    sys.stderr.write(log)
     row = {"part": part, **found}
     sys.stdout.write(f"{json.dumps(row)}\n")
     sys.stdout.flush()
@@ -71,9 +65,7 @@ def run_apart(part: str, cache: Path) -> dict[str, Any]:
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measures `arguments.part` in this process."""
     cfg = overridden(load_config(arguments.params), arguments.set)
-    if arguments.cap:
-        whole = torch.cuda.mem_get_info()[1]
-        torch.cuda.set_per_process_memory_fraction(arguments.cap * 2**30 / whole)
+    limit_memory(arguments.cap)
     if arguments.part == "doctor":
         checks = list(all_checks(cfg, arguments.prepared))
         faults = {c.name: c.fault for c in checks if c.fault}

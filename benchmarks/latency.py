@@ -36,6 +36,7 @@ import torch
 from datasets import Image as ImageColumn
 from PIL import Image
 
+from benchmarks.apart import limit_memory
 from benchmarks.count_speed import prefer_numbers
 from benchmarks.random_model import make_frames, make_weights, preset, untrained_adapter
 from benchmarks.serve_load import send_all
@@ -69,9 +70,7 @@ class Port(NamedTuple):
 
 def main() -> None:
     arguments = parse_arguments()
-    if arguments.memory:
-        total = torch.cuda.get_device_properties(0).total_memory
-        torch.cuda.set_per_process_memory_fraction(arguments.memory * 2**30 / total)
+    limit_memory(arguments.memory)
     began = time.monotonic()
     counter = random_counter(arguments) if arguments.skeleton else adapter_counter(arguments)
     report: dict[str, Any] = {"machine": machine(counter), "load_s": since(began)}

@@ -14,7 +14,6 @@ measures every recipe once for each cap in GiB on PyTorch's memory. A recipe tha
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
@@ -35,6 +34,7 @@ from transformers import (
 )
 from trl import SFTConfig, SFTTrainer
 
+from benchmarks.apart import limit_memory, run_apart, tell
 from benchmarks.arithmetic import machine, matmul_rate, operations_per_step
 from benchmarks.random_model import make_frames, make_weights, preset
 from llava_dvc.config import Config
@@ -124,12 +124,12 @@ def main() -> None:
     if arguments.recipe:
         measured = measure(arguments)
         if is_main_process("cuda"):
-            sys.stdout.write(f"RESULT {json.dumps(asdict(measured))}\n")
+            tell(asdict(measured))
         return
     make_weights(arguments.skeleton, arguments.weights)
     ceiling = matmul_rate()
     rows = [
-        run_apart(name, cap, arguments, ceiling)
+        run_recipe(name, cap, arguments, ceiling)
         for name in arguments.recipes
         for cap in arguments.caps or [None]
     ]
@@ -139,34 +139,31 @@ def main() -> None:
         arguments.out.write_text(json.dumps(report, indent=1) + "\n")
 
 
-def run_apart(
+def run_recipe(
     name: str, cap: float | None, arguments: argparse.Namespace, ceiling: float
 ) -> dict[str, Any]:
     """Runs one recipe in a new process. A failure gives a row with the error."""
     kind = "fsdp" if "FSDP" in name else "ddp"
     config = f"--config_file=presets/accelerate/{kind}.yaml"
     launcher = ["-m", "accelerate.commands.launch", config] if "two" in name else []
-    command = [sys.executable, *launcher, "-m", "benchmarks.train_speed", str(arguments.skeleton)]
+    command = [*launcher, "-m", "benchmarks.train_speed", str(arguments.skeleton)]
     command += ["--recipe", name, "--weights", str(arguments.weights)]
     command += ["--steps", str(arguments.steps), "--ceiling", str(ceiling)]
     command += [] if cap is None else ["--caps", str(cap)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    log = name if cap is None else f"{name} in {cap:g} GiB"
-    (arguments.logs / f"{log}.log").write_text(done.stdout + done.stderr)
-    results = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    failed = {"recipe": name, "cap_gib": cap, "error": done.stderr[-400:]}
-    row = json.loads(results[0][7:]) if results else failed
+    found, log = run_apart(command)
+    title = name if cap is None else f"{name} in {cap:g} GiB"
+    (arguments.logs / f"{title}.log").write_text(log)
+    row = {"recipe": name, "cap_gib": cap} | found
     sys.stdout.write(f"{row}\n")
     sys.stdout.flush()
-    return dict(row)
+    return row
 
 
 def measure(arguments: argparse.Namespace) -> Measured:
     """Measures `arguments.recipe` in this process, in at most the first of `arguments.caps`."""
     name, steps, timer = arguments.recipe, arguments.steps, StepTimer()
     cap = arguments.caps[0] if arguments.caps else None
-    if cap is not None:
-        torch.cuda.set_per_process_memory_fraction(cap * 2**30 / torch.cuda.mem_get_info()[1])
+    limit_memory(cap)
     cfg = preset(arguments.weights, RECIPES[name])
     batch = cfg.train.batch_size * cfg.train.accumulation
     rows = make_frames(batch * (steps + 1))

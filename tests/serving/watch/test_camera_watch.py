@@ -357,15 +357,20 @@ def test_a_stream_may_change_its_size_and_a_refused_frame_costs_only_its_reading
     assert not rows.of("bad")
 
 
-def test_files_are_played_at_their_own_speed_and_then_it_ends(watching, short_clip):
+def test_files_are_played_at_their_own_speed_and_then_it_ends(
+    watching, count_with, counter, short_clip
+):
+    """Counting takes no time here, so that a busy machine counts as many frames."""
+    [answer] = counter.count([frame(1)])
+    count_with(lambda images: [answer] * len(images), counter)
     start = time.monotonic()
     watch, rows = watching(f"a={short_clip}", f"b={short_clip}")
     assert watch.ended.wait(20)
     assert time.monotonic() - start > 1.8  # two seconds of video
     for name in ("a", "b"):
         times = [one.time.timestamp() for one in rows.of(name)]
-        assert 2 <= len(times) <= 21  # a busy machine counts fewer
-        assert times[-1] - times[0] > 1.0
+        assert 5 <= len(times) <= 21
+        assert times[-1] - times[0] > 1.4
     assert [reader.error for reader in watch.readers.values()] == [None, None]
 
 
